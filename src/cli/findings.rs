@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is wrong with the content of resources, beyond their file's form; for `check` and for the log.
+
+use offline_fs_kbc::credential::{self, AuthFile};
+use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
+use offline_fs_kbc::resource::store::{FileState, Resource, Snapshot};
+use offline_fs_kbc::rpc::getresource::answer_bytes;
+use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
+use offline_fs_kbc::text::count;
+
+/// What is wrong with the content of the resources, a sentence each; it begins with the file.
+pub fn of_content(snapshot: &Snapshot) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (name, resource) in &snapshot.resources {
+        let Ok(value) = &resource.value else { continue };
+        let file = resource.file.display();
+        let size = answer_bytes(value.len());
+        if size > MAX_MESSAGE_BYTES as u64 {
+            findings.push(format!(
+                "{file}: entry {name}: an answer of {size} bytes, over ttrpc's cap of \
+                 {MAX_MESSAGE_BYTES}, can't be sent; make the resource smaller"
+            ));
+        }
+        if is_credential(name) {
+            let lint = credential::lint(value.expose());
+            findings.extend(
+                lint.iter()
+                    .map(|what| format!("{file}: entry {name}: {what}")),
+            );
+        }
+    }
+    findings
+}
+
+/// How a resource stands, in a few words.
+pub fn describe(name: &Name, resource: &Resource) -> String {
+    match &resource.value {
+        Ok(value) if is_credential(name) => {
+            let registries = registries(value.expose());
+            format!("{} bytes, {registries}", value.len())
+        }
+        Ok(value) => format!("{} bytes", value.len()),
+        Err(_) => "broken".to_owned(),
+    }
+}
+
+/// What is served, in one line: what `systemctl status` shows.
+pub fn summary(snapshot: &Snapshot) -> String {
+    let usable = snapshot
+        .resources
+        .values()
+        .filter(|r| r.value.is_ok())
+        .count();
+    let credential = snapshot
+        .resources
+        .iter()
+        .find(|(name, _)| is_credential(name));
+    let credential = match credential.map(|(_, resource)| &resource.value) {
+        None => "none".to_owned(),
+        Some(Err(_)) => "broken".to_owned(),
+        Some(Ok(value)) => registries(value.expose()),
+    };
+    let mut text = format!(
+        "serving {}; credential: {credential}",
+        count(usable, "resource", "resources")
+    );
+    let problems = of_files(snapshot) + of_content(snapshot).len();
+    if problems > 0 {
+        text.push_str(&format!(
+            "; {}, see the log",
+            count(problems, "problem", "problems")
+        ));
+    }
+    text
+}
+
+/// How many problems the files have, by their form.
+pub fn of_files(snapshot: &Snapshot) -> usize {
+    let problems = snapshot.files.iter().map(|file| match &file.state {
+        FileState::Absent => 0,
+        FileState::Loaded { problems, .. } => problems.len(),
+        FileState::Failed { .. } => 1,
+    });
+    problems.sum()
+}
+
+fn is_credential(name: &Name) -> bool {
+    name.as_str() == CREDENTIAL
+}
+
+fn registries(credential: &[u8]) -> String {
+    match AuthFile::parse(credential) {
+        Ok(file) => count(file.entries.len(), "registry", "registries"),
+        Err(_) => "not an auth.json".to_owned(),
+    }
+}

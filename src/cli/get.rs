@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `get`: asks a running daemon as the clients do.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::{Args, ValueEnum};
+use offline_fs_kbc::proto::{api, api_ttrpc, getresource, getresource_ttrpc};
+use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::rpc::getresource::KBC_NAME;
+use offline_fs_kbc::server::listener::Address;
+use tokio::time::timeout;
+use ttrpc::asynchronous::Client;
+use zeroize::Zeroizing;
+
+use crate::cli::private_file;
+use crate::config::Root;
+
+/// How long the daemon may take: the deadline that clients had for most of 2023.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Ask a running daemon for a resource as the clients do
+///
+/// To a terminal it prints only the size, unless --show is given.
+#[derive(Args)]
+pub struct Get {
+    /// For example default/credential/test, Credential, or a kbs:// URI
+    name: String,
+
+    /// The client to ask as [default: by the socket's file name]
+    #[arg(long = "as", value_name = "CLIENT")]
+    client: Option<ClientKind>,
+
+    /// The daemon's socket [default: getresource.sock where kata-agent has it]
+    #[arg(long, value_name = "ADDR")]
+    socket: Option<Address>,
+
+    /// Write the resource to FILE, mode 0600
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Print the resource even to a terminal
+    #[arg(long)]
+    show: bool,
+
+    #[command(flatten)]
+    root: Root,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ClientKind {
+    /// kata-agent of early 2023, on getresource.sock
+    G1,
+    /// kata-agent of 2023, on getresource.sock
+    G2,
+    /// kata-agent since November 2023, on cdh.sock
+    Cdh,
+}
+
+impl Get {
+    /// Prints the resource, or where it goes its size.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        crate::process::seclude()?;
+        let resource = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(self.ask())?;
+        let size = resource.len();
+        if let Some(path) = &self.output {
+            private_file::write(path, &resource)?;
+            println!("{}: {size} bytes", path.display());
+        } else if io::stdout().is_terminal() && !self.show {
+            println!("{size} bytes (--show prints them)");
+        } else {
+            let mut stdout = io::stdout().lock();
+            stdout
+                .write_all(&resource)
+                .and_then(|()| stdout.flush())
+                .context("can't write to standard output")?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn ask(&self) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let address = match &self.socket {
+            Some(address) => address.clone(),
+            None => self.root.getresource_sock()?,
+        };
+        let client = self.client.unwrap_or_else(|| kind_of(&address));
+        let ttrpc = Client::connect(&address.to_string())
+            .await
+            .map_err(|error| {
+                anyhow!("{error}").context(format!(
+                    "nobody answers on {address}; is the daemon running?"
+                ))
+            })?;
+        let call = ask(ttrpc, client, &self.name);
+        match timeout(DEADLINE, call).await {
+            Ok(Ok(resource)) => Ok(Zeroizing::new(resource)),
+            Ok(Err(ttrpc::Error::RpcStatus(status))) => {
+                bail!("{address} answers {:?}: {}", status.code(), status.message)
+            }
+            Ok(Err(error)) => Err(anyhow!("{error}").context(format!("no answer from {address}"))),
+            Err(_) => bail!("no answer from {address} within {} s", DEADLINE.as_secs()),
+        }
+    }
+}
+
+/// The client that a socket is there for.
+fn kind_of(address: &Address) -> ClientKind {
+    match address.path().file_name() {
+        Some(name) if name == "cdh.sock" => ClientKind::Cdh,
+        _ => ClientKind::G2,
+    }
+}
+
+async fn ask(ttrpc: Client, client: ClientKind, name: &str) -> ttrpc::Result<Vec<u8>> {
+    let context = ttrpc::context::with_timeout(DEADLINE.as_nanos() as i64);
+    // These clients know only paths; what is none is asked for as it is.
+    let path = match Name::parse(name) {
+        Ok(Name::Path(path)) if !name.contains("://") => Some(path),
+        _ => None,
+    };
+    let (first, second, third) = match (client, path) {
+        (ClientKind::Cdh, path) => {
+            let request = api::GetResourceRequest {
+                ResourcePath: path.map_or_else(|| name.to_owned(), |path| format!("kbs:///{path}")),
+                ..Default::default()
+            };
+            let service = api_ttrpc::GetResourceServiceClient::new(ttrpc);
+            return Ok(service.get_resource(context, &request).await?.Resource);
+        }
+        (ClientKind::G1, _) => {
+            let description = serde_json::json!({"name": name, "optional": {}});
+            (
+                KBC_NAME.to_owned(),
+                "null".to_owned(),
+                description.to_string(),
+            )
+        }
+        (ClientKind::G2, path) => {
+            let path = path.map_or_else(|| name.to_owned(), |path| format!("/{path}"));
+            (path, KBC_NAME.to_owned(), "null".to_owned())
+        }
+    };
+    let request = getresource::GetResourceRequest {
+        ResourcePath: first,
+        KbcName: second,
+        KbsUri: third,
+        ..Default::default()
+    };
+    let service = getresource_ttrpc::GetResourceServiceClient::new(ttrpc);
+    Ok(service.get_resource(context, &request).await?.Resource)
+}

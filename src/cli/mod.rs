@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The commands, a file each, and the historic command lines.
+
+mod check;
+mod findings;
+mod get;
+mod historic;
+#[cfg(feature = "tools")]
+mod pack;
+mod private_file;
+mod serve;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Serves registry credentials and other KBS resources from files to kata-agent in a pod VM
+#[derive(Parser)]
+#[command(name = "offline-fs-kbc", version, max_term_width = 80)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Get(get::Get),
+    Check(check::Check),
+    #[cfg(feature = "tools")]
+    Pack(pack::Pack),
+}
+
+/// The name under which kata-agent starts this program.
+const HISTORIC_NAME: &str = "attestation-agent";
+
+/// Does what the command line says; the exit status is 0 for done, 1 for failed or problems found,
+/// and 2 for a command line that means nothing.
+///
+/// # Errors
+///
+/// What went wrong, for the exit status 1.
+pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    if is_historic(&args) {
+        return historic::run(args.get(1..).unwrap_or_default());
+    }
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output, and are no failure.
+            let _ = error.print();
+            return Ok(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)));
+        }
+    };
+    match cli.command {
+        Command::Serve(serve) => serve.run(),
+        Command::Get(get) => get.run(),
+        Command::Check(check) => check.run(),
+        #[cfg(feature = "tools")]
+        Command::Pack(pack) => pack.run(),
+    }
+}
+
+/// Whether the program is started as the attestation-agent of old: under that name, or with that one's
+/// flags. A command of ours is one under any name.
+fn is_historic(args: &[OsString]) -> bool {
+    let name = args.first().and_then(|arg| Path::new(arg).file_name());
+    match args.get(1) {
+        None => name.is_some_and(|name| name == HISTORIC_NAME),
+        Some(first) if is_ours(&first.to_string_lossy()) => false,
+        Some(first) => {
+            name.is_some_and(|name| name == HISTORIC_NAME)
+                || historic::is_flag(&first.to_string_lossy())
+        }
+    }
+}
+
+/// Whether a command line that begins with `first` is one of this program's own.
+fn is_ours(first: &str) -> bool {
+    let asks = ["help", "--help", "-h", "--version", "-V"].contains(&first);
+    asks || <Cli as clap::CommandFactory>::command()
+        .get_subcommands()
+        .any(|command| command.get_name() == first)
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Files that hold secrets: readable by their owner alone, and there whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use anyhow::Context as _;
+
+/// Writes `bytes` to `path`, replacing what is there by a file of mode 0600. Where the path names
+/// something else than a regular file, as `/dev/stdout`, it is written to as it is.
+///
+/// # Errors
+///
+/// Where it can't be written; then what was there before is still there.
+pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_whole(path, bytes).with_context(|| format!("can't write {}", path.display()))
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let target = match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+        }
+        // The file behind a symbolic link is replaced, not the link.
+        Ok(_) => fs::canonicalize(path)?,
+        Err(_) => path.to_owned(),
+    };
+    let temporary = beside(&target)?;
+    let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, &target));
+    if written.is_err() {
+        // It is the first error that counts.
+        let _ = fs::remove_file(&temporary);
+        return written;
+    }
+    let directory = target.parent().filter(|dir| !dir.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn beside(target: &Path) -> io::Result<PathBuf> {
+    let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", process::id()));
+    Ok(target.with_file_name(temporary))
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // One left over from a process of the same number that was killed.
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One JSON object taken apart into its members, each with its place in the text.
+//!
+//! The values stay slices of the text: a member that is wrong doesn't cost the others, nothing secret
+//! is copied, and an error can name a line and a column. No error holds a part of the text.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// One member of an object.
+pub struct Member<'a> {
+    /// The name, unescaped.
+    pub name: String,
+    /// The value as it stands in the text, white space around it removed.
+    pub value: &'a str,
+    /// Where the value begins.
+    pub position: Position,
+}
+
+/// A place in a text, both counted from 1; columns are bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The byte within the line.
+    pub column: usize,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {} column {}", self.line, self.column)
+    }
+}
+
+/// Why a text is not one JSON object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// What is wrong, without any part of the text.
+    pub what: Fault,
+    /// Where, if one place can be named.
+    pub position: Option<Position>,
+    /// The member whose value was being read, if it had come that far.
+    pub member: Option<String>,
+}
+
+/// What can be wrong with a text that should be one JSON object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing, or nothing but white space.
+    Empty,
+    /// A byte order mark before the text.
+    ByteOrderMark,
+    /// Bytes that are not UTF-8.
+    NotUtf8,
+    /// A line break inside a string: what `base64` without `-w 0` gives.
+    LineBreakInString,
+    /// The text ends in the middle: half-written or cut off.
+    CutOff,
+    /// JSON, but of another kind than an object.
+    NotAnObject(&'static str),
+    /// More members than the caller allows.
+    TooManyMembers(usize),
+    /// Any other fault, in the parser's words.
+    Syntax(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("empty"),
+            Self::ByteOrderMark => f.write_str("not JSON: it begins with a byte order mark"),
+            Self::NotUtf8 => f.write_str("not JSON: not UTF-8"),
+            Self::LineBreakInString => f.write_str("not JSON: a raw line break inside a string"),
+            Self::CutOff => f.write_str("not JSON: the text ends too early"),
+            Self::NotAnObject(kind) => write!(f, "JSON, but {kind} instead of an object"),
+            Self::TooManyMembers(most) => write!(f, "more than {most} entries"),
+            Self::Syntax(text) => write!(f, "not JSON: {text}"),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.what.fmt(f)?;
+        if let Some(position) = self.position {
+            write!(f, ", {position}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Takes `text` apart, which must be one JSON object of at most `most` members.
+///
+/// The members come in the order of the text, duplicates included.
+///
+/// # Errors
+///
+/// Where the text is not one JSON object, with the place and without any of its content.
+pub fn members(text: &[u8], most: usize) -> Result<Vec<Member<'_>>, Error> {
+    let fail = |what, position| Error {
+        what,
+        position,
+        member: None,
+    };
+    if text.starts_with("\u{feff}".as_bytes()) {
+        return Err(fail(Fault::ByteOrderMark, None));
+    }
+    let text = match std::str::from_utf8(text) {
+        Ok(text) => text,
+        Err(error) => {
+            let at = position(text, error.valid_up_to());
+            return Err(fail(Fault::NotUtf8, Some(at)));
+        }
+    };
+    let Some(first) = text.trim_ascii().bytes().next() else {
+        return Err(fail(Fault::Empty, None));
+    };
+    if let Some(kind) = other_kind(first) {
+        return Err(fail(Fault::NotAnObject(kind), None));
+    }
+
+    let reading = RefCell::new(None);
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let read = parser.deserialize_map(Members {
+        most,
+        reading: &reading,
+    });
+    let raw = read
+        .and_then(|raw| parser.end().map(|()| raw))
+        .map_err(|error| Error {
+            member: reading.take(),
+            ..explain(text.as_bytes(), &error, most)
+        })?;
+
+    // Values come in the order of the text, so that lines are counted once.
+    let mut counted = 0;
+    let mut place = Position { line: 1, column: 1 };
+    Ok(raw
+        .into_iter()
+        .map(|(name, value)| {
+            let value = value.get();
+            let offset = value.as_ptr() as usize - text.as_ptr() as usize;
+            place = advance(place, &text.as_bytes()[counted..offset]);
+            counted = offset;
+            Member {
+                name,
+                value,
+                position: place,
+            }
+        })
+        .collect())
+}
+
+/// The name of what begins with `first`, unless it can be an object.
+///
+/// The parser's own error would quote the value.
+pub fn other_kind(first: u8) -> Option<&'static str> {
+    match first {
+        b'{' => None,
+        b'[' => Some("an array"),
+        b'"' => Some("a string"),
+        b't' | b'f' => Some("true or false"),
+        b'n' => Some("null"),
+        b'-' | b'0'..=b'9' => Some("a number"),
+        _ => None,
+    }
+}
+
+struct Members<'r> {
+    most: usize,
+    /// The member whose value is being read, for the error.
+    reading: &'r RefCell<Option<String>>,
+}
+
+const TOO_MANY: &str = "too many members";
+
+impl<'de> Visitor<'de> for Members<'_> {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if members.len() == self.most {
+                return Err(A::Error::custom(TOO_MANY));
+            }
+            self.reading.replace(Some(name));
+            let value = map.next_value()?;
+            members.push((self.reading.take().unwrap_or_default(), value));
+        }
+        Ok(members)
+    }
+}
+
+/// Turns the parser's error into ours, which names the usual causes.
+fn explain(text: &[u8], error: &serde_json::Error, most: usize) -> Error {
+    let message = error.to_string();
+    let message = match message.rfind(" at line ") {
+        Some(end) => &message[..end],
+        None => &message,
+    };
+    let mut at = Position {
+        line: error.line(),
+        column: error.column(),
+    };
+    let what = if message == TOO_MANY {
+        Fault::TooManyMembers(most)
+    } else if error.is_eof() {
+        Fault::CutOff
+    } else if message.starts_with("control character") {
+        // For this one error the parser's column is that of the byte before.
+        at.column += 1;
+        match text.get(offset(text, at)) {
+            Some(b'\n' | b'\r') => Fault::LineBreakInString,
+            _ => Fault::Syntax("a raw control character inside a string".to_owned()),
+        }
+    } else {
+        Fault::Syntax(message.to_owned())
+    };
+    Error {
+        what,
+        position: Some(at),
+        member: None,
+    }
+}
+
+fn position(text: &[u8], offset: usize) -> Position {
+    advance(Position { line: 1, column: 1 }, &text[..offset])
+}
+
+fn advance(from: Position, over: &[u8]) -> Position {
+    match over.iter().rposition(|&byte| byte == b'\n') {
+        None => Position {
+            line: from.line,
+            column: from.column + over.len(),
+        },
+        Some(last) => Position {
+            line: from.line + over.iter().filter(|&&byte| byte == b'\n').count(),
+            column: over.len() - last,
+        },
+    }
+}
+
+fn offset(text: &[u8], at: Position) -> usize {
+    let line: usize = text
+        .split_inclusive(|&byte| byte == b'\n')
+        .take(at.line - 1)
+        .map(<[u8]>::len)
+        .sum();
+    line + at.column - 1
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn fault(text: &str) -> (Fault, String) {
+        let error = members(text.as_bytes(), 10).err().unwrap();
+        (error.what.clone(), error.to_string())
+    }
+
+    /// Every member is found, in order, duplicates too, with the place where its value begins.
+    #[test]
+    fn members_come_in_order_with_their_places() {
+        let text = "{\n  \"a\": \"x\",\n \"b\"  :{\"c\": [1, 2]}, \"a\":\nnull }\n";
+        let found: Vec<_> = members(text.as_bytes(), 3)
+            .unwrap()
+            .into_iter()
+            .map(|m| (m.name, m.value.to_owned(), m.position.to_string()))
+            .collect();
+        let expected = [
+            ("a", "\"x\"", "line 2 column 8"),
+            ("b", "{\"c\": [1, 2]}", "line 3 column 8"),
+            ("a", "null", "line 4 column 1"),
+        ]
+        .map(|(n, v, p)| (n.to_owned(), v.to_owned(), p.to_owned()));
+        assert_eq!(found, expected);
+    }
+
+    /// The mistake seen most: `base64` without `-w 0` breaks the value into lines.
+    #[test]
+    fn a_line_break_in_a_string_is_named_with_its_member() {
+        for (text, place) in [
+            ("{\"Credential\":\"abc\ndef\"}", "line 1 column 19"),
+            ("{\n\"Credential\":\"abc\r\ndef\"}", "line 2 column 18"),
+        ] {
+            let error = members(text.as_bytes(), 10).err().unwrap();
+            assert_eq!(error.what, Fault::LineBreakInString);
+            assert_eq!(error.position.unwrap().to_string(), place);
+            assert_eq!(error.member.as_deref(), Some("Credential"));
+        }
+        assert!(matches!(fault("{\"a\":\"b\tc\"}").0, Fault::Syntax(_)));
+    }
+
+    #[test]
+    fn what_is_no_object_is_named_and_never_quoted() {
+        assert_eq!(fault("").0, Fault::Empty);
+        assert_eq!(fault(" \n").0, Fault::Empty);
+        assert_eq!(fault("\u{feff}{}").0, Fault::ByteOrderMark);
+        assert_eq!(fault("{\"a\":\"b").0, Fault::CutOff);
+        assert_eq!(fault("\"hunter2\"").0, Fault::NotAnObject("a string"));
+        assert_eq!(fault("[]").0, Fault::NotAnObject("an array"));
+        assert_eq!(fault("null").0, Fault::NotAnObject("null"));
+        assert_eq!(
+            fault("{\"a\":1,}").1,
+            "not JSON: trailing comma, line 1 column 8"
+        );
+        for text in [
+            "hunter2",
+            "{\"a\":hunter2}",
+            "{} hunter2",
+            "{\"a\":\"hunter2}",
+        ] {
+            assert!(!fault(text).1.contains("hunter"), "{}", fault(text).1);
+        }
+        let error = members(b"{\n\"a\":\"\xff\"}", 10).err().unwrap();
+        assert_eq!(error.to_string(), "not JSON: not UTF-8, line 2 column 6");
+    }
+
+    /// A count is bounded before more is allocated.
+    #[test]
+    fn members_are_counted() {
+        assert!(members(b"{\"a\":1,\"b\":2}", 2).is_ok());
+        let error = members(b"{\"a\":1,\"b\":2,\"c\":3}", 2).err().unwrap();
+        assert_eq!(error.what, Fault::TooManyMembers(2));
+    }
+
+    /// Nesting costs no stack: the parser skips values without recursion.
+    #[test]
+    fn deep_nesting_is_one_bad_value() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
+        assert_eq!(members(deep.as_bytes(), 1).unwrap().len(), 1);
+    }
+}

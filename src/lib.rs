@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Serves registry credentials and other KBS resources from files to kata-agent, over ttrpc on unix
+//! sockets, inside a pod VM.
+//!
+//! Bytes flow one way: **files → store → service → socket**.
+//!
+//! - [`json`] takes an object apart without losing a place or copying a value.
+//! - [`resource`] reads the files, and holds the snapshot that is served.
+//! - [`credential`] reads `auth.json` as clients do.
+//! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
+//! - [`server`] knows sockets, frames and peers, and no resource.
+//! - [`text`] is how messages show what came from outside.
+//!
+//! Dependencies point down this list only where they must: `resource` knows no ttrpc, `server` knows no
+//! resource. The library takes listeners and a shutdown signal; the program around it owns the
+//! sockets, the signals and the environment.
+
+pub mod credential;
+pub mod json;
+pub mod resource;
+pub mod rpc;
+pub mod server;
+pub mod text;
+
+/// Messages and services generated from `protos/`.
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+}

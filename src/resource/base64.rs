@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Standard base64 as people write it into JSON by hand, with errors that say what went wrong.
+
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, DecodeSliceError};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// The standard alphabet, with or without padding.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Why a value is not base64. Offsets are bytes from the value's beginning, the first being 0.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// The text that should have been encoded.
+    #[error("not base64 but plain text: it begins with a brace")]
+    PlainJson,
+    /// `-` or `_`.
+    #[error("not standard base64: offset {0} has a character of the URL-safe alphabet (- or _)")]
+    UrlSafe(usize),
+    /// `=` where more follows.
+    #[error("not base64: offset {0} has padding (=) that does not end the value")]
+    PaddingInside(usize),
+    /// Any other character. Which one is not said: it may be a part of a password.
+    #[error("not base64: offset {0} has a character outside the alphabet")]
+    OutsideAlphabet(usize),
+    /// One character too many or too few.
+    #[error("not base64: cut off at offset {0}, where a part of the last group is missing")]
+    CutOff(usize),
+    /// Bits beyond the last byte.
+    #[error("not base64: the last character, at offset {0}, has stray bits, as if cut off there")]
+    StrayBits(usize),
+    /// A wrong number of `=`.
+    #[error("not base64: wrong padding at the end, offset {0}")]
+    WrongPadding(usize),
+}
+
+/// Decodes standard base64, padded or not, with any ASCII white space inside.
+///
+/// # Errors
+///
+/// Where the value is not base64; the error holds no part of it.
+pub fn decode(value: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let value = value.as_bytes();
+    if !value.iter().any(u8::is_ascii_whitespace) {
+        return decode_dense(value).map_err(|error| explain(value, &error));
+    }
+    let mut dense = Zeroizing::new(Vec::with_capacity(value.len()));
+    dense.extend(value.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    decode_dense(&dense).map_err(|error| explain(value, &error))
+}
+
+fn decode_dense(value: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecodeError> {
+    // Decoded in place: a vector that grows would leave copies behind.
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(value.len())]);
+    match LENIENT.decode_slice(value, &mut bytes) {
+        Ok(len) => {
+            bytes.truncate(len);
+            Ok(bytes)
+        }
+        Err(DecodeSliceError::DecodeError(error)) => Err(error),
+        // The estimate is never too small.
+        Err(DecodeSliceError::OutputSliceTooSmall) => Err(DecodeError::InvalidPadding),
+    }
+}
+
+/// Puts the decoder's error, which counts without white space, into terms of the value as written.
+fn explain(value: &[u8], error: &DecodeError) -> Error {
+    let written = |dense: usize| {
+        let mut offsets = (0..value.len()).filter(|&at| !value[at].is_ascii_whitespace());
+        offsets.nth(dense).unwrap_or(value.len())
+    };
+    if value.trim_ascii_start().first() == Some(&b'{') {
+        return Error::PlainJson;
+    }
+    match *error {
+        DecodeError::InvalidByte(at, b'-' | b'_') => Error::UrlSafe(written(at)),
+        DecodeError::InvalidByte(at, b'=') => Error::PaddingInside(written(at)),
+        DecodeError::InvalidByte(at, _) => Error::OutsideAlphabet(written(at)),
+        DecodeError::InvalidLength(_) => Error::CutOff(value.trim_ascii_end().len()),
+        DecodeError::InvalidLastSymbol(at, _) => Error::StrayBits(written(at)),
+        DecodeError::InvalidPadding => Error::WrongPadding(value.trim_ascii_end().len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+    use proptest::prelude::*;
+
+    /// `{"auths":…` as each kind of encoder writes it.
+    #[test]
+    fn padding_and_white_space_are_optional() {
+        for text in [
+            "aGVsbG8h",
+            "aGVsbG8",
+            "aGVsbG8=",
+            "aGVs\nbG8=\n",
+            " aGVs bG8",
+            "aGVsbG8 =",
+        ] {
+            let bytes = decode(text).unwrap();
+            assert!(bytes.starts_with(b"hello"), "{text:?}");
+        }
+        assert!(decode("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn errors_name_the_fault_and_the_offset_as_written() {
+        for (text, expected) in [
+            ("{\"auths\":{}}", Error::PlainJson),
+            ("aGVs_G8=", Error::UrlSafe(4)),
+            ("aG\nVs\n-G8=", Error::UrlSafe(6)),
+            ("aGVs!G8=", Error::OutsideAlphabet(4)),
+            ("aGVsbG8=aGVsbG8=", Error::PaddingInside(7)),
+            ("aGVsb", Error::CutOff(5)),
+            ("aGVsb\n", Error::CutOff(5)),
+            ("aGVsbG9", Error::StrayBits(6)),
+        ] {
+            assert_eq!(decode(text).unwrap_err(), expected, "{text:?}");
+        }
+    }
+
+    /// No character of the value reaches the error.
+    #[test]
+    fn errors_hold_no_value() {
+        for text in ["hunter2!", "pass word€", "hunter2=x", "hunte"] {
+            let error = decode(text).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("hunt") && !shown.contains('€'), "{shown}");
+        }
+    }
+
+    proptest! {
+        /// Any bytes come back, however the value is broken into lines.
+        #[test]
+        fn round_trip(bytes: Vec<u8>, width in 1usize..80, padded: bool) {
+            let text = if padded { STANDARD.encode(&bytes) } else { STANDARD_NO_PAD.encode(&bytes) };
+            let lines: Vec<_> = text.as_bytes().chunks(width)
+                .map(|line| String::from_utf8(line.to_vec()).unwrap())
+                .collect();
+            prop_assert_eq!(&*decode(&lines.join("\r\n")).unwrap(), &bytes);
+        }
+
+        /// No text makes it fail otherwise than by an error whose offset lies in the value.
+        #[test]
+        fn offsets_lie_in_the_value(text in "[A-Za-z0-9+/=_ \\n-]{0,40}") {
+            if let Err(error) = decode(&text) {
+                if let Error::UrlSafe(at) | Error::PaddingInside(at) | Error::OutsideAlphabet(at)
+                    | Error::CutOff(at) | Error::StrayBits(at) | Error::WrongPadding(at) = error {
+                    prop_assert!(at <= text.len());
+                }
+            }
+        }
+    }
+}

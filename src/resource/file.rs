@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A resources or keys file: read safely, parsed with each entry on its own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::OFlag;
+use zeroize::Zeroizing;
+
+use crate::json::{self, Fault, Member};
+use crate::resource::base64;
+use crate::resource::name::Name;
+use crate::resource::problem::Problem;
+use crate::resource::secret::Secret;
+use crate::text::Shown;
+
+/// The largest file that is read: what ttrpc can carry in one answer (4 MiB), sixteen times. Memory
+/// of a pod VM is dear, and what is larger is a mistake.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// The most entries of one file, far above any use, so that memory for names is bounded too.
+pub const MAX_ENTRIES: usize = 100_000;
+
+/// How long a file's time stamps may fail to tell a second change from the first: before Linux 6.13
+/// they advance by the timer's tick of up to 10 ms. A file that changed less than this before it was
+/// read is read again at the next check.
+const CLOCK_DOUBT: Duration = Duration::from_millis(50);
+
+/// How often a file that changes while it is read is read again before the last read is taken.
+const READ_ATTEMPTS: usize = 3;
+
+/// The length of an image key (AES-256), in bytes.
+const KEY_BYTES: usize = 32;
+
+/// What the entries of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Resources, by name.
+    Resources,
+    /// Keys that encrypt image layers' keys, by key id. Each has 32 bytes.
+    Keys,
+}
+
+/// What tells one state of a file from another, without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Identity {
+    /// The identity of the file at `path` as it is now, symbolic links followed.
+    ///
+    /// # Errors
+    ///
+    /// As `stat` fails: absent, or a directory on the way that may not be entered.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self::from(&metadata))
+    }
+
+    /// Whether a change right after `now` would show in the identity.
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanoseconds) = self.changed;
+        let (Ok(seconds), Ok(nanoseconds)) = (seconds.try_into(), nanoseconds.try_into()) else {
+            return false;
+        };
+        now.abs_diff(Duration::new(seconds, nanoseconds)) > CLOCK_DOUBT
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// A file's bytes with what they were read from.
+pub struct Content {
+    /// The bytes, wiped when dropped.
+    pub text: Zeroizing<Vec<u8>>,
+    /// The file that they were read from.
+    pub identity: Identity,
+    /// Whether the identity is sure to change with the next change of the file.
+    pub settled: bool,
+}
+
+/// Reads the file at `path`, which must be regular and at most [`MAX_FILE_BYTES`] long.
+///
+/// # Errors
+///
+/// `NotFound` or `NotADirectory` where it is absent; otherwise an error whose text says what is
+/// wrong without the path.
+pub fn read(path: &Path) -> io::Result<Content> {
+    let mut attempt = 1;
+    loop {
+        // Without O_NONBLOCK a FIFO would hang the only thread.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+            .open(path)?;
+        let before = file.metadata()?;
+        let now = SystemTime::now();
+        let text = read_regular(&file, &before)?;
+        let identity = Identity::from(&before);
+        let unchanged = identity == Identity::from(&file.metadata()?);
+        if unchanged || attempt == READ_ATTEMPTS {
+            return Ok(Content {
+                text,
+                identity,
+                settled: unchanged && identity.is_settled(now),
+            });
+        }
+        attempt += 1;
+    }
+}
+
+fn read_regular(file: &File, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8>>> {
+    if !metadata.is_file() {
+        let kind = metadata.file_type();
+        let kind = if kind.is_dir() {
+            "a directory"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else if kind.is_socket() {
+            "a socket"
+        } else {
+            "a device"
+        };
+        return Err(io::Error::other(format!("{kind}, not a regular file")));
+    }
+    let too_large = |bytes| {
+        io::Error::other(format!(
+            "{bytes} bytes long, over the cap of {MAX_FILE_BYTES}"
+        ))
+    };
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(too_large(metadata.len()));
+    }
+    // One byte more than the file has: the end is then seen without growing, which would leave an
+    // unwiped copy.
+    let capacity = usize::try_from(metadata.len()).map_err(io::Error::other)? + 1;
+    let mut text = Zeroizing::new(Vec::with_capacity(capacity));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(too_large(text.len() as u64));
+    }
+    Ok(text)
+}
+
+/// The entries of a file, one for each name.
+#[derive(Default)]
+pub struct Entries {
+    /// By name, old names as their paths.
+    pub by_name: BTreeMap<Name, Entry>,
+    /// What is wrong with single entries.
+    pub problems: Vec<Problem>,
+}
+
+/// One entry of a file.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Whether the file has it under its old name.
+    pub old: bool,
+    /// The decoded bytes, or why there are none.
+    pub value: Result<Secret, String>,
+}
+
+/// Parses a file's text: a JSON object of base64.
+///
+/// An entry that is wrong is kept as such and reported among the problems; the others are not
+/// touched. Of a name that comes twice the last counts. Where the file has both the old name and the
+/// path of a resource, the path counts, unless only the old name's value is good.
+///
+/// # Errors
+///
+/// The one problem of a file that is not a JSON object as a whole.
+pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
+    let members = json::members(text, MAX_ENTRIES).map_err(|error| not_an_object(error, kind))?;
+    let mut entries = Entries::default();
+    // The two ways to write a name, apart: a duplicate is one of the same way.
+    let mut by_path: BTreeMap<Name, (String, Entry)> = BTreeMap::new();
+    let mut by_old: BTreeMap<Name, (String, Entry)> = BTreeMap::new();
+
+    for member in members {
+        let problem = |what, mend| Problem {
+            entry: Some(member.name.clone()),
+            position: Some(member.position),
+            what,
+            mend,
+        };
+        let name = match Name::parse(&member.name) {
+            Ok(name) => name,
+            Err(error) => {
+                let mend = "name it <repository>/<type>/<tag>".to_owned();
+                entries.problems.push(problem(error.to_string(), mend));
+                continue;
+            }
+        };
+        let value = match value(&member, kind) {
+            Ok(value) => {
+                if value.is_empty() {
+                    entries.problems.push(problem(
+                        "the value is empty and is served so".to_owned(),
+                        mend_value(kind),
+                    ));
+                }
+                Ok(value)
+            }
+            Err(reason) => {
+                let mend = mend_value(kind);
+                entries.problems.push(problem(reason.clone(), mend));
+                Err(reason)
+            }
+        };
+        let old = Name::is_old(&member.name);
+        let map = if old { &mut by_old } else { &mut by_path };
+        let entry = Entry { old, value };
+        if let Some((earlier, _)) = map.insert(name, (member.name.clone(), entry)) {
+            let what = if earlier == member.name {
+                "the name comes more than once; the last value counts".to_owned()
+            } else {
+                let earlier = Shown(&earlier);
+                format!("the same resource as {earlier} above; the last value counts")
+            };
+            let mend = "leave one of them".to_owned();
+            entries.problems.push(problem(what, mend));
+        }
+    }
+
+    for (name, (written, old)) in by_old {
+        let Some((path, entry)) = by_path.get_mut(&name) else {
+            entries.by_name.insert(name, old);
+            continue;
+        };
+        let differ = match (&entry.value, &old.value) {
+            (Ok(new), Ok(old)) => new.expose() != old.expose(),
+            _ => false,
+        };
+        if differ {
+            let (path, old) = (Shown(path), Shown(&written));
+            entries.problems.push(Problem {
+                what: format!("{old} means the same and has another value; {path} counts"),
+                mend: format!("leave {path} alone and remove {old}"),
+                entry: Some(written.clone()),
+                position: None,
+            });
+        }
+        if entry.value.is_err() && old.value.is_ok() {
+            *entry = old;
+        }
+    }
+    let rest = by_path.into_iter().map(|(name, (_, entry))| (name, entry));
+    entries.by_name.extend(rest);
+    Ok(entries)
+}
+
+fn not_an_object(error: json::Error, kind: Kind) -> Problem {
+    let mend = match error.what {
+        Fault::LineBreakInString => "encode with `base64 -w 0`, which breaks no lines",
+        Fault::Empty => "the file was left empty or is half-written: write it again",
+        Fault::CutOff => "the file is half-written or cut off: write it again",
+        Fault::ByteOrderMark | Fault::NotUtf8 => "save it as UTF-8 without a byte order mark",
+        Fault::TooManyMembers(_) => "split the file, or remove what no client asks for",
+        Fault::NotAnObject(_) | Fault::Syntax(_) => match kind {
+            Kind::Resources => {
+                r#"write {"default/credential/test": "<output of base64 -w 0>"}, or use `offline-fs-kbc pack`"#
+            }
+            Kind::Keys => r#"write {"<key id>": "<output of openssl rand -base64 32>"}"#,
+        },
+    };
+    Problem {
+        entry: error.member.clone(),
+        position: error.position,
+        what: error.what.to_string(),
+        mend: mend.to_owned(),
+    }
+}
+
+fn mend_value(kind: Kind) -> String {
+    match kind {
+        Kind::Resources => "put the output of `base64 -w 0 FILE` there",
+        Kind::Keys => "put the key's 32 bytes there, as by `openssl rand -base64 32`",
+    }
+    .to_owned()
+}
+
+/// The decoded value of one entry, or what is wrong with it.
+fn value(member: &Member<'_>, kind: Kind) -> Result<Secret, String> {
+    let Some(inner) = member
+        .value
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+    else {
+        let first = member.value.bytes().next().unwrap_or_default();
+        let found = json::other_kind(first).unwrap_or("an object");
+        return Err(format!("{found} instead of a string of base64"));
+    };
+    let decoded = if inner.contains('\\') {
+        let unescaped: Zeroizing<String> =
+            serde_json::from_str(member.value)
+                .map(Zeroizing::new)
+                .map_err(|_| "a string with a broken escape".to_owned())?;
+        base64::decode(&unescaped)
+    } else {
+        base64::decode(inner)
+    };
+    let bytes = decoded.map_err(|error| error.to_string())?;
+    if kind == Kind::Keys && bytes.len() != KEY_BYTES {
+        let len = bytes.len();
+        return Err(format!("decodes to {len} bytes; a key has {KEY_BYTES}"));
+    }
+    Ok(Secret::new(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::resource::name::CREDENTIAL;
+
+    fn resources(text: &str) -> Entries {
+        parse(text.as_bytes(), Kind::Resources).unwrap_or_else(|problem| panic!("{problem}"))
+    }
+
+    fn credential(entries: &Entries) -> Result<Vec<u8>, String> {
+        let entry = &entries.by_name[&Name::parse(CREDENTIAL).unwrap()];
+        entry.value.clone().map(|value| value.expose().to_vec())
+    }
+
+    /// One broken entry must not cost the others; each is reported with name, place and mend.
+    #[test]
+    fn a_broken_entry_stands_alone() {
+        let entries = resources(
+            "{\"Credential\": \"aGVsbG8\",\n \"a/b/bad\": \"aG!s\", \"a/b/list\": [1],\n \"a/b/ok\": \"eA==\"}",
+        );
+        assert_eq!(credential(&entries).unwrap(), b"hello");
+        assert_eq!(entries.by_name.len(), 4);
+        let shown: Vec<_> = entries.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "line 2 column 13: entry \"a/b/bad\": not base64: offset 2 has a character outside the alphabet; put the output of `base64 -w 0 FILE` there",
+                "line 2 column 33: entry \"a/b/list\": an array instead of a string of base64; put the output of `base64 -w 0 FILE` there",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_duplicate_counts_and_is_reported() {
+        for text in [
+            r#"{"Credential":"YQ==","Credential":"aGVsbG8="}"#,
+            r#"{"default/credential/test":"YQ==","/default/credential/test":"aGVsbG8="}"#,
+        ] {
+            let entries = resources(text);
+            assert_eq!(credential(&entries).unwrap(), b"hello");
+            assert_eq!(entries.problems.len(), 1, "{:?}", entries.problems);
+        }
+    }
+
+    /// Old name and path are one; the path counts, but a broken one does not hide the good old one.
+    #[test]
+    fn the_path_counts_over_the_old_name() {
+        let good = "aGVsbG8=";
+        for (old, path, problems) in [
+            ("YQ==", good, 1),
+            (good, good, 0),
+            (good, "!", 1),
+            ("!", good, 1),
+        ] {
+            for text in [
+                format!(r#"{{"Credential":"{old}","default/credential/test":"{path}"}}"#),
+                format!(r#"{{"default/credential/test":"{path}","Credential":"{old}"}}"#),
+            ] {
+                let entries = resources(&text);
+                assert_eq!(credential(&entries).unwrap(), b"hello", "{text}");
+                assert_eq!(entries.problems.len(), problems, "{text}");
+            }
+        }
+    }
+
+    /// JSON encoders may escape the slash, and a line break may stand escaped.
+    #[test]
+    fn escapes_are_undone() {
+        let entries = resources(r#"{"Credential":"Pz8\/\nPz8/"}"#);
+        assert_eq!(credential(&entries).unwrap(), b"??????");
+    }
+
+    #[test]
+    fn a_key_has_32_bytes() {
+        let long = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let text = format!(r#"{{"good":"{long}","short":"AAAA"}}"#);
+        let entries = parse(text.as_bytes(), Kind::Keys).ok().unwrap();
+        assert_eq!(entries.problems.len(), 1);
+        assert!(
+            entries.problems[0]
+                .to_string()
+                .contains("\"short\": decodes to 3 bytes")
+        );
+    }
+
+    #[test]
+    fn a_file_in_lines_names_the_mend() {
+        let problem = parse(b"{\"Credential\":\"aGVs\nbG8=\"}", Kind::Resources)
+            .err()
+            .unwrap();
+        let shown = problem.to_string();
+        assert!(
+            shown.contains("base64 -w 0") && shown.contains("\"Credential\""),
+            "{shown}"
+        );
+    }
+
+    /// Only regular files are read, and none that would fill the memory.
+    #[test]
+    fn what_is_read_is_regular_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let large = dir.path().join("large");
+        File::create(&large)
+            .unwrap()
+            .set_len(MAX_FILE_BYTES + 1)
+            .unwrap();
+        for (path, text) in [
+            (fifo.as_path(), "a FIFO, not a regular file"),
+            (dir.path(), "a directory, not a regular file"),
+            (
+                large.as_path(),
+                "67108865 bytes long, over the cap of 67108864",
+            ),
+            (Path::new("/dev/null"), "a device, not a regular file"),
+        ] {
+            assert_eq!(read(path).err().unwrap().to_string(), text);
+        }
+    }
+
+    /// A file that changed a moment ago may change again unseen; one that rested may not.
+    #[test]
+    fn a_fresh_file_is_unsettled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "{}").unwrap();
+        let identity = Identity::of(&path).unwrap();
+        let changed =
+            UNIX_EPOCH + Duration::new(identity.changed.0 as u64, identity.changed.1 as u32);
+        assert!(!identity.is_settled(changed + Duration::from_millis(49)));
+        assert!(!identity.is_settled(changed - Duration::from_millis(49)));
+        assert!(identity.is_settled(changed + Duration::from_millis(51)));
+        assert!(identity.is_settled(UNIX_EPOCH));
+    }
+}

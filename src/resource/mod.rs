@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is served: the names, the files it comes from, and the snapshot that requests look into.
+//!
+//! Nothing here knows who asks or how.
+
+pub mod base64;
+pub mod file;
+pub mod name;
+pub mod problem;
+pub mod secret;
+pub mod store;

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The names of resources: KBS resource paths, and the old names that mean the same.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::text::{Clean, Shown};
+
+/// The old names with their paths, equal in both directions.
+pub const ALIASES: [(&str, &str); 5] = [
+    ("Credential", CREDENTIAL),
+    ("Policy", "default/security-policy/test"),
+    ("Sigstore Config", "default/sigstore-config/test"),
+    ("GPG Keyring", "default/gpg-public-config/test"),
+    ("Cosign Key", "default/cosign-public-key/test"),
+];
+
+/// The path of the registry credential.
+pub const CREDENTIAL: &str = "default/credential/test";
+
+/// What a resource is looked up by, whatever way it was written.
+///
+/// ```
+/// use offline_fs_kbc::resource::name::Name;
+///
+/// let name = Name::parse("kbs://host:8080/default/credential/test")?;
+/// assert_eq!(name, Name::parse("Credential")?);
+/// assert_eq!(name.to_string(), "default/credential/test");
+/// # Ok::<(), offline_fs_kbc::resource::name::PluginName>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Name {
+    /// `<repository>/<type>/<tag>`; an old name is kept as its path.
+    Path(String),
+    /// Anything else. No resource can be asked for by it; a key can.
+    Other(String),
+}
+
+/// A `kbs+<plugin>://` name: plugins are a key broker's, a store of files has none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{} names a plugin of a key broker; files hold only kbs:///<repository>/<type>/<tag>",
+    Shown(.0)
+)]
+pub struct PluginName(String);
+
+impl Name {
+    /// Reads a name in any of its spellings: an old name, a `kbs://` URI (its host is ignored, its
+    /// query dropped), or a path with or without a leading slash.
+    ///
+    /// # Errors
+    ///
+    /// Only for `kbs+<plugin>://…`.
+    pub fn parse(text: &str) -> Result<Self, PluginName> {
+        if let Some((_, path)) = ALIASES.iter().find(|(old, _)| *old == text) {
+            return Ok(Self::Path((*path).to_owned()));
+        }
+        let rest = match text.split_once("://") {
+            // What comes before the first slash is the host, often empty.
+            Some(("kbs", rest)) => rest.split_once('/').map_or("", |(_, path)| path),
+            Some((scheme, _)) if scheme.starts_with("kbs+") => {
+                return Err(PluginName(text.to_owned()));
+            }
+            _ => text.strip_prefix('/').unwrap_or(text),
+        };
+        let path = rest.split_once('?').map_or(rest, |(path, _)| path);
+        if path.split('/').count() == 3 && path.split('/').all(|segment| !segment.is_empty()) {
+            Ok(Self::Path(path.to_owned()))
+        } else {
+            Ok(Self::Other(text.to_owned()))
+        }
+    }
+
+    /// The old name of this path, if it has one.
+    pub fn old(&self) -> Option<&'static str> {
+        match self {
+            Self::Path(path) => ALIASES.iter().find(|(_, p)| p == path).map(|(old, _)| *old),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Whether `text` is one of the old names.
+    pub fn is_old(text: &str) -> bool {
+        ALIASES.iter().any(|(old, _)| *old == text)
+    }
+
+    /// The text that it is looked up by.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Path(text) | Self::Other(text) => text,
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(text) => Clean(text).fmt(f),
+            Self::Other(text) => Shown(text).fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn path(text: &str) -> Option<String> {
+        match Name::parse(text).unwrap() {
+            Name::Path(path) => Some(path),
+            Name::Other(_) => None,
+        }
+    }
+
+    /// The spellings that released clients use for one resource.
+    #[test]
+    fn spellings_of_one_path() {
+        for text in [
+            "Credential",
+            "default/credential/test",
+            "/default/credential/test",
+            "kbs:///default/credential/test",
+            "kbs://localhost/default/credential/test",
+            "kbs://[::1]:8080/default/credential/test",
+            "kbs:///default/credential/test?version=1",
+            "/default/credential/test?a=b/c",
+        ] {
+            assert_eq!(path(text).as_deref(), Some(CREDENTIAL), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_old_name_is_its_path_and_back() {
+        for (old, new) in ALIASES {
+            assert_eq!(path(old).as_deref(), Some(new));
+            assert_eq!(Name::parse(new).unwrap().old(), Some(old));
+        }
+    }
+
+    #[test]
+    fn what_has_not_three_segments_is_no_path() {
+        for text in [
+            "",
+            "/",
+            "a/b",
+            "a/b/c/d",
+            "a//c",
+            "//a/b/c",
+            "a/b/",
+            "kbs://",
+            "kbs:///a/b",
+            "kbs://default/credential/test",
+            "http://host/a/b/c",
+            "credential",
+        ] {
+            assert_eq!(path(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plugin_is_refused_by_name() {
+        let error = Name::parse("kbs+pkcs11:///a/b/c").unwrap_err();
+        assert!(error.to_string().contains("kbs+pkcs11:///a/b/c"));
+    }
+
+    proptest! {
+        /// A path prints as it was read, and no text makes the reader fail but a plugin's.
+        #[test]
+        fn a_path_parses_back(text in "\\PC{0,60}") {
+            if let Ok(name @ Name::Path(_)) = Name::parse(&text) {
+                prop_assert_eq!(Name::parse(name.as_str()).unwrap(), name.clone());
+                prop_assert_eq!(Name::parse(&format!("kbs:///{}", name.as_str())).unwrap(), name);
+            }
+        }
+    }
+}

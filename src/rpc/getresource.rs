@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `getresource.GetResourceService`: what the attestation-agent of 2023 serves, in both meanings that
+//! its one request has had.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use protobuf::rt::compute_raw_varint64_size;
+use ttrpc::asynchronous::{Service, TtrpcContext};
+
+use crate::json;
+use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
+use crate::proto::getresource_ttrpc::{GetResourceService, create_get_resource_service};
+use crate::resource::name::Name;
+use crate::resource::secret::Secret;
+use crate::resource::store::{Snapshot, Store};
+use crate::rpc::status;
+use crate::server::call;
+use crate::text::Shown;
+
+/// The name of this KBC, as clients configure and send it.
+pub const KBC_NAME: &str = "offline_fs_kbc";
+
+/// The most members of a resource description, which has two.
+const MAX_DESCRIPTION_MEMBERS: usize = 100;
+
+/// The service, answering from `store`.
+pub fn service(store: Arc<Store>) -> HashMap<String, Service> {
+    create_get_resource_service(Arc::new(GetResource { store }))
+}
+
+/// The length of the frame's body that carries a resource of `length` bytes, to be held against
+/// ttrpc's cap.
+pub fn answer_bytes(length: usize) -> u64 {
+    let field = |length: u64| 1 + compute_raw_varint64_size(length) + length;
+    // A good answer's empty status has two bytes.
+    2 + field(field(length as u64))
+}
+
+struct GetResource {
+    store: Arc<Store>,
+}
+
+#[async_trait]
+impl GetResourceService for GetResource {
+    async fn get_resource(
+        &self,
+        _context: &TtrpcContext,
+        request: GetResourceRequest,
+    ) -> ttrpc::Result<GetResourceResponse> {
+        let asked = Asked::from(&request);
+        call::set_subject(Shown(&asked.name).to_string());
+        if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
+            return Err(status::invalid_argument(format_args!(
+                "this is {KBC_NAME}, the request is for the KBC {}; mend aa_kbc_params",
+                Shown(asked.kbc)
+            )));
+        }
+        let name = Name::parse(&asked.name).map_err(status::invalid_argument)?;
+        call::set_subject(name.to_string());
+        let secret = find(&self.store.snapshot(), &name)?;
+        Ok(GetResourceResponse {
+            Resource: secret.expose().to_vec(),
+            ..GetResourceResponse::default()
+        })
+    }
+}
+
+/// The resource of this name, or the status that refuses it.
+fn find(snapshot: &Snapshot, name: &Name) -> ttrpc::Result<Secret> {
+    let resource = match (name, snapshot.resources.get(name)) {
+        (Name::Path(_), Some(resource)) => resource,
+        _ => return Err(status::not_found(name, snapshot)),
+    };
+    resource.value.clone().map_err(|reason| {
+        let file = resource.file.display();
+        status::failed_precondition(format_args!("{name} in {file} is broken: {reason}"))
+    })
+}
+
+/// What a request asks for, of whichever generation it is.
+struct Asked<'a> {
+    name: Cow<'a, str>,
+    kbc: &'a str,
+}
+
+impl<'a> From<&'a GetResourceRequest> for Asked<'a> {
+    fn from(request: &'a GetResourceRequest) -> Self {
+        match described(&request.KbsUri) {
+            // The first generation (image-rs 0.3 and 0.4): KBC, KBS URI, resource description.
+            Some(name) => Self {
+                name: Cow::Owned(name),
+                kbc: &request.ResourcePath,
+            },
+            // The second (0.5 to 0.7): resource path, KBC, KBS URI.
+            None => Self {
+                name: Cow::Borrowed(&request.ResourcePath),
+                kbc: &request.KbcName,
+            },
+        }
+    }
+}
+
+/// The name in a resource description, `{"name":"…","optional":{}}`; none if the text isn't one.
+fn described(text: &str) -> Option<String> {
+    if !text.trim_ascii_start().starts_with('{') {
+        return None;
+    }
+    let members = json::members(text.as_bytes(), MAX_DESCRIPTION_MEMBERS).ok()?;
+    let name = members.iter().rev().find(|member| member.name == "name")?;
+    serde_json::from_str(name.value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protobuf::Message as _;
+
+    fn asked(fields: [&str; 3]) -> (String, String) {
+        let [first, second, third] = fields.map(str::to_owned);
+        let request = GetResourceRequest {
+            ResourcePath: first,
+            KbcName: second,
+            KbsUri: third,
+            ..GetResourceRequest::default()
+        };
+        let asked = Asked::from(&request);
+        (asked.name.into_owned(), asked.kbc.to_owned())
+    }
+
+    /// What `check` says of a size is what the server finds when it answers.
+    #[test]
+    fn the_size_of_an_answer_is_known_beforehand() {
+        for length in [1, 127, 128, 16_383, 16_384, 4 << 20] {
+            let resource = GetResourceResponse {
+                Resource: vec![0; length],
+                ..GetResourceResponse::default()
+            };
+            let mut answer = ttrpc::Response::new();
+            answer.set_status(ttrpc::get_status(ttrpc::Code::OK, ""));
+            answer.payload = resource.write_to_bytes().unwrap_or_default();
+            assert_eq!(answer_bytes(length), answer.compute_size());
+        }
+    }
+
+    /// One message, two meanings: the third field decides.
+    #[test]
+    fn generations_are_told_apart() {
+        let old = ("Credential".to_owned(), "offline_fs_kbc".to_owned());
+        for third in [
+            r#"{"name":"Credential","optional":{}}"#,
+            r#" {"more":[1],"optional":{"a":"b"},"name":"Credential"}"#,
+        ] {
+            assert_eq!(asked(["offline_fs_kbc", "null", third]), old, "{third}");
+        }
+        let new = ("/a/b/c".to_owned(), "offline_fs_kbc".to_owned());
+        for third in [
+            "localhost",
+            "null",
+            "",
+            "{}",
+            r#"{"name":1}"#,
+            r#""name""#,
+            "{",
+        ] {
+            assert_eq!(asked(["/a/b/c", "offline_fs_kbc", third]), new, "{third}");
+        }
+    }
+}

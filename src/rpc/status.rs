@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The statuses of refused requests. No client looks at the code, all log the text: it is what a
+//! person sees.
+
+use std::fmt::{self, Write as _};
+
+use ttrpc::{Code, Error, get_status};
+
+use crate::resource::name::Name;
+use crate::resource::store::{FileState, Snapshot};
+use crate::text::Clean;
+
+/// How many existing names an answer lists.
+const LISTED_NAMES: usize = 20;
+
+/// The length of a list of names, in bytes: an answer should fit a line of a log.
+const LISTED_BYTES: usize = 1024;
+
+/// An INVALID_ARGUMENT with this text.
+pub fn invalid_argument(text: impl fmt::Display) -> Error {
+    refuse(Code::INVALID_ARGUMENT, text)
+}
+
+/// A FAILED_PRECONDITION with this text.
+pub fn failed_precondition(text: impl fmt::Display) -> Error {
+    refuse(Code::FAILED_PRECONDITION, text)
+}
+
+/// A NOT_FOUND that names what was asked for, and what is there instead.
+pub fn not_found(name: &Name, snapshot: &Snapshot) -> Error {
+    let mut text = format!("no resource {name}");
+    match (name, name.old()) {
+        (Name::Other(_), _) => text.push_str(" (a name is <repository>/<type>/<tag>)"),
+        (Name::Path(_), Some(old)) => {
+            let _ = write!(text, " (old name: {old})");
+        }
+        (Name::Path(_), None) => {}
+    }
+    if snapshot.keys.contains_key(name) {
+        text.push_str("; it is a key of the keys file, and keys are not handed out");
+    }
+    if snapshot.resources.is_empty() {
+        text.push_str("; nothing is configured: ");
+        text.push_str(&list(snapshot.files.iter().map(|file| {
+            let path = file.source.path.display();
+            match &file.state {
+                FileState::Absent => format!("{path} is absent"),
+                FileState::Loaded { .. } => format!("{path} has no usable name"),
+                FileState::Failed { problem, .. } => format!("{path}: {}", problem.what),
+            }
+        })));
+    } else {
+        text.push_str("; there are: ");
+        let names = snapshot.resources.keys().map(|name| Clean(name.as_str()));
+        text.push_str(&list(names));
+    }
+    refuse(Code::NOT_FOUND, text)
+}
+
+fn refuse(code: Code, text: impl fmt::Display) -> Error {
+    Error::RpcStatus(get_status(code, text.to_string()))
+}
+
+/// The first items, as many as fit.
+fn list<T: fmt::Display>(items: impl ExactSizeIterator<Item = T>) -> String {
+    let all = items.len();
+    let mut text = String::new();
+    for (listed, item) in items.enumerate() {
+        let item = item.to_string();
+        let more = format!(" and {} more", all - listed);
+        if listed == LISTED_NAMES || text.len() + item.len() + 2 + more.len() > LISTED_BYTES {
+            text.push_str(&more);
+            break;
+        }
+        if listed > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(&item);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many names there are, the answer stays short and says how many it left out.
+    #[test]
+    fn lists_are_bounded() {
+        let names: Vec<_> = (0..30).map(|n| format!("a/b/{n:02}")).collect();
+        let text = list(names.iter());
+        assert!(text.starts_with("a/b/00, a/b/01"));
+        assert!(text.ends_with("a/b/19 and 10 more"), "{text}");
+        let long = vec!["x".repeat(200); 30];
+        let text = list(long.iter());
+        assert!(
+            text.len() <= LISTED_BYTES && text.ends_with(" and 25 more"),
+            "{text}"
+        );
+        assert_eq!(list([""; 0].iter()), "");
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One peer's connection: frames in, answers out, in order, by one task.
+//!
+//! What was read together is answered together. While the peer does not read its answers nothing more
+//! is read from it, so that what it can make the daemon hold is bounded.
+
+use std::io;
+use std::sync::Arc;
+
+use protobuf::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
+use ttrpc::{MessageHeader, Response};
+use zeroize::Zeroize as _;
+
+use crate::server::limits::{ANSWERED_BYTES, BATCH_BYTES, KEPT_BYTES, MAX_MESSAGE_BYTES};
+use crate::server::peer::Peer;
+use crate::server::router::Router;
+
+/// Serves one peer until it closes the connection, or `stop` turns true; then what has arrived is
+/// answered and the connection closed.
+///
+/// # Errors
+///
+/// As reading from or writing to the socket fails.
+pub async fn run(
+    mut stream: UnixStream,
+    peer: Peer,
+    router: Arc<Router>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut input = Input::default();
+    let mut output = Output::default();
+    let mut last = false;
+    while !last {
+        tokio::select! {
+            ended = input.wait_and_read(&mut stream) => last = ended?,
+            // An error means that the sender is gone, which stops too.
+            _ = stop.wait_for(|stop| *stop) => {
+                input.read(&stream)?;
+                last = true;
+            }
+        }
+        let mut up_to_date = false;
+        while let Some((header, body)) = input.next_frame() {
+            if !up_to_date {
+                router.before_batch();
+                up_to_date = true;
+            }
+            let response = match body {
+                Some(body) => router.answer(header, body, peer).await,
+                None => Router::oversized(header.length, peer),
+            };
+            output.push(header.stream_id, response)?;
+            if output.len() >= ANSWERED_BYTES {
+                output.flush(&mut stream).await?;
+                // While the peer took its time the files may have changed.
+                up_to_date = false;
+            }
+        }
+        output.flush(&mut stream).await?;
+        input.compact();
+    }
+    Ok(())
+}
+
+/// What was read and is not yet answered.
+///
+/// The buffer grows with the bytes that arrive, never with the length that a header announces.
+#[derive(Default)]
+struct Input {
+    buffer: Vec<u8>,
+    /// How much of the buffer is done with.
+    done: usize,
+    /// An oversized frame's header, and how much of its body is still to be thrown away.
+    oversized: Option<(MessageHeader, usize)>,
+}
+
+impl Input {
+    /// Waits for bytes and reads what is there; tells whether the peer has sent its last byte.
+    ///
+    /// Nothing is lost when the wait is given up.
+    async fn wait_and_read(&mut self, stream: &mut UnixStream) -> io::Result<bool> {
+        self.buffer.reserve(KEPT_BYTES);
+        if stream.read_buf(&mut self.buffer).await? == 0 {
+            return Ok(true);
+        }
+        // A read that fills its space may have left something.
+        if self.buffer.len() < self.buffer.capacity() {
+            return Ok(false);
+        }
+        self.read(stream)
+    }
+
+    /// Reads what is there, up to a batch; tells whether the peer has sent its last byte.
+    fn read(&mut self, stream: &UnixStream) -> io::Result<bool> {
+        let enough = self.buffer.len() + BATCH_BYTES;
+        while self.buffer.len() < enough {
+            self.buffer.reserve(KEPT_BYTES);
+            match stream.try_read_buf(&mut self.buffer) {
+                Ok(0) => return Ok(true),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// The next frame that has arrived as a whole, with its body unless that was oversized.
+    fn next_frame(&mut self) -> Option<(MessageHeader, Option<&[u8]>)> {
+        if let Some((header, missing)) = &mut self.oversized {
+            let thrown = (*missing).min(self.buffer.len() - self.done);
+            self.done += thrown;
+            *missing -= thrown;
+            if *missing > 0 {
+                return None;
+            }
+            let header = *header;
+            self.oversized = None;
+            return Some((header, None));
+        }
+        let body = self.done + MESSAGE_HEADER_LENGTH;
+        let header = MessageHeader::from(self.buffer.get(self.done..body)?);
+        let length = header.length as usize;
+        if length > MAX_MESSAGE_BYTES {
+            self.done = body;
+            self.oversized = Some((header, length));
+            return self.next_frame();
+        }
+        let bytes = self.buffer.get(body..body + length)?;
+        self.done = body + length;
+        Some((header, Some(bytes)))
+    }
+
+    /// Wipes what is done with and keeps the beginning of the next frame.
+    fn compact(&mut self) {
+        let rest = self.buffer.len() - self.done;
+        self.buffer.copy_within(self.done.., 0);
+        self.buffer[rest..].zeroize();
+        self.buffer.truncate(rest);
+        self.done = 0;
+        if rest == 0 && self.buffer.capacity() > KEPT_BYTES {
+            self.buffer = Vec::new();
+        }
+    }
+}
+
+/// Answers that are not yet written. They hold secrets, and are wiped.
+#[derive(Default)]
+struct Output(Vec<u8>);
+
+impl Output {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn push(&mut self, stream_id: u32, mut response: Response) -> io::Result<()> {
+        let size = response.compute_size();
+        let length = u32::try_from(size).map_err(io::Error::other)?;
+        self.make_room(MESSAGE_HEADER_LENGTH + length as usize);
+        self.0.extend(length.to_be_bytes());
+        self.0.extend(stream_id.to_be_bytes());
+        self.0.extend([MESSAGE_TYPE_RESPONSE, 0]);
+        let written = response.write_to_vec(&mut self.0);
+        response.payload.zeroize();
+        written.map_err(io::Error::other)
+    }
+
+    /// Makes room for `more` bytes; where the buffer must move, the old place is wiped.
+    fn make_room(&mut self, more: usize) {
+        if self.0.capacity() - self.0.len() < more {
+            let mut larger = Vec::with_capacity((self.0.len() + more).next_power_of_two());
+            larger.extend_from_slice(&self.0);
+            self.0.zeroize();
+            self.0 = larger;
+        }
+    }
+
+    async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let written = stream.write_all(&self.0).await;
+        self.0.zeroize();
+        if self.0.capacity() > KEPT_BYTES {
+            self.0 = Vec::new();
+        }
+        written
+    }
+}
+
+impl Drop for Output {
+    /// A connection that is given up while the peer doesn't read leaves nothing behind.
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Sockets, frames and peers: who calls, how many, and in which order they are answered.
+//!
+//! It calls what ttrpc's code generator makes of a service, and knows nothing of what is served.
+
+pub mod call;
+pub mod connection;
+pub mod endpoint;
+pub mod limits;
+pub mod listener;
+pub mod notify;
+pub mod peer;
+pub mod router;
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::server::listener::BoundPath;
+use crate::server::peer::Peer;
+use crate::server::router::Router;
+
+/// Answers every peer of `listener` by `router` until `stop` turns true or its sender is gone. What
+/// has arrived by then is still answered.
+///
+/// `path` is removed at the end, before connections are closed: nobody is to connect to a socket that
+/// nobody serves.
+pub async fn serve(
+    listener: UnixListener,
+    path: Option<BoundPath>,
+    router: Arc<Router>,
+    stop: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let mut stopping = stop.clone();
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // An error means that the sender is gone, which stops too.
+            _ = stopping.wait_for(|stop| *stop) => break,
+            // Collects what ended, so that the set doesn't grow.
+            Some(ended) = connections.join_next() => {
+                log_ended(ended);
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                failing = false;
+                let peer = Peer::of(&stream);
+                connections.spawn(connection::run(stream, peer, router.clone(), stop.clone()));
+            }
+            Err(error) => {
+                // Said once until it works again: at the descriptor limit every attempt fails.
+                if !failing {
+                    warn!("can't accept a connection, trying on: {error}");
+                }
+                failing = true;
+                sleep(limits::ACCEPT_BACK_OFF).await;
+            }
+        }
+    }
+    if let Some(Err(error)) = path.map(BoundPath::remove) {
+        warn!("{error}");
+    }
+    // Who connected before the end is among those whose requests have arrived.
+    while let Poll::Ready(Ok((stream, _))) =
+        poll_once(|context| listener.poll_accept(context)).await
+    {
+        let peer = Peer::of(&stream);
+        connections.spawn(connection::run(stream, peer, router.clone(), stop.clone()));
+    }
+    drop(listener);
+    let rest = async {
+        while let Some(ended) = connections.join_next().await {
+            log_ended(ended);
+        }
+    };
+    if timeout(limits::LAST_ANSWERS, rest).await.is_err() {
+        warn!("a peer did not take its last answers; its connection is closed");
+    }
+}
+
+/// What `poll` says now.
+async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    poll_fn(|context| Poll::Ready(poll(context))).await
+}
+
+fn log_ended(ended: Result<io::Result<()>, tokio::task::JoinError>) {
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!("connection ended: {error}"),
+        Err(error) => warn!("connection ended: {error}"),
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the service manager is told. Without one nothing is sent.
+
+use std::env;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
+
+/// Whether a service manager started this process and waits for its word: it is the unit's instance
+/// and not a copy started by hand or by kata-agent.
+pub fn is_unit() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// The sockets answer.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// A reload begins; [`ready`] ends it.
+pub fn reloading() {
+    // systemd tells by the time which reload it is that ends.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(_) => send(&[NotifyState::Reloading]),
+    }
+}
+
+/// What `systemctl status` shows.
+pub fn status(status: &str) {
+    send(&[NotifyState::Status(status)]);
+}
+
+/// The end has begun.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+/// Tells the watchdog, if there is one, that the thread that serves still turns. Never ends.
+pub async fn keep_alive() {
+    match sd_notify::watchdog_enabled() {
+        Some(limit) if limit > Duration::ZERO => {
+            // Half the limit, as sd_watchdog_enabled(3) advises.
+            let mut ticks = interval(limit / 2);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                send(&[NotifyState::Watchdog]);
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+fn send(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!("can't tell the service manager: {error}");
+    }
+}

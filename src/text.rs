@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Texts from outside, and numbers, as messages show them.
+
+use std::fmt;
+
+/// How much of a text that a peer or a file gave is repeated in a message. A name can be as long as a
+/// frame; a log line should not.
+const SHOWN_BYTES: usize = 200;
+
+/// A text from outside: control characters and double quotes escaped, cut where it is too long.
+pub struct Clean<'a>(pub &'a str);
+
+impl fmt::Display for Clean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut end = self.0.len().min(SHOWN_BYTES);
+        while !self.0.is_char_boundary(end) {
+            end -= 1;
+        }
+        for c in self.0[..end].chars() {
+            match c {
+                '\'' => f.write_str("'")?,
+                c => write!(f, "{}", c.escape_debug())?,
+            }
+        }
+        if end < self.0.len() {
+            write!(f, "… ({} bytes)", self.0.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// The same in double quotes.
+pub struct Shown<'a>(pub &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", Clean(self.0))
+    }
+}
+
+/// A number with its noun.
+pub fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer's name must not break a log line, nor fill it.
+    #[test]
+    fn shown_texts_are_short_and_printable() {
+        let shown = Shown(&format!("a\n\u{1b}[31m\"{}", "é".repeat(5000))).to_string();
+        assert!(shown.starts_with(r#""a\n\u{1b}[31m\"é"#), "{shown}");
+        assert!(shown.ends_with("é… (10008 bytes)\""), "{shown}");
+        assert!(shown.len() < 300);
+    }
+}
