@@ -33,7 +33,11 @@ pub struct Root {
 impl Root {
     fn path(&self, default: &str) -> PathBuf {
         match &self.root {
-            Some(root) => root.join(default.trim_start_matches('/')),
+            Some(root) => {
+                let path = root.join(default.trim_start_matches('/'));
+                // A socket's address is absolute. It fails only where the root is empty.
+                std::path::absolute(&path).unwrap_or(path)
+            }
             None => PathBuf::from(default),
         }
     }
@@ -42,7 +46,7 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// Where the root is relative or too long for a socket's path.
+    /// Where the root is too long for a socket's path.
     pub fn getresource_sock(&self) -> Result<Address, AddressError> {
         Address::new(self.path(GETRESOURCE_SOCK))
     }

@@ -17,6 +17,9 @@ const MAX_REGISTRIES: usize = 10_000;
 /// The most members of one registry's entry. Seven are known.
 const MAX_MEMBERS: usize = 100;
 
+/// What gives an `auth.json` with the login itself in it.
+const MEND: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
+
 /// A parsed `auth.json`.
 pub struct AuthFile {
     /// The registries, in the order of the file.
@@ -185,7 +188,7 @@ pub fn lint(text: &[u8]) -> Vec<String> {
         Ok(file) => file,
         Err(error) => {
             return vec![format!(
-                "is not an auth.json: {error}; clients reject it and pull anonymously"
+                "is not an auth.json: {error}; clients reject it and pull anonymously; {MEND}"
             )];
         }
     };
@@ -195,7 +198,7 @@ pub fn lint(text: &[u8]) -> Vec<String> {
             let error = entry.login.as_ref().err()?;
             let key = Shown(&entry.key);
             Some(format!(
-                "registry {key}: {error}; clients reject the whole credential because of it"
+                "registry {key}: {error}; clients reject the whole credential for it; {MEND}"
             ))
         })
         .collect()
@@ -220,7 +223,8 @@ mod tests {
     /// The look-up of the released clients, case by case.
     #[test]
     fn an_image_finds_its_entry() {
-        let cases: &[(&[&str], &str, &str, Option<(&str, Step)>)] = &[
+        type Case<'a> = (&'a [&'a str], &'a str, &'a str, Option<(&'a str, Step)>);
+        let cases: &[Case<'_>] = &[
             (
                 &["quay.io"],
                 "quay.io",

@@ -37,10 +37,9 @@ pub fn of_content(snapshot: &Snapshot) -> Vec<String> {
 pub fn describe(name: &Name, resource: &Resource) -> String {
     match &resource.value {
         Ok(value) if is_credential(name) => {
-            let registries = registries(value.expose());
-            format!("{} bytes, {registries}", value.len())
+            format!("{}, {}", bytes(value.len()), registries(value.expose()))
         }
-        Ok(value) => format!("{} bytes", value.len()),
+        Ok(value) => bytes(value.len()),
         Err(_) => "broken".to_owned(),
     }
 }
@@ -83,6 +82,10 @@ pub fn of_files(snapshot: &Snapshot) -> usize {
         FileState::Failed { .. } => 1,
     });
     problems.sum()
+}
+
+fn bytes(length: usize) -> String {
+    count(length, "byte", "bytes")
 }
 
 fn is_credential(name: &Name) -> bool {

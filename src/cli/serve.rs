@@ -174,6 +174,8 @@ struct Status {
     store: Arc<Store>,
     /// The addresses that another process answers on.
     waiting: Mutex<BTreeSet<String>>,
+    /// What is wrong with the content and was logged.
+    logged: Mutex<Vec<String>>,
 }
 
 impl Status {
@@ -181,6 +183,7 @@ impl Status {
         Self {
             store,
             waiting: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 
@@ -214,12 +217,14 @@ impl Status {
         }
     }
 
-    /// Logs what is wrong with the content of what was loaded; the store logs the rest.
+    /// Logs what is newly wrong with the content of what was loaded; the store logs the rest.
     fn log(&self) {
-        let snapshot = self.store.snapshot();
-        for finding in findings::of_content(&snapshot) {
+        let found = findings::of_content(&self.store.snapshot());
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        for finding in found.iter().filter(|finding| !logged.contains(finding)) {
             error!("{finding}");
         }
+        *logged = found;
     }
 
     fn line(&self) -> String {

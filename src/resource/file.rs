@@ -252,10 +252,10 @@ pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
             _ => false,
         };
         if differ {
-            let (path, old) = (Shown(path), Shown(&written));
+            let path = Shown(path);
             entries.problems.push(Problem {
-                what: format!("{old} means the same and has another value; {path} counts"),
-                mend: format!("leave {path} alone and remove {old}"),
+                what: format!("the same resource as {path}, with another value; {path} counts"),
+                mend: "remove this one".to_owned(),
                 entry: Some(written.clone()),
                 position: None,
             });

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make            the image build: a static binary at target/<triple>/release/attestation-agent
+# make build      the program for this machine, with the build host's tools
+# make demo       the main job on real input: a private image refused, then pulled
+# make test       everything that is tested
+# make install    into DESTDIR, below PREFIX
+
+CARGO ?= cargo
+# The oldest cargo that builds the program; Cargo.toml says the same to cargo.
+CARGO_NEEDED := 1.85
+
+KBC ?= offline_fs_kbc
+LIBC ?= gnu
+ARCH ?= $(shell uname -m)
+DESTDIR ?=
+PREFIX ?= /usr/local
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+
+NAME := offline-fs-kbc
+HISTORIC_NAME := attestation-agent
+BIN ?= target/release/$(NAME)
+
+# ppc64le is what uname and the image build say; Rust says powerpc64le.
+RUST_ARCH := $(patsubst ppc64le,powerpc64le,$(ARCH))
+TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
+# Where the image build looks, which goes by its own ARCH: mid 2023, and early 2023.
+IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
+IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
+
+REGISTRY := target/registry/usr/bin/docker-registry
+
+.PHONY: image build install uninstall test demo registry clean check-cargo check-image
+
+.DEFAULT_GOAL := image
+
+# The contract of the image build: KBC, LIBC, ARCH and ttrpc on the command line. ttrpc needs no
+# answer, since the program speaks nothing else.
+image: check-image check-cargo
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked \
+		--no-default-features --bin $(NAME) --target $(TRIPLE)
+	for place in $(IMAGE_PLACES); do \
+		install -D -m 0755 target/$(TRIPLE)/release/$(NAME) $$place || exit 1; \
+	done
+
+check-image:
+	@if [ "$(KBC)" != offline_fs_kbc ]; then \
+		echo "KBC=$(KBC): this program is the offline_fs_kbc and no other; build that KBC from its own source" >&2; exit 1; \
+	fi
+	@case "$(LIBC)" in gnu|musl) ;; *) echo "LIBC=$(LIBC): gnu or musl" >&2; exit 1;; esac
+	@libdir=$$(rustc --print target-libdir --target $(TRIPLE) 2>/dev/null); \
+	if [ ! -d "$$libdir" ]; then \
+		echo "no Rust standard library for $(TRIPLE); install it with: rustup target add $(TRIPLE)" >&2; exit 1; \
+	fi
+
+check-cargo:
+	@version=$$($(CARGO) --version 2>/dev/null | cut -d' ' -f2); \
+	oldest=$$(printf '%s\n%s\n' "$$version" $(CARGO_NEEDED) | sort -V | head -n 1); \
+	if [ "$$oldest" != $(CARGO_NEEDED) ]; then \
+		echo "cargo $(CARGO_NEEDED) or newer is needed; found: $${version:-none}" >&2; exit 1; \
+	fi
+
+build: check-cargo
+	$(CARGO) build --release --locked
+
+install:
+	@test -x $(BIN) || { echo "$(BIN) is missing; run 'make build' first" >&2; exit 1; }
+	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/$(NAME)
+	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME)
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' systemd/$(NAME).service \
+		> $(DESTDIR)$(UNITDIR)/$(NAME).service
+	chmod 0644 $(DESTDIR)$(UNITDIR)/$(NAME).service
+
+# The historic name goes only if it is this program's: an upstream attestation-agent may have come back.
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/$(NAME) $(DESTDIR)$(UNITDIR)/$(NAME).service
+	@if [ "$$(readlink $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME))" = $(NAME) ]; then \
+		rm -f $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME); \
+	fi
+
+# The tests run the release binary, built on its own: built with the tests, it would have their
+# crates' features too.
+test: build registry
+	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
+		$(CARGO) test --locked
+
+demo: build registry
+	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
+		$(CARGO) run --locked --quiet --example demo
+
+registry: $(REGISTRY)
+
+$(REGISTRY):
+	tests/fetch-registry $(CURDIR)/target/registry
+
+clean:
+	$(CARGO) clean
+	rm -rf app

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the commands print, to the letter (`tests/cmd/`), and what they leave behind.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::process::Command;
+
+use crate::support::daemon::{Root, one, output, program, run};
+
+/// Golden outputs: `TRYCMD=overwrite` with this test writes them anew, to be read before they are
+/// committed.
+#[test]
+fn golden_outputs() {
+    trycmd::TestCases::new()
+        .register_bin("offline-fs-kbc", program())
+        .env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", "")
+        .case("tests/cmd/*.trycmd");
+}
+
+/// What `pack` writes, only its owner can read, and `check` finds good.
+#[test]
+fn pack_writes_a_private_file_that_checks() {
+    let root = Root::new();
+    let auth = root.path("auth.json");
+    fs::write(&auth, r#"{"auths":{"quay.io":{"auth":"dXNlcjpwYXNz"}}}"#).unwrap();
+    let path = root.path("etc/out.json");
+    // Replacing a file that others can read must not leave it so.
+    fs::write(&path, "old").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let [auth, path] = [auth, path].map(|path| path.display().to_string());
+    for names in ["path", "old"] {
+        let (stdout, stderr, code) =
+            run(&["pack", "--credential", &auth, "--names", names, "-o", &path]);
+        assert_eq!((stdout.as_str(), stderr.as_str(), code), ("", "", Some(0)));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        let (stdout, _, code) = run(&["check", &path]);
+        assert_eq!(code, Some(0), "{stdout}");
+        assert_eq!(
+            stdout.contains("(as Credential)"),
+            names == "old",
+            "{stdout}"
+        );
+    }
+    let left = fs::read_dir(root.path("etc")).unwrap().count();
+    assert_eq!(left, 1, "a temporary file is left");
+}
+
+/// A link keeps pointing where it did, and a device is written to, not replaced.
+#[test]
+fn pack_respects_what_the_output_is() {
+    let root = Root::new();
+    fs::write(root.path("f"), "x").unwrap();
+    let resource = format!("--resource=a/b/c={}", root.path("f").display());
+    fs::write(root.path("target"), "").unwrap();
+    std::os::unix::fs::symlink("target", root.path("link")).unwrap();
+    let link = root.path("link").display().to_string();
+    assert_eq!(run(&["pack", &resource, "-o", &link]).2, Some(0));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(
+        fs::read_to_string(root.path("target"))
+            .unwrap()
+            .contains("a/b/c")
+    );
+    let (stdout, _, code) = run(&["pack", &resource, "-o", "/dev/stdout"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("\"a/b/c\": \"eA==\""), "{stdout}");
+}
+
+/// A failed `pack` leaves what was there, and nothing else.
+#[test]
+fn a_failed_pack_changes_nothing() {
+    let root = Root::new();
+    fs::write(root.path("good"), "x").unwrap();
+    let path = root.path("etc/out.json").display().to_string();
+    fs::write(&path, "old").unwrap();
+    let good = format!("--resource=a/b/c={}", root.path("good").display());
+    let bad = format!("--resource=a/b/d={}", root.path("missing").display());
+    let (_, stderr, code) = run(&["pack", &good, &bad, "-o", &path]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("missing"), "{stderr}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+    let (_, stderr, code) = run(&["pack", &good, "-o", "/nonexistent/out.json"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("/nonexistent/out.json"), "{stderr}");
+}
+
+/// `get` gives the bytes to a pipe and to a private file, and to a terminal only when told to.
+#[test]
+fn get_shows_a_secret_only_when_told_to() {
+    let root = Root::with(&one("Credential", "hunter2\n"));
+    let _daemon = root.start();
+    let dir = root.dir().display().to_string();
+    for client in [&[][..], &["--as", "g1"], &["--as", "g2"]] {
+        let args = [&["get", "Credential", "--root", &dir], client].concat();
+        let (stdout, stderr, code) = run(&args);
+        assert_eq!(
+            (stdout.as_str(), stderr.as_str(), code),
+            ("hunter2\n", "", Some(0))
+        );
+    }
+    let file = root.path("out").display().to_string();
+    let (stdout, _, code) = run(&["get", "Credential", "--root", &dir, "--output", &file]);
+    assert_eq!((stdout, code), (format!("{file}: 8 bytes\n"), Some(0)));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "hunter2\n");
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
+
+    let on_terminal = |more: &str| {
+        let line = format!(
+            "'{}' get Credential --root '{dir}' {more}",
+            program().display()
+        );
+        let (stdout, _, code) = output(Command::new("script").args(["-qec", &line, "/dev/null"]));
+        assert_eq!(code, Some(0), "{stdout}");
+        stdout.replace("\r\n", "\n")
+    };
+    assert_eq!(on_terminal(""), "8 bytes (--show prints them)\n");
+    assert_eq!(on_terminal("--show"), "hunter2\n");
+}
+
+/// What goes wrong is said with the address and the daemon's own words.
+#[test]
+fn get_says_what_went_wrong() {
+    let root = Root::with(&one("Credential", "x"));
+    let dir = root.dir().display().to_string();
+    let (_, stderr, code) = run(&["get", "Credential", "--root", &dir]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("getresource.sock; is the daemon running?"),
+        "{stderr}"
+    );
+    let _daemon = root.start();
+    for (args, part) in [
+        (
+            &["get", "a/b/c", "--root", &dir][..],
+            "NOT_FOUND: no resource a/b/c; there are: default/credential/test",
+        ),
+        (
+            &["get", "a/b/c", "--as", "cdh", "--root", &dir],
+            "UNIMPLEMENTED: no service api.GetResourceService",
+        ),
+    ] {
+        let (stdout, stderr, code) = run(args);
+        assert_eq!((stdout.as_str(), code), ("", Some(1)));
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+/// Without arguments `check` looks where the daemon would.
+#[test]
+fn check_without_files_looks_where_the_daemon_does() {
+    let root = Root::with(&one("Credential", r#"{"auths":{}}"#));
+    let dir = root.dir().display().to_string();
+    let (stdout, _, code) = run(&["check", "--root", &dir]);
+    assert_eq!(code, Some(0), "{stdout}");
+    for part in [
+        "keys.json: absent",
+        "1 entry",
+        "12 bytes, 0 registries",
+        "no problems",
+    ] {
+        assert!(stdout.contains(part), "{stdout}");
+    }
+    let (_, stderr, code) = run(&["check", "file", "--root", &dir]);
+    assert_eq!(code, Some(2), "{stderr}");
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Starting in each of its ways, stopping, and being killed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::{Daemon, Root, called, command, one};
+use crate::support::wire::{RECORDED_G2, Wire, g2, get, outcome};
+
+const CREDENTIAL: &str = "/default/credential/test";
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+/// What has arrived is answered, the socket is removed, and the exit status is 0.
+#[test]
+fn a_signal_ends_it_in_order() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let root = Root::with(&one("Credential", "x"));
+        let mut daemon = root.start();
+        let mut wire = Wire::connect(&root.socket());
+        wire.ask(RECORDED_G2).unwrap();
+        // Stopped, it can't see the request before the signal.
+        daemon.signal(Signal::SIGSTOP);
+        wire.send(RECORDED_G2);
+        let mut unaccepted = Wire::connect(&root.socket());
+        unaccepted.send(RECORDED_G2);
+        daemon.signal(signal);
+        daemon.signal(Signal::SIGCONT);
+        for wire in [&mut wire, &mut unaccepted] {
+            assert_eq!(outcome(&wire.receive().1).unwrap(), b"x");
+            assert!(wire.is_closed());
+        }
+        assert_eq!(daemon.wait().code(), Some(0));
+        assert!(!root.socket().exists());
+    }
+}
+
+/// A peer that doesn't read doesn't hold up the end.
+#[test]
+fn a_stuck_peer_does_not_hold_up_the_end() {
+    let root = Root::with(&one("Credential", vec![b'x'; 1 << 20]));
+    let mut daemon = root.start();
+    let mut wire = Wire::connect(&root.socket());
+    wire.send(&RECORDED_G2.repeat(20));
+    daemon.wait_for_log("credential/test OK");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// Killed at any moment, it starts again without cleaning by hand.
+#[test]
+fn kill_and_start_again() {
+    let root = Root::with(&one("Credential", "x"));
+    for _ in 0..5 {
+        let mut daemon = root.start();
+        assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait();
+        assert!(root.socket().exists(), "a killed process removes nothing");
+    }
+    // Without waiting for it to be ready: in the middle of its start.
+    for pause in 0..20 {
+        let mut daemon = Daemon::spawn(root.serve());
+        std::thread::sleep(std::time::Duration::from_micros(pause * 200));
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait();
+    }
+    let _daemon = root.start();
+    assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
+}
+
+/// Nobody else can connect, whatever the mask that the starter left.
+#[test]
+fn sockets_and_directories_have_exact_modes() {
+    for mask in ["0000", "0777"] {
+        let root = Root::with(&one("Credential", "x"));
+        let mut shell = std::process::Command::new("sh");
+        let script = format!("umask {mask}; exec \"$@\"");
+        shell.args(["-c", &script, "sh"]);
+        shell
+            .arg(root.serve().get_program())
+            .args(root.serve().get_args());
+        let _daemon = Daemon::start(shell, &root.socket());
+        let directory = root.socket().parent().unwrap().to_owned();
+        assert_eq!(mode(&root.socket()), 0o600);
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(mode(directory.parent().unwrap()), 0o755);
+        assert_eq!(mode(&directory.join(".offline-fs-kbc.lock")), 0o600);
+    }
+}
+
+/// Directories that exist are left as they are, with a warning where others could act in them.
+#[test]
+fn an_open_directory_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let root = Root::with(&one("Credential", "x"));
+    let directory = root.socket().parent().unwrap().to_owned();
+    fs::create_dir_all(&directory).unwrap();
+    for (bits, warned) in [(0o770, true), (0o755, false), (0o1777, true)] {
+        fs::set_permissions(&directory, fs::Permissions::from_mode(bits)).unwrap();
+        let daemon = root.start();
+        assert_eq!(mode(&directory), bits);
+        let mend = format!("chmod go-w {}", directory.display());
+        assert_eq!(daemon.log().contains(&mend), warned, "{}", daemon.log());
+    }
+}
+
+/// What is no socket is not ours to remove; the error names it.
+#[test]
+fn what_is_no_socket_is_left_alone() {
+    let root = Root::with(&one("Credential", "x"));
+    fs::create_dir_all(root.socket().parent().unwrap()).unwrap();
+    fs::write(root.socket(), "precious").unwrap();
+    let mut daemon = Daemon::spawn(root.serve());
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert_eq!(fs::read_to_string(root.socket()).unwrap(), "precious");
+    let log = daemon.log();
+    assert!(
+        log.contains("getresource.sock is a file, not a socket"),
+        "{log}"
+    );
+}
+
+/// kata-agent's command lines of 2023, by the name it looks for and by the flags alone.
+#[test]
+fn historic_command_lines_serve() {
+    let root = Root::with(&one("Credential", "x"));
+    let path = root.path("sockets/g.sock");
+    let address = |name: &str| format!("unix://{}", root.path("sockets").join(name).display());
+    let (g, k, a) = (address("g.sock"), address("k.sock"), address("a.sock"));
+    let lines = [
+        vec!["--keyprovider_sock", &k, "--getresource_sock", &g],
+        vec![
+            "--keyprovider_sock",
+            &k,
+            "--getresource_sock",
+            &g,
+            "--attestation_sock",
+            &a,
+        ],
+        vec!["-k", &k, "-g", &g],
+        vec![
+            "--getresource_sock",
+            &g,
+            "--from-the-future",
+            "x",
+            "-z",
+            "y",
+        ],
+    ];
+    for line in &lines {
+        for mut command in [
+            called("/usr/local/bin/attestation-agent"),
+            called("offline-fs-kbc"),
+        ] {
+            if !line[0].contains("_sock") && !line[0].contains("-k") {
+                continue;
+            }
+            command.args(line);
+            command.env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", root.resources());
+            let mut daemon = Daemon::start(command, &path);
+            assert_eq!(get(&path, &g2(CREDENTIAL)).unwrap(), b"x", "{line:?}");
+            let log = daemon.log();
+            assert_eq!(log.contains("WARN"), line.len() > 2, "{log}");
+            for unknown in line.iter().filter(|flag| flag.contains("future")) {
+                assert!(log.contains(unknown), "{log}");
+            }
+            daemon.signal(Signal::SIGTERM);
+            assert_eq!(daemon.wait().code(), Some(0));
+        }
+    }
+}
+
+/// Under the historic name our own commands still are commands: in the image there is but one file.
+#[test]
+fn commands_work_under_the_historic_name() {
+    let root = Root::with(&one("Credential", "x"));
+    let mut command = called("attestation-agent");
+    let output = command
+        .arg("check")
+        .arg("--root")
+        .arg(root.dir())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("default/credential/test"), "{text}");
+    let output = called("attestation-agent")
+        .arg("--version")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
+/// An address that can't be a socket is a usage error that says how to write one.
+#[test]
+fn a_wrong_address_is_a_usage_error() {
+    for address in ["vsock://1:1", "relative.sock", "unix://relative.sock"] {
+        let mut command = command();
+        let output = command
+            .args(["serve", "--getresource-sock", address])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("unix:///absolute/path"), "{text}");
+    }
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Black-box tests: the built program, real sockets, real clients.
+//!
+//! `make test` builds the release binary without what the tests need and names it in
+//! `OFFLINE_FS_KBC_BIN`; plain `cargo test` takes cargo's own build.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod commands;
+mod files;
+mod image_build;
+mod lifecycle;
+mod pull;
+mod requests;
+mod second_instance;
+mod service_manager;
+mod support;

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The whole way: a resources file goes in, an image of a private registry comes out.
+
+use oci_client::Reference;
+
+use crate::support::daemon::{Root, run};
+use crate::support::image::{Credential, credential, pull};
+use crate::support::registry::{Registry, USER};
+
+/// Refused without the credential and with a wrong one, pulled with the right one, which `pack` wrote.
+#[test]
+fn an_image_of_a_private_registry() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let registry = Registry::start();
+        let image: Reference = registry.push().await.parse().unwrap();
+        let root = Root::new();
+
+        let without = credential(&root.socket(), &image).await;
+        assert!(matches!(&without, Credential::Anonymous(why) if why == "no daemon answers"));
+        let error = pull(&image, &without).await.err().unwrap();
+        assert!(error.to_lowercase().contains("auth"), "{error}");
+
+        let _daemon = root.start();
+        let unconfigured = credential(&root.socket(), &image).await;
+        assert!(matches!(&unconfigured, Credential::Anonymous(why) if why.contains("is absent")));
+        assert!(pull(&image, &unconfigured).await.is_err());
+
+        for (auth_json, good) in [
+            (registry.auth_json_with("wrong"), false),
+            (registry.auth_json(), true),
+        ] {
+            std::fs::write(root.path("auth.json"), auth_json).unwrap();
+            let (auth_json, resources) = (root.path("auth.json"), root.resources());
+            let (_, stderr, code) = run(&[
+                "pack".as_ref(),
+                "--credential".as_ref(),
+                auth_json.as_os_str(),
+                "-o".as_ref(),
+                resources.as_os_str(),
+            ]);
+            assert_eq!(code, Some(0), "{stderr}");
+            let found = credential(&root.socket(), &image).await;
+            assert!(matches!(&found, Credential::User(user, _) if user == USER));
+            let pulled = pull(&image, &found).await;
+            assert_eq!(pulled.is_ok(), good, "{:?}", pulled.err());
+            if let Ok(pulled) = pulled {
+                assert_eq!((pulled.layers, pulled.bytes), (2, 4096));
+                assert!(pulled.digest.starts_with("sha256:"));
+            }
+        }
+    });
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A second copy beside the first: no address is taken from who answers there, none is left dead.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::{Daemon, Root, one};
+use crate::support::service_manager::Manager;
+use crate::support::wait_for;
+use crate::support::wire::{g2, get};
+
+const CREDENTIAL: &str = "/default/credential/test";
+
+fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+/// A copy started by hand or by kata-agent finds its work done and says so.
+#[test]
+fn a_copy_by_hand_leaves_a_live_address() {
+    let root = Root::with(&one("Credential", "x"));
+    let _first = root.start();
+    let before = inode(&root.socket());
+    let mut second = Daemon::spawn(root.serve());
+    assert_eq!(second.wait().code(), Some(0));
+    let log = second.log();
+    assert!(log.contains("another process answers there"), "{log}");
+    assert_eq!(inode(&root.socket()), before);
+    assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
+}
+
+/// Somebody else's socket is theirs, whatever they serve.
+#[test]
+fn a_foreign_live_socket_is_left_alone() {
+    let root = Root::new();
+    fs::create_dir_all(root.socket().parent().unwrap()).unwrap();
+    let foreign = UnixListener::bind(root.socket()).unwrap();
+    let before = inode(&root.socket());
+    let mut second = Daemon::spawn(root.serve());
+    assert_eq!(second.wait().code(), Some(0));
+    assert_eq!(inode(&root.socket()), before);
+    drop(foreign);
+}
+
+/// The unit's instance waits for the address, says so, and takes over when the other ends, in
+/// whatever way.
+#[test]
+fn the_units_instance_takes_over() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let root = Root::with(&one("Credential", "x"));
+        let mut first = root.start();
+        let manager = Manager::new();
+        let second = Daemon::spawn(manager.manage(root.serve()));
+        manager.wait_for("READY=1");
+        let status = manager.wait_for("STATUS=");
+        let status = if status.contains("waiting for") {
+            status
+        } else {
+            manager.wait_for("waiting for")
+        };
+        assert!(status.contains("where another process answers"), "{status}");
+        first.signal(signal);
+        first.wait();
+        manager.wait_for(
+            "STATUS=serving 1 resource; credential: not an auth.json; 1 problem, see the log\n",
+        );
+        wait_for("the second to answer", || get_if_there(&root.socket()));
+        assert!(
+            second.log().contains("which the other process has left"),
+            "{}",
+            second.log()
+        );
+    }
+}
+
+fn get_if_there(socket: &Path) -> Option<Vec<u8>> {
+    std::os::unix::net::UnixStream::connect(socket).ok()?;
+    get(socket, &g2(CREDENTIAL)).ok()
+}
+
+/// An instance whose socket was taken from its path removes nothing of its successor's at its end.
+#[test]
+fn the_end_of_one_leaves_the_others_socket() {
+    let root = Root::with(&one("Credential", "x"));
+    let mut first = root.start();
+    fs::remove_file(root.socket()).unwrap();
+    let mut second = root.start();
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait().code(), Some(0));
+    assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
+    second.signal(Signal::SIGTERM);
+    assert_eq!(second.wait().code(), Some(0));
+    assert!(!root.socket().exists());
+}
+
+/// Many at once: one serves, the others leave, and nobody breaks another's socket.
+#[test]
+fn a_race_has_one_winner() {
+    let root = Root::with(&one("Credential", "x"));
+    for _ in 0..5 {
+        let mut copies: Vec<_> = (0..6).map(|_| Daemon::spawn(root.serve())).collect();
+        for (index, copy) in copies.iter().enumerate() {
+            wait_for(&format!("copy {index} to decide"), || {
+                let log = copy.log();
+                (log.contains("listening on") || log.contains("nothing left to serve"))
+                    .then_some(())
+            });
+        }
+        let winners = copies
+            .iter()
+            .filter(|copy| copy.log().contains("listening on"));
+        assert_eq!(winners.count(), 1);
+        assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
+        for copy in &mut copies {
+            if copy.log().contains("nothing left to serve") {
+                assert_eq!(copy.wait().code(), Some(0));
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What systemd is told, and how the journal reads the log.
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::{Daemon, Root, one};
+use crate::support::service_manager::Manager;
+use crate::support::wait_for;
+use crate::support::wire::{g2, get};
+
+const AUTH: &str = r#"{"auths":{"a":{"auth":"dTpw"},"b":{"auth":"dTpw"}}}"#;
+
+/// Ready means that clients are answered; the status says what is served.
+#[test]
+fn readiness_follows_the_first_load() {
+    let root = Root::with(&one("Credential", AUTH));
+    let manager = Manager::new();
+    let _daemon = Daemon::spawn(manager.manage(root.serve()));
+    let message = manager.receive();
+    assert_eq!(
+        message,
+        "READY=1\nSTATUS=serving 1 resource; credential: 2 registries\n"
+    );
+    get(&root.socket(), &g2("/default/credential/test")).unwrap();
+}
+
+/// A load that fails is no reason not to be ready: the file may come late.
+#[test]
+fn a_failed_load_is_ready_too() {
+    let root = Root::with("{");
+    let manager = Manager::new();
+    let _daemon = Daemon::spawn(manager.manage(root.serve()));
+    assert_eq!(
+        manager.receive(),
+        "READY=1\nSTATUS=serving 0 resources; credential: none; 1 problem, see the log\n"
+    );
+    root.write_resources(&one("Credential", AUTH));
+    get(&root.socket(), &g2("/default/credential/test")).unwrap();
+    assert_eq!(
+        manager.receive(),
+        "STATUS=serving 1 resource; credential: 2 registries\n"
+    );
+}
+
+/// systemd tells reloads apart by the time, and ends one at the next READY=1.
+#[test]
+fn a_reload_is_announced_and_ended() {
+    let root = Root::new();
+    let manager = Manager::new();
+    let daemon = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("READY=1");
+    root.write_resources(&one("Credential", AUTH));
+    daemon.signal(Signal::SIGHUP);
+    let message = manager.receive();
+    let time = message
+        .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+        .expect("a reload");
+    assert!(time.trim_end().parse::<u64>().unwrap() > 0);
+    assert_eq!(
+        manager.receive(),
+        "READY=1\nSTATUS=serving 1 resource; credential: 2 registries\n"
+    );
+    assert!(daemon.log().contains("reloading every file"));
+}
+
+#[test]
+fn the_end_is_announced() {
+    let root = Root::new();
+    let manager = Manager::new();
+    let mut daemon = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("READY=1");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(manager.receive(), "STOPPING=1\n");
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// The watchdog hears from the thread that serves: stopped, it is silent.
+#[test]
+fn the_watchdog_is_kept_alive_by_the_serving_thread() {
+    let root = Root::new();
+    let manager = Manager::new();
+    let mut command = manager.manage(root.serve());
+    command.env("WATCHDOG_USEC", "20000");
+    let _daemon = Daemon::spawn(command);
+    manager.wait_for("READY=1");
+    for _ in 0..5 {
+        manager.wait_for("WATCHDOG=1\n");
+    }
+}
+
+/// Limits that are inherited, and meant for another process, are not this one's.
+#[test]
+fn another_processs_watchdog_is_left_alone() {
+    let root = Root::new();
+    let manager = Manager::new();
+    let mut command = manager.manage(root.serve());
+    command.env("WATCHDOG_USEC", "1").env("WATCHDOG_PID", "1");
+    let daemon = Daemon::spawn(command);
+    manager.wait_for("READY=1");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(manager.receive(), "STOPPING=1\n");
+}
+
+/// The journal has the time itself, and reads the priority from the line's beginning.
+#[test]
+fn the_journal_gets_priorities_and_no_time() {
+    let root = Root::with("{\"Credential\":\"!\"}");
+    let daemon = Daemon::spawn_under_journal(root.serve());
+    wait_for("the socket", || {
+        std::os::unix::net::UnixStream::connect(root.socket()).ok()
+    });
+    get(&root.socket(), &g2("/a/b/c")).unwrap_err();
+    daemon.wait_for_log("NOT_FOUND");
+    let log = daemon.log();
+    let starts: Vec<_> = log.lines().map(|line| &line[..3]).collect();
+    assert!(log.starts_with("<6>offline-fs-kbc "), "{log}");
+    assert!(starts.contains(&"<3>") && starts.contains(&"<7>"), "{log}");
+    assert!(
+        starts
+            .iter()
+            .all(|start| ["<3>", "<4>", "<6>", "<7>"].contains(start)),
+        "{log}"
+    );
+}
+
+/// A JOURNAL_STREAM that is inherited, while standard error goes elsewhere, means nothing.
+#[test]
+fn an_inherited_journal_stream_is_not_believed() {
+    let root = Root::new();
+    let mut command = root.serve();
+    command.env("JOURNAL_STREAM", "1:1");
+    let daemon = Daemon::start(command, &root.socket());
+    assert!(
+        daemon.log().contains(" INFO offline-fs-kbc"),
+        "{}",
+        daemon.log()
+    );
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The program under test, started below a directory of its own.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::wait_for;
+
+/// The path of the program under test.
+pub fn program() -> PathBuf {
+    match std::env::var_os("OFFLINE_FS_KBC_BIN") {
+        Some(path) => PathBuf::from(path),
+        // cargo says it to tests, and not to examples.
+        None => match option_env!("CARGO_BIN_EXE_offline-fs-kbc") {
+            Some(path) => PathBuf::from(path),
+            None => panic!("OFFLINE_FS_KBC_BIN doesn't name the program"),
+        },
+    }
+}
+
+/// The program with nothing of this process's environment that it would read.
+pub fn command() -> Command {
+    let mut command = Command::new(program());
+    command
+        .env_remove("OFFLINE_FS_KBC_EXTRA_FILE_PATH")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
+        .env_remove("JOURNAL_STREAM")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A directory that stands for `/`.
+pub struct Root {
+    dir: TempDir,
+}
+
+impl Root {
+    pub fn new() -> Self {
+        let root = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        fs::create_dir(root.path("etc")).unwrap();
+        root
+    }
+
+    /// One whose resources file has this text.
+    pub fn with(text: &str) -> Self {
+        let root = Self::new();
+        root.write_resources(text);
+        root
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    pub fn resources(&self) -> PathBuf {
+        self.path("etc/aa-offline_fs_kbc-resources.json")
+    }
+
+    pub fn write_resources(&self, text: &str) {
+        fs::write(self.resources(), text).unwrap();
+    }
+
+    /// Replaces the resources file as editors and cloud-init do.
+    pub fn rename_resources(&self, text: &str) {
+        let temporary = self.path("etc/new");
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, self.resources()).unwrap();
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/confidential-containers/attestation-agent/getresource.sock")
+    }
+
+    /// `serve` below this root.
+    pub fn serve(&self) -> Command {
+        let mut command = command();
+        command.args(["serve", "--log-level", "debug", "--root"]);
+        command.arg(self.dir());
+        command
+    }
+
+    /// A running daemon below this root.
+    pub fn start(&self) -> Daemon {
+        Daemon::start(self.serve(), &self.socket())
+    }
+}
+
+/// A resources file with one value under one name.
+pub fn one(name: &str, value: impl AsRef<[u8]>) -> String {
+    format!("{{\"{name}\":\"{}\"}}", STANDARD.encode(value))
+}
+
+/// A running daemon, ended with the value.
+pub struct Daemon {
+    child: Child,
+    log: TempDir,
+}
+
+impl Daemon {
+    /// Starts it and waits until it answers on `socket`.
+    pub fn start(command: Command, socket: &Path) -> Self {
+        let mut daemon = Self::spawn(command);
+        wait_for("the socket", || {
+            if let Some(status) = daemon.child.try_wait().unwrap() {
+                panic!("ended with {status}: {}", daemon.log());
+            }
+            UnixStream::connect(socket).ok()
+        });
+        daemon
+    }
+
+    /// Starts it and doesn't wait.
+    pub fn spawn(mut command: Command) -> Self {
+        let log = tempfile::tempdir().unwrap();
+        let stderr = File::create(log.path().join("log")).unwrap();
+        let child = command.stderr(stderr).spawn().unwrap();
+        Self { child, log }
+    }
+
+    /// Starts it with its log going where systemd would say the journal is.
+    pub fn spawn_under_journal(mut command: Command) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let log = tempfile::tempdir().unwrap();
+        let stderr = File::create(log.path().join("log")).unwrap();
+        let file = stderr.metadata().unwrap();
+        command.env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()));
+        let child = command.stderr(stderr).spawn().unwrap();
+        Self { child, log }
+    }
+
+    /// What it logged until now.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log.path().join("log")).unwrap()
+    }
+
+    pub fn wait_for_log(&self, part: &str) {
+        wait_for(part, || self.log().contains(part).then_some(()));
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("the daemon's end", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program's standard output, standard error and exit status.
+pub fn run<S: AsRef<OsStr>>(args: &[S]) -> (String, String, Option<i32>) {
+    output(command().args(args))
+}
+
+pub fn output(command: &mut Command) -> (String, String, Option<i32>) {
+    let output = command.output().unwrap();
+    (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+        output.status.code(),
+    )
+}
+
+/// A command under another name in its argument list, as a symbolic link gives it.
+pub fn called(name: &str) -> Command {
+    let mut command = command();
+    command.arg0(name);
+    command
+}

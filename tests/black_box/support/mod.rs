@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the tests share.
+
+pub mod daemon;
+pub mod image;
+pub mod registry;
+pub mod service_manager;
+pub mod wire;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything may take that takes milliseconds on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` gives something; fails the test with `what` if it never does.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited too long for {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Debian's docker-registry on loopback, with password authentication and one small image.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use oci_client::Reference;
+use oci_client::client::{Client, ClientConfig, ClientProtocol, Config, ImageLayer};
+use oci_client::secrets::RegistryAuth;
+use tempfile::TempDir;
+
+use super::wait_for;
+
+/// The user that the registry knows.
+pub const USER: &str = "pod-vm";
+
+/// The repository of the image that is pushed.
+const REPOSITORY: &str = "private/app";
+
+/// A running registry, ended with the value.
+pub struct Registry {
+    process: Child,
+    /// `127.0.0.1:<port>`.
+    pub host: String,
+    /// The password of [`USER`], made for this run.
+    pub password: String,
+    _dir: TempDir,
+}
+
+/// Where the Makefile unpacks the registry.
+fn program() -> PathBuf {
+    match std::env::var_os("DOCKER_REGISTRY") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("target/registry/usr/bin/docker-registry")
+        }
+    }
+}
+
+impl Registry {
+    /// Starts a registry that lets in [`USER`] with a fresh password, and nobody else.
+    pub fn start() -> Self {
+        let program = program();
+        assert!(
+            program.exists(),
+            "{} is missing; `make registry` fetches it",
+            program.display()
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let password = fresh_password();
+        let hash = bcrypt::hash(&password, 4).unwrap();
+        let htpasswd = dir.path().join("htpasswd");
+        fs::write(&htpasswd, format!("{USER}:{hash}\n")).unwrap();
+        let config = format!(
+            "version: 0.1\n\
+             storage: {{filesystem: {{rootdirectory: \"{0}/storage\"}}}}\n\
+             http: {{addr: \"127.0.0.1:0\"}}\n\
+             auth: {{htpasswd: {{realm: test, path: \"{0}/htpasswd\"}}}}\n",
+            dir.path().display()
+        );
+        fs::write(dir.path().join("config.yml"), config).unwrap();
+        let log = dir.path().join("log");
+        let process = Command::new(&program)
+            .arg("serve")
+            .arg(dir.path().join("config.yml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap_or_else(|error| panic!("can't start {}: {error}", program.display()));
+        let mut registry = Self {
+            process,
+            host: String::new(),
+            password,
+            _dir: dir,
+        };
+        // The port is the kernel's choice, so that runs beside each other don't meet.
+        registry.host = wait_for("the registry", || {
+            let text = fs::read_to_string(&log).unwrap();
+            if let Some(status) = registry.process.try_wait().unwrap() {
+                panic!("the registry ended with {status}: {text}");
+            }
+            let (_, rest) = text.split_once("listening on ")?;
+            let (host, _) = rest.split_once(['"', ',', '\n'])?;
+            Some(host.to_owned())
+        });
+        registry
+    }
+
+    /// Pushes a small image and gives its name.
+    pub async fn push(&self) -> String {
+        let name = format!("{}/{REPOSITORY}:1", self.host);
+        let image: Reference = name.parse().unwrap();
+        let layers = [
+            ("etc/motd", "hello from a private image\n"),
+            ("app", "#!/bin/sh\n"),
+        ]
+        .map(|(path, text)| ImageLayer::oci_v1(tar(path, text.as_bytes()), None));
+        let config = r#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let config = Config::oci_v1(config.as_bytes().to_vec(), None);
+        let login = RegistryAuth::Basic(USER.to_owned(), self.password.clone());
+        client()
+            .push(&image, &layers, config, &login, None)
+            .await
+            .unwrap();
+        name
+    }
+
+    /// An auth.json that lets its reader pull.
+    pub fn auth_json(&self) -> String {
+        self.auth_json_with(&self.password)
+    }
+
+    /// The same with any password.
+    pub fn auth_json_with(&self, password: &str) -> String {
+        use base64::Engine as _;
+        let login = format!("{USER}:{password}");
+        let login = base64::engine::general_purpose::STANDARD.encode(login);
+        format!(r#"{{"auths":{{"{}":{{"auth":"{login}"}}}}}}"#, self.host)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A client for registries on loopback, without TLS.
+pub fn client() -> Client {
+    // The client's TLS wants a provider even where it isn't used. It can be set once.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::new(ClientConfig {
+        protocol: ClientProtocol::Http,
+        ..ClientConfig::default()
+    })
+}
+
+fn fresh_password() -> String {
+    let bytes = fs::read("/proc/sys/kernel/random/uuid").unwrap();
+    String::from_utf8(bytes).unwrap().trim().to_owned()
+}
+
+/// A tar archive of one file.
+fn tar(path: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0; 512];
+    let mut field = |at: usize, text: &str| {
+        (&mut header[at..]).write_all(text.as_bytes()).unwrap();
+    };
+    field(0, path);
+    field(100, "0000644\0");
+    field(108, "0000000\0");
+    field(116, "0000000\0");
+    field(124, &format!("{:011o}\0", content.len()));
+    field(136, "00000000000\0");
+    field(148, "        ");
+    field(156, "0");
+    field(257, "ustar\x0000");
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    (&mut header[148..])
+        .write_all(format!("{sum:06o}\0 ").as_bytes())
+        .unwrap();
+    let mut archive = header.to_vec();
+    archive.extend(content);
+    archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    archive
+}
