@@ -65,23 +65,13 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
 }
 
 /// Whether the program is started as the attestation-agent of old: under that name, or with that one's
-/// flags. A command of ours is one under any name.
+/// flags. That one had no commands, so a command is ours under any name.
 fn is_historic(args: &[OsString]) -> bool {
     let name = args.first().and_then(|arg| Path::new(arg).file_name());
-    match args.get(1) {
-        None => name.is_some_and(|name| name == HISTORIC_NAME),
-        Some(first) if is_ours(&first.to_string_lossy()) => false,
-        Some(first) => {
-            name.is_some_and(|name| name == HISTORIC_NAME)
-                || historic::is_flag(&first.to_string_lossy())
-        }
+    let historic_name = name.is_some_and(|name| name == HISTORIC_NAME);
+    match args.get(1).map(|arg| arg.to_string_lossy()) {
+        None => historic_name,
+        Some(first) if ["--help", "-h", "--version", "-V"].contains(&&*first) => false,
+        Some(first) => first.starts_with('-') && (historic_name || historic::is_flag(&first)),
     }
-}
-
-/// Whether a command line that begins with `first` is one of this program's own.
-fn is_ours(first: &str) -> bool {
-    let asks = ["help", "--help", "-h", "--version", "-V"].contains(&first);
-    asks || <Cli as clap::CommandFactory>::command()
-        .get_subcommands()
-        .any(|command| command.get_name() == first)
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::support::daemon::{Daemon, Root, called, command, one};
+use crate::support::daemon::{Daemon, Root, called, one, output, run};
 use crate::support::wire::{RECORDED_G2, Wire, g2, get, outcome};
 
 const CREDENTIAL: &str = "/default/credential/test";
@@ -182,32 +182,21 @@ fn historic_command_lines_serve() {
 fn commands_work_under_the_historic_name() {
     let root = Root::with(&one("Credential", "x"));
     let mut command = called("attestation-agent");
-    let output = command
-        .arg("check")
-        .arg("--root")
-        .arg(root.dir())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let (text, _, code) = output(command.arg("check").arg("--root").arg(root.dir()));
+    assert_eq!(code, Some(1), "no auth.json");
     assert!(text.contains("default/credential/test"), "{text}");
-    let output = called("attestation-agent")
-        .arg("--version")
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0));
+    for (args, expected) in [("--version", 0), ("--help", 0), ("chekc", 2)] {
+        let (_, stderr, code) = output(called("attestation-agent").arg(args));
+        assert_eq!(code, Some(expected), "{stderr}");
+    }
 }
 
 /// An address that can't be a socket is a usage error that says how to write one.
 #[test]
 fn a_wrong_address_is_a_usage_error() {
     for address in ["vsock://1:1", "relative.sock", "unix://relative.sock"] {
-        let mut command = command();
-        let output = command
-            .args(["serve", "--getresource-sock", address])
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        let text = String::from_utf8(output.stderr).unwrap();
+        let (_, text, code) = run(&["serve", "--getresource-sock", address]);
+        assert_eq!(code, Some(2));
         assert!(text.contains("unix:///absolute/path"), "{text}");
     }
 }

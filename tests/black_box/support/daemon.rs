@@ -111,7 +111,7 @@ pub fn one(name: &str, value: impl AsRef<[u8]>) -> String {
 
 /// A running daemon, ended with the value.
 pub struct Daemon {
-    child: Child,
+    child: Ended,
     log: TempDir,
 }
 
@@ -120,7 +120,7 @@ impl Daemon {
     pub fn start(command: Command, socket: &Path) -> Self {
         let mut daemon = Self::spawn(command);
         wait_for("the socket", || {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
+            if let Some(status) = daemon.child.0.try_wait().unwrap() {
                 panic!("ended with {status}: {}", daemon.log());
             }
             UnixStream::connect(socket).ok()
@@ -133,7 +133,10 @@ impl Daemon {
         let log = tempfile::tempdir().unwrap();
         let stderr = File::create(log.path().join("log")).unwrap();
         let child = command.stderr(stderr).spawn().unwrap();
-        Self { child, log }
+        Self {
+            child: Ended(child),
+            log,
+        }
     }
 
     /// Starts it with its log going where systemd would say the journal is.
@@ -144,7 +147,10 @@ impl Daemon {
         let file = stderr.metadata().unwrap();
         command.env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()));
         let child = command.stderr(stderr).spawn().unwrap();
-        Self { child, log }
+        Self {
+            child: Ended(child),
+            log,
+        }
     }
 
     /// What it logged until now.
@@ -157,19 +163,12 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+        kill(Pid::from_raw(self.child.0.id().try_into().unwrap()), signal).unwrap();
     }
 
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
-        wait_for("the daemon's end", || self.child.try_wait().unwrap())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        wait_for("the daemon's end", || self.child.0.try_wait().unwrap())
     }
 }
 
@@ -178,13 +177,26 @@ pub fn run<S: AsRef<OsStr>>(args: &[S]) -> (String, String, Option<i32>) {
     output(command().args(args))
 }
 
+/// The same of any command. One that doesn't end fails the test.
 pub fn output(command: &mut Command) -> (String, String, Option<i32>) {
-    let output = command.output().unwrap();
-    (
-        String::from_utf8(output.stdout).unwrap(),
-        String::from_utf8(output.stderr).unwrap(),
-        output.status.code(),
-    )
+    let dir = tempfile::tempdir().unwrap();
+    let [out, err] = ["out", "err"].map(|name| dir.path().join(name));
+    command.stdout(File::create(&out).unwrap());
+    command.stderr(File::create(&err).unwrap());
+    let mut child = Ended(command.spawn().unwrap());
+    let status = wait_for(&format!("{command:?}"), || child.0.try_wait().unwrap());
+    let read = |path| fs::read_to_string(path).unwrap();
+    (read(out), read(err), status.code())
+}
+
+/// A child that doesn't outlive the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A command under another name in its argument list, as a symbolic link gives it.
