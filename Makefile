@@ -28,6 +28,9 @@ TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
 IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
 IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 
+# What is built stays where this file and the image build look for it.
+unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
+
 REGISTRY := target/registry/usr/bin/docker-registry
 
 .PHONY: image build install uninstall test demo registry clean check-cargo check-image
@@ -64,7 +67,7 @@ build: check-cargo
 	$(CARGO) build --release --locked
 
 install:
-	@test -x $(BIN) || { echo "$(BIN) is missing; run 'make build' first" >&2; exit 1; }
+	@test -x $(BIN) || { echo "BIN=$(BIN) is missing; 'make' builds the image's binary, 'make build' this machine's" >&2; exit 1; }
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/$(NAME)
 	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME)
 	install -d $(DESTDIR)$(UNITDIR)

@@ -3,12 +3,15 @@
 //! Which files and sockets: flags over the environment over defaults.
 
 use std::env;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
 use offline_fs_kbc::resource::file::Kind;
 use offline_fs_kbc::resource::store::Source;
-use offline_fs_kbc::server::listener::{Address, AddressError};
+use offline_fs_kbc::server::listener::Address;
 
 /// The resources file that image builds and cloud-init write.
 const RESOURCES: &str = "/etc/aa-offline_fs_kbc-resources.json";
@@ -47,8 +50,11 @@ impl Root {
     /// # Errors
     ///
     /// Where the root is too long for a socket's path.
-    pub fn getresource_sock(&self) -> Result<Address, AddressError> {
-        Address::new(self.path(GETRESOURCE_SOCK))
+    pub fn getresource_sock(&self) -> anyhow::Result<Address> {
+        let path = self.path(GETRESOURCE_SOCK);
+        let shown = path.display().to_string();
+        Address::new(path)
+            .with_context(|| format!("{shown} can't be a socket; choose another --root"))
     }
 }
 
@@ -91,11 +97,12 @@ impl Files {
 }
 
 fn extra_files_of_environment() -> Vec<PathBuf> {
-    let value = env::var(EXTRA_FILES).unwrap_or_default();
-    let paths = value.split(',').map(str::trim);
+    let value = env::var_os(EXTRA_FILES).unwrap_or_default();
+    let paths = value.as_bytes().split(|&byte| byte == b',');
     paths
+        .map(|path| path.trim_ascii())
         .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
+        .map(|path| PathBuf::from(OsStr::from_bytes(path)))
         .collect()
 }
 

@@ -133,10 +133,7 @@ pub fn members(text: &[u8], most: usize) -> Result<Vec<Member<'_>>, Error> {
     });
     let raw = read
         .and_then(|raw| parser.end().map(|()| raw))
-        .map_err(|error| Error {
-            member: reading.take(),
-            ..explain(text.as_bytes(), &error, most)
-        })?;
+        .map_err(|error| explain(text.as_bytes(), &error, most, reading.take()))?;
 
     // Values come in the order of the text, so that lines are counted once.
     let mut counted = 0;
@@ -202,7 +199,9 @@ impl<'de> Visitor<'de> for Members<'_> {
 }
 
 /// Turns the parser's error into ours, which names the usual causes.
-fn explain(text: &[u8], error: &serde_json::Error, most: usize) -> Error {
+///
+/// `reading` is the string that was read last as a member's name.
+fn explain(text: &[u8], error: &serde_json::Error, most: usize, reading: Option<String>) -> Error {
     let message = error.to_string();
     let message = match message.rfind(" at line ") {
         Some(end) => &message[..end],
@@ -226,10 +225,12 @@ fn explain(text: &[u8], error: &serde_json::Error, most: usize) -> Error {
     } else {
         Fault::Syntax(message.to_owned())
     };
+    // Without a colon behind it the string was no name, but perhaps a value in the wrong place.
+    let no_colon = ["expected `:`", "EOF while parsing an object"].contains(&message);
     Error {
         what,
         position: Some(at),
-        member: None,
+        member: reading.filter(|_| !no_colon),
     }
 }
 
@@ -325,6 +326,15 @@ mod tests {
         }
         let error = members(b"{\n\"a\":\"\xff\"}", 10).err().unwrap();
         assert_eq!(error.to_string(), "not JSON: not UTF-8, line 2 column 6");
+    }
+
+    /// A value that stands where a name belongs is not taken for one.
+    #[test]
+    fn a_string_without_a_colon_is_no_name() {
+        for text in ["{\"hunter2\"}", "{\"hunter2\"", "{\"a\":\"\",\"hunter2\" }"] {
+            let error = members(text.as_bytes(), 10).err().unwrap();
+            assert_eq!(error.member, None, "{text}");
+        }
     }
 
     /// A count is bounded before more is allocated.

@@ -52,6 +52,8 @@ pub fn start(level: LogLevel) {
     let log = fmt()
         .with_max_level(Level::from(level))
         .with_writer(io::stderr)
+        // A log that can't be written is lost; said on standard error, it would be a panic.
+        .log_internal_errors(false)
         .event_format(format)
         .finish();
     // It fails only where a log was started before.

@@ -9,16 +9,19 @@ mod logging;
 mod process;
 
 use std::env;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::run(env::args_os().collect()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("offline-fs-kbc: {error}");
+            let mut text = format!("offline-fs-kbc: {error}\n");
             for cause in error.chain().skip(1) {
-                eprintln!("  because: {cause}");
+                text.push_str(&format!("  because: {cause}\n"));
             }
+            // Where nobody can read it, the exit status has to do.
+            let _ = io::stderr().write_all(text.as_bytes());
             ExitCode::FAILURE
         }
     }

@@ -39,6 +39,30 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// The longest name of an entry that is shown. Names of resources and keys are shorter; what is longer
+/// may be a value in the wrong place.
+const ENTRY_NAME_BYTES: usize = 100;
+
+/// The name of a file's entry in double quotes, unless it is so long that it may be a value.
+pub struct EntryName<'a>(pub &'a str);
+
+impl EntryName<'_> {
+    /// Whether it is too long to be shown.
+    pub fn is_hidden(&self) -> bool {
+        self.0.len() > ENTRY_NAME_BYTES
+    }
+}
+
+impl fmt::Display for EntryName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_hidden() {
+            write!(f, "(a name of {} bytes, not shown)", self.0.len())
+        } else {
+            Shown(self.0).fmt(f)
+        }
+    }
+}
+
 /// A number with its noun.
 pub fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
@@ -47,6 +71,14 @@ pub fn count(n: usize, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Name and value in exchange: the value is not shown as a name.
+    #[test]
+    fn a_name_that_may_be_a_value_is_hidden() {
+        assert_eq!(EntryName("a\n").to_string(), r#""a\n""#);
+        let value = EntryName(&"x".repeat(101)).to_string();
+        assert_eq!(value, "(a name of 101 bytes, not shown)");
+    }
 
     /// A peer's name must not break a log line, nor fill it.
     #[test]

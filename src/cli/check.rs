@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use offline_fs_kbc::resource::store::{FileState, Source, Store};
-use offline_fs_kbc::text::count;
+use offline_fs_kbc::resource::file::Kind;
+use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::resource::store::{FileState, FileStatus, Snapshot, Source, Store};
+use offline_fs_kbc::text::{EntryName, count};
 
 use crate::cli::findings;
 use crate::config::{self, Files, Root};
@@ -33,64 +35,100 @@ impl Check {
     /// Prints what is there and what is wrong with it.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::seclude()?;
-        let problems = if self.file.is_empty() {
-            report(self.files.sources(&self.root), false)
+        let mut report = Report::default();
+        if self.file.is_empty() {
+            report.add(self.files.sources(&self.root), false);
         } else {
-            let sources = self.file.into_iter().map(|path| Source {
-                kind: config::kind_of(&path),
-                path,
-            });
-            sources.map(|source| report(vec![source], true)).sum()
-        };
-        Ok(if problems == 0 {
-            println!("no problems");
+            for path in self.file {
+                let kind = config::kind_of(&path);
+                report.add(vec![Source { path, kind }], true);
+            }
+        }
+        report.line(match report.problems {
+            0 => "no problems".to_owned(),
+            n => count(n, "problem", "problems"),
+        });
+        super::print(&report.text)?;
+        Ok(if report.problems == 0 {
             ExitCode::SUCCESS
         } else {
-            println!("{}", count(problems, "problem", "problems"));
             ExitCode::FAILURE
         })
     }
 }
 
-/// Prints how these files stand together; gives the number of problems.
-fn report(sources: Vec<Source>, must_exist: bool) -> usize {
-    let store = Store::new(sources);
-    store.refresh();
-    let snapshot = store.snapshot();
-    let mut problems = findings::of_files(&snapshot);
-    for file in &snapshot.files {
+/// What is printed.
+#[derive(Default)]
+struct Report {
+    text: String,
+    problems: usize,
+}
+
+impl Report {
+    /// Adds how these files stand together.
+    fn add(&mut self, sources: Vec<Source>, must_exist: bool) {
+        let store = Store::new(sources);
+        store.refresh();
+        let snapshot = store.snapshot();
+        for file in &snapshot.files {
+            self.add_file(file, &snapshot, must_exist);
+        }
+        for finding in findings::of_content(&snapshot) {
+            self.problem(finding);
+        }
+        // Of what could not be read there is nothing more to say.
+        let telling = |file: &FileStatus| match file.state {
+            FileState::Absent => !must_exist,
+            FileState::Loaded { .. } => file.source.kind == Kind::Resources,
+            FileState::Failed { .. } => false,
+        };
+        if snapshot.files.iter().any(telling) {
+            for note in findings::notes(&snapshot) {
+                self.line(format!("note: {note}"));
+            }
+        }
+    }
+
+    fn add_file(&mut self, file: &FileStatus, snapshot: &Snapshot, must_exist: bool) {
         let path = file.source.path.display();
         match &file.state {
             FileState::Absent if must_exist => {
-                problems += 1;
-                println!("error: {path}: there is no such file");
+                self.problem(format!("{path}: there is no such file"))
             }
-            FileState::Absent => println!("{path}: absent"),
-            FileState::Failed { problem, .. } => println!("error: {path}: {problem}"),
+            FileState::Absent => self.line(format!("{path}: absent")),
+            FileState::Failed { problem, .. } => self.problem(format!("{path}: {problem}")),
             FileState::Loaded {
                 entries,
                 bytes,
                 problems,
             } => {
-                println!(
-                    "{path}: {}, {bytes} bytes",
-                    count(*entries, "entry", "entries")
-                );
+                let entries = count(*entries, "entry", "entries");
+                self.line(format!("{path}: {entries}, {bytes} bytes"));
                 let all = snapshot.resources.iter().chain(&snapshot.keys);
                 for (name, resource) in all.filter(|(_, r)| *r.file == *file.source.path) {
                     let old = if resource.old { name.old() } else { None };
                     let old = old.map(|old| format!(" (as {old})")).unwrap_or_default();
-                    println!("  {name}{old}: {}", findings::describe(name, resource));
+                    let state = findings::describe(name, resource);
+                    let name = match name {
+                        Name::Path(path) if !EntryName(path).is_hidden() => name.to_string(),
+                        name => EntryName(name.as_str()).to_string(),
+                    };
+                    self.line(format!("  {name}{old}: {state}"));
                 }
                 for problem in problems {
-                    println!("error: {path}: {problem}");
+                    self.problem(format!("{path}: {problem}"));
                 }
             }
         }
     }
-    let content = findings::of_content(&snapshot);
-    for finding in &content {
-        println!("error: {finding}");
+
+    fn problem(&mut self, text: String) {
+        self.problems += 1;
+        self.line(format!("error: {text}"));
     }
-    problems + content.len()
+
+    fn line(&mut self, text: String) {
+        self.text.push_str(&text);
+        self.text.push('\n');
+    }
 }

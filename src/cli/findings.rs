@@ -7,7 +7,7 @@ use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::store::{FileState, Resource, Snapshot};
 use offline_fs_kbc::rpc::getresource::answer_bytes;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
-use offline_fs_kbc::text::count;
+use offline_fs_kbc::text::{EntryName, count};
 
 /// What is wrong with the content of the resources, a sentence each; it begins with the file.
 pub fn of_content(snapshot: &Snapshot) -> Vec<String> {
@@ -18,19 +18,40 @@ pub fn of_content(snapshot: &Snapshot) -> Vec<String> {
         let size = answer_bytes(value.len());
         if size > MAX_MESSAGE_BYTES as u64 {
             findings.push(format!(
-                "{file}: entry {name}: an answer of {size} bytes, over ttrpc's cap of \
-                 {MAX_MESSAGE_BYTES}, can't be sent; make the resource smaller"
+                "{file}: entry {}: an answer of {size} bytes, over ttrpc's cap of \
+                 {MAX_MESSAGE_BYTES}, can't be sent; make the resource smaller",
+                EntryName(name.as_str())
             ));
         }
         if is_credential(name) {
             let lint = credential::lint(value.expose());
             findings.extend(
                 lint.iter()
-                    .map(|what| format!("{file}: entry {name}: {what}")),
+                    .map(|what| format!("{file}: entry {}: {what}", EntryName(name.as_str()))),
             );
         }
     }
     findings
+}
+
+/// What is no mistake for certain, and yet may be why a pull fails; a sentence each.
+pub fn notes(snapshot: &Snapshot) -> Vec<String> {
+    let other = snapshot
+        .resources
+        .iter()
+        .filter(|(name, _)| matches!(name, Name::Other(_)));
+    let mut notes: Vec<_> = other
+        .map(|(name, resource)| {
+            let (file, name) = (resource.file.display(), EntryName(name.as_str()));
+            format!("{file}: entry {name}: no client can ask for a resource of this name, only for a key")
+        })
+        .collect();
+    if !snapshot.resources.keys().any(is_credential) {
+        notes.push(format!(
+            "no credential ({CREDENTIAL}): clients pull anonymously; write one with `pack`"
+        ));
+    }
+    notes
 }
 
 /// How a resource stands, in a few words.
@@ -44,8 +65,9 @@ pub fn describe(name: &Name, resource: &Resource) -> String {
     }
 }
 
-/// What is served, in one line: what `systemctl status` shows.
-pub fn summary(snapshot: &Snapshot) -> String {
+/// What is served, in one line: what `systemctl status` shows. `content` is how many problems
+/// [`of_content`] found.
+pub fn summary(snapshot: &Snapshot, content: usize) -> String {
     let usable = snapshot
         .resources
         .values()
@@ -64,7 +86,7 @@ pub fn summary(snapshot: &Snapshot) -> String {
         "serving {}; credential: {credential}",
         count(usable, "resource", "resources")
     );
-    let problems = of_files(snapshot) + of_content(snapshot).len();
+    let problems = of_files(snapshot) + content;
     if problems > 0 {
         text.push_str(&format!(
             "; {}, see the log",

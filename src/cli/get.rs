@@ -2,12 +2,13 @@
 
 //! `get`: asks a running daemon as the clients do.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 use offline_fs_kbc::proto::{api, api_ttrpc, getresource, getresource_ttrpc};
 use offline_fs_kbc::resource::name::Name;
@@ -72,15 +73,11 @@ impl Get {
         let size = resource.len();
         if let Some(path) = &self.output {
             private_file::write(path, &resource)?;
-            println!("{}: {size} bytes", path.display());
+            super::print(format!("{}: {size} bytes\n", path.display()))?;
         } else if io::stdout().is_terminal() && !self.show {
-            println!("{size} bytes (--show prints them)");
+            super::print(format!("{size} bytes (--show prints them)\n"))?;
         } else {
-            let mut stdout = io::stdout().lock();
-            stdout
-                .write_all(&resource)
-                .and_then(|()| stdout.flush())
-                .context("can't write to standard output")?;
+            super::print(&*resource)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -91,14 +88,21 @@ impl Get {
             None => self.root.getresource_sock()?,
         };
         let client = self.client.unwrap_or_else(|| kind_of(&address));
-        let ttrpc = Client::connect(&address.to_string())
-            .await
-            .map_err(|error| {
-                anyhow!("{error}").context(format!(
-                    "nobody answers on {address}; is the daemon running?"
-                ))
-            })?;
-        let call = ask(ttrpc, client, &self.name);
+        // The client's own error would not tell these apart.
+        if let Err(error) = UnixStream::connect(address.path()) {
+            let what = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    "there is no socket; `systemctl start offline-fs-kbc` starts the daemon"
+                }
+                io::ErrorKind::PermissionDenied => "only root may connect",
+                _ => "nobody answers; `systemctl status offline-fs-kbc` shows the daemon",
+            };
+            return Err(anyhow!(error).context(format!("{address}: {what}")));
+        }
+        let call = async {
+            let ttrpc = Client::connect(&address.to_string()).await?;
+            ask(ttrpc, client, &self.name).await
+        };
         match timeout(DEADLINE, call).await {
             Ok(Ok(resource)) => Ok(Zeroizing::new(resource)),
             Ok(Err(ttrpc::Error::RpcStatus(status))) => {

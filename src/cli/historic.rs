@@ -51,13 +51,18 @@ enum Meaning {
     Ignored(&'static str),
 }
 
-/// A flag as it was written: its name, and the value after `=`.
+/// A flag as it was written: its name, and a value in the same argument.
 fn split(arg: &str) -> Option<(&str, Option<&str>)> {
-    let name = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'))?;
-    match name.split_once('=') {
-        Some((name, value)) => Some((name, Some(value))),
-        None => Some((name, None)),
+    if let Some(name) = arg.strip_prefix("--") {
+        return Some(match name.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (name, None),
+        });
     }
+    let short = arg.strip_prefix('-')?;
+    let (name, value) = short.split_at_checked(1)?;
+    let value = value.strip_prefix('=').unwrap_or(value);
+    Some((name, Some(value).filter(|value| !value.is_empty())))
 }
 
 fn meaning(name: &str) -> Option<Meaning> {
@@ -84,7 +89,9 @@ fn parse(args: &[OsString]) -> Serve {
     let mut args = args.iter().map(|arg| arg.to_string_lossy()).peekable();
     while let Some(arg) = args.next() {
         let Some((name, value)) = split(&arg) else {
-            serve.warn(format!("ignored: the argument {arg:?}"));
+            serve
+                .warnings
+                .push(format!("ignored: the argument {arg:?}"));
             continue;
         };
         let meaning = meaning(name);
@@ -98,16 +105,26 @@ fn parse(args: &[OsString]) -> Serve {
         match (meaning, value) {
             (Some(Meaning::GetResource), Some(value)) => match value.parse() {
                 Ok(address) => serve.getresource_sock = Some(address),
-                Err(error) => serve.warn(format!("ignored: {arg} {value:?}: {error}")),
+                Err(error) => serve.mistakes.push(format!(
+                    "{arg} {value:?}: {error}; the default address is served instead"
+                )),
             },
             (Some(Meaning::GetResource), None) => {
-                serve.warn(format!("ignored: {arg}, which has no address"));
+                serve
+                    .mistakes
+                    .push(format!("{arg}: no address follows; the default is served"));
             }
             (Some(Meaning::NotServed), _) => {
-                serve.warn(format!("{arg}: this version does not serve that socket"));
+                serve
+                    .warnings
+                    .push(format!("{arg}: this version does not serve that socket"));
             }
-            (Some(Meaning::Ignored(why)), _) => serve.warn(format!("ignored: {arg}; {why}")),
-            (None, _) => serve.warn(format!("ignored: the unknown flag {arg:?}")),
+            (Some(Meaning::Ignored(why)), _) => {
+                serve.warnings.push(format!("ignored: {arg}; {why}"))
+            }
+            (None, _) => serve
+                .warnings
+                .push(format!("ignored: the unknown flag {arg:?}")),
         }
     }
     serve
@@ -121,7 +138,7 @@ mod tests {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
         let serve = parse(&args);
         let address = serve.getresource_sock.map(|address| address.to_string());
-        (address, serve.warnings)
+        (address, [serve.warnings, serve.mistakes].concat())
     }
 
     /// kata-agent's own command lines, and each spelling of the flag.
@@ -133,6 +150,8 @@ mod tests {
             &["--getresource_sock=unix:///run/g.sock"],
             &["--getresource-sock", "unix:///run/g.sock"],
             &["-g", "unix:///run/g.sock"],
+            &["-gunix:///run/g.sock"],
+            &["-g=unix:///run/g.sock"],
             &[
                 "--keyprovider_sock",
                 "unix:///run/k.sock",

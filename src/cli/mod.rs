@@ -12,9 +12,11 @@ mod private_file;
 mod serve;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 /// Serves registry credentials and other KBS resources from files to kata-agent in a pod VM
@@ -61,6 +63,18 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
         Command::Check(check) => check.run(),
         #[cfg(feature = "tools")]
         Command::Pack(pack) => pack.run(),
+    }
+}
+
+/// Writes to standard output. A reader that has had enough is no failure.
+fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_ref())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("can't write to standard output"),
     }
 }
 

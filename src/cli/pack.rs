@@ -3,7 +3,6 @@
 //! `pack`: writes a resources file from what goes into it.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -89,13 +88,7 @@ impl Pack {
         let text = write(&entries, names)?;
         match output {
             Some(path) => private_file::write(&path, text.as_bytes())?,
-            None => {
-                let mut stdout = io::stdout().lock();
-                stdout
-                    .write_all(text.as_bytes())
-                    .and_then(|()| stdout.flush())
-                    .context("can't write to standard output")?;
-            }
+            None => super::print(text.as_bytes())?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -27,6 +27,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         }
         // The file behind a symbolic link is replaced, not the link.
         Ok(_) => fs::canonicalize(path)?,
+        Err(_) if fs::symlink_metadata(path).is_ok() => {
+            return Err(io::Error::other("it is a symbolic link to nothing"));
+        }
         Err(_) => path.to_owned(),
     };
     let temporary = beside(&target)?;
@@ -37,7 +40,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         return written;
     }
     let directory = target.parent().filter(|dir| !dir.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    // The file is there as a whole; that its name outlives a power cut is all that can fail now.
+    let _ = File::open(directory.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());
+    Ok(())
 }
 
 fn beside(target: &Path) -> io::Result<PathBuf> {

@@ -2,14 +2,15 @@
 
 //! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::bail;
 use clap::Args;
-use offline_fs_kbc::resource::store::Store;
+use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
 use offline_fs_kbc::rpc::getresource;
+use offline_fs_kbc::server::limits::LOCK_WAIT;
 use offline_fs_kbc::server::listener::{self, Address, Claim};
 use offline_fs_kbc::server::router::Router;
 use offline_fs_kbc::server::{endpoint, notify};
@@ -43,14 +44,13 @@ pub struct Serve {
     /// What the command line asks for and doesn't get, for the log.
     #[arg(skip)]
     pub warnings: Vec<String>,
+
+    /// What on the command line can't be right, for the log.
+    #[arg(skip)]
+    pub mistakes: Vec<String>,
 }
 
 impl Serve {
-    /// Adds what is said as soon as there is a log.
-    pub fn warn(&mut self, warning: String) {
-        self.warnings.push(warning);
-    }
-
     /// Serves. The exit status is 0 after a signal, and where another process answers on every
     /// address already.
     pub fn run(self) -> anyhow::Result<ExitCode> {
@@ -66,6 +66,9 @@ impl Serve {
         info!("offline-fs-kbc {}", env!("CARGO_PKG_VERSION"));
         for warning in &self.warnings {
             warn!("{warning}");
+        }
+        for mistake in &self.mistakes {
+            error!("{mistake}");
         }
         // Handlers first: a signal that comes from here on ends the daemon in order.
         let mut terminate = signal(SignalKind::terminate())?;
@@ -84,7 +87,7 @@ impl Serve {
         let store = Arc::new(Store::new(self.files.sources(&self.root)));
         store.refresh();
         let status = Arc::new(Status::new(store));
-        status.log();
+        let line = status.look();
         let router = {
             let status = Arc::clone(&status);
             let services = getresource::service(Arc::clone(&status.store));
@@ -101,7 +104,7 @@ impl Serve {
                 endpoint::serve(address.clone(), claim, router, stopped, waiting).await
             });
         }
-        notify::ready(&status.line());
+        notify::ready(&line);
 
         let signals = async {
             loop {
@@ -144,14 +147,22 @@ fn claim(addresses: Vec<Address>) -> anyhow::Result<Claims> {
     let mut claims = Vec::new();
     let mut failed = false;
     for address in addresses {
-        match listener::claim(&address) {
+        match listener::claim(&address, LOCK_WAIT) {
             Ok(claim @ Claim::Bound(_)) => {
                 info!("listening on {address}");
                 claims.push((address, claim));
             }
-            Ok(claim @ Claim::Live(_)) if is_unit => claims.push((address, claim)),
-            Ok(Claim::Live(_)) => {
-                info!("{address}: another process answers there; it is left to that one");
+            Ok(claim @ Claim::Live(_)) => {
+                let who = match claim.holder() {
+                    Some(pid) => format!("pid {pid}"),
+                    None => "another process".to_owned(),
+                };
+                if is_unit {
+                    info!("{address}: {who} answers there; waiting to take over");
+                    claims.push((address, claim));
+                } else {
+                    info!("{address}: {who} answers there; it is left to that one");
+                }
             }
             Err(error) => {
                 error!("{error}");
@@ -175,7 +186,7 @@ struct Status {
     /// The addresses that another process answers on.
     waiting: Mutex<BTreeSet<String>>,
     /// What is wrong with the content and was logged.
-    logged: Mutex<Vec<String>>,
+    logged: Mutex<HashSet<String>>,
 }
 
 impl Status {
@@ -190,8 +201,7 @@ impl Status {
     /// Brings the store up to date before requests are answered.
     fn refresh(&self) {
         if self.store.refresh() {
-            self.log();
-            notify::status(&self.line());
+            notify::status(&self.look());
         }
     }
 
@@ -199,42 +209,42 @@ impl Status {
         notify::reloading();
         info!("reloading every file");
         self.store.reload();
-        self.log();
-        notify::ready(&self.line());
+        notify::ready(&self.look());
     }
 
     fn waiting(&self, address: &Address, waits: bool) {
-        let changed = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waits {
-                waiting.insert(address.to_string())
-            } else {
-                waiting.remove(&address.to_string())
-            }
+        let changed = if waits {
+            lock(&self.waiting).insert(address.to_string())
+        } else {
+            lock(&self.waiting).remove(&address.to_string())
         };
         if changed {
-            notify::status(&self.line());
+            notify::status(&self.look());
         }
     }
 
-    /// Logs what is newly wrong with the content of what was loaded; the store logs the rest.
-    fn log(&self) {
-        let found = findings::of_content(&self.store.snapshot());
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        for finding in found.iter().filter(|finding| !logged.contains(finding)) {
-            error!("{finding}");
-        }
-        *logged = found;
-    }
-
-    fn line(&self) -> String {
-        let mut line = findings::summary(&self.store.snapshot());
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        for address in waiting.iter() {
+    /// Logs what is newly wrong with the content of what was loaded (the store logs the rest), and
+    /// gives the line for the service manager.
+    fn look(&self) -> String {
+        let snapshot = self.store.snapshot();
+        let found = findings::of_content(&snapshot);
+        let mut line = findings::summary(&snapshot, found.len());
+        for address in lock(&self.waiting).iter() {
             line.push_str(&format!(
                 "; waiting for {address}, where another process answers"
             ));
         }
+        let mut logged = lock(&self.logged);
+        let new = found.iter().filter(|finding| !logged.contains(*finding));
+        for finding in new.take(LOGGED_PROBLEMS) {
+            error!("{finding}");
+        }
+        *logged = found.into_iter().collect();
         line
     }
+}
+
+/// The lock; a thread that panicked in it, which none does, leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

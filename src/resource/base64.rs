@@ -80,7 +80,14 @@ fn explain(value: &[u8], error: &DecodeError) -> Error {
     }
     match *error {
         DecodeError::InvalidByte(at, b'-' | b'_') => Error::UrlSafe(written(at)),
-        DecodeError::InvalidByte(at, b'=') => Error::PaddingInside(written(at)),
+        DecodeError::InvalidByte(at, b'=') => {
+            let at = written(at);
+            let ends = |byte: &u8| *byte == b'=' || byte.is_ascii_whitespace();
+            match value[at..].iter().all(ends) {
+                true => Error::WrongPadding(at),
+                false => Error::PaddingInside(at),
+            }
+        }
         DecodeError::InvalidByte(at, _) => Error::OutsideAlphabet(written(at)),
         DecodeError::InvalidLength(_) => Error::CutOff(value.trim_ascii_end().len()),
         DecodeError::InvalidLastSymbol(at, _) => Error::StrayBits(written(at)),
@@ -120,6 +127,8 @@ mod tests {
             ("aG\nVs\n-G8=", Error::UrlSafe(6)),
             ("aGVs!G8=", Error::OutsideAlphabet(4)),
             ("aGVsbG8=aGVsbG8=", Error::PaddingInside(7)),
+            ("aGVsbG8==", Error::WrongPadding(7)),
+            ("aGVs==\n", Error::WrongPadding(4)),
             ("aGVsb", Error::CutOff(5)),
             ("aGVsb\n", Error::CutOff(5)),
             ("aGVsbG9", Error::StrayBits(6)),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,12 +12,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
-use crate::json::{self, Fault, Member};
+use crate::json::{self, Fault, Member, Position};
 use crate::resource::base64;
 use crate::resource::name::Name;
 use crate::resource::problem::Problem;
 use crate::resource::secret::Secret;
-use crate::text::Shown;
+use crate::text::EntryName;
 
 /// The largest file that is read: what ttrpc can carry in one answer (4 MiB), sixteen times. Memory
 /// of a pod VM is dear, and what is larger is a mistake.
@@ -31,7 +31,8 @@ pub const MAX_ENTRIES: usize = 100_000;
 /// read is read again at the next check.
 const CLOCK_DOUBT: Duration = Duration::from_millis(50);
 
-/// How often a file that changes while it is read is read again before the last read is taken.
+/// How often a file that changes while it is read is read again, before it counts as unreadable for
+/// now. A part of the old content with a part of the new must not be served.
 const READ_ATTEMPTS: usize = 3;
 
 /// The length of an image key (AES-256), in bytes.
@@ -106,27 +107,30 @@ pub struct Content {
 /// `NotFound` or `NotADirectory` where it is absent; otherwise an error whose text says what is
 /// wrong without the path.
 pub fn read(path: &Path) -> io::Result<Content> {
-    let mut attempt = 1;
-    loop {
+    for _ in 0..READ_ATTEMPTS {
         // Without O_NONBLOCK a FIFO would hang the only thread.
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .read(true)
             .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
             .open(path)?;
         let before = file.metadata()?;
-        let now = SystemTime::now();
-        let text = read_regular(&file, &before)?;
         let identity = Identity::from(&before);
-        let unchanged = identity == Identity::from(&file.metadata()?);
-        if unchanged || attempt == READ_ATTEMPTS {
+        let settled = identity.is_settled(SystemTime::now());
+        let text = read_regular(&file, &before)?;
+        // Where the clock would not show a change during the read, a second read may.
+        let whole = settled || {
+            file.rewind()?;
+            *read_regular(&file, &before)? == *text
+        };
+        if whole && identity == Identity::from(&file.metadata()?) {
             return Ok(Content {
                 text,
                 identity,
-                settled: unchanged && identity.is_settled(now),
+                settled,
             });
         }
-        attempt += 1;
     }
+    Err(io::Error::other("it is being written to all the time"))
 }
 
 fn read_regular(file: &File, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -162,29 +166,38 @@ fn read_regular(file: &File, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8
     Ok(text)
 }
 
-/// The entries of a file, one for each name.
+/// The decoded bytes of an entry, or why there are none.
+pub type Value = Result<Secret, String>;
+
+/// The entries of a file, apart by the two ways to write a name.
 #[derive(Default)]
 pub struct Entries {
-    /// By name, old names as their paths.
-    pub by_name: BTreeMap<Name, Entry>,
+    /// Those written as a path, a URI, or by any other text.
+    pub by_path: BTreeMap<Name, Value>,
+    /// Those written by an old name; here too the name is the path.
+    pub by_old_name: BTreeMap<Name, Value>,
     /// What is wrong with single entries.
     pub problems: Vec<Problem>,
 }
 
-/// One entry of a file.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Whether the file has it under its old name.
-    pub old: bool,
-    /// The decoded bytes, or why there are none.
-    pub value: Result<Secret, String>,
+impl Entries {
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        let only_old = self.by_old_name.keys();
+        let only_old = only_old.filter(|name| !self.by_path.contains_key(name));
+        self.by_path.len() + only_old.count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Parses a file's text: a JSON object of base64.
 ///
 /// An entry that is wrong is kept as such and reported among the problems; the others are not
-/// touched. Of a name that comes twice the last counts. Where the file has both the old name and the
-/// path of a resource, the path counts, unless only the old name's value is good.
+/// touched. Of a name that comes twice the last value counts.
 ///
 /// # Errors
 ///
@@ -192,9 +205,8 @@ pub struct Entry {
 pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
     let members = json::members(text, MAX_ENTRIES).map_err(|error| not_an_object(error, kind))?;
     let mut entries = Entries::default();
-    // The two ways to write a name, apart: a duplicate is one of the same way.
-    let mut by_path: BTreeMap<Name, (String, Entry)> = BTreeMap::new();
-    let mut by_old: BTreeMap<Name, (String, Entry)> = BTreeMap::new();
+    let mut names: BTreeMap<Name, String> = BTreeMap::new();
+    let mut old_positions: BTreeMap<Name, Position> = BTreeMap::new();
 
     for member in members {
         let problem = |what, mend| Problem {
@@ -211,63 +223,57 @@ pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
                 continue;
             }
         };
-        let value = match value(&member, kind) {
-            Ok(value) => {
-                if value.is_empty() {
-                    entries.problems.push(problem(
-                        "the value is empty and is served so".to_owned(),
-                        mend_value(kind),
-                    ));
+        let value = value(&member, kind);
+        match &value {
+            Ok(value) if value.is_empty() => entries.problems.push(problem(
+                "the value is empty and is served so".to_owned(),
+                mend_value(kind),
+            )),
+            Ok(_) => {}
+            Err(reason) => entries
+                .problems
+                .push(problem(reason.clone(), mend_value(kind))),
+        }
+        let twice = if Name::is_old(&member.name) {
+            old_positions.insert(name.clone(), member.position);
+            let before = entries.by_old_name.insert(name, value);
+            before.map(|_| TWICE.to_owned())
+        } else {
+            let before = names.insert(name.clone(), member.name.clone());
+            entries.by_path.insert(name, value);
+            before.map(|before| {
+                if before == member.name {
+                    return TWICE.to_owned();
                 }
-                Ok(value)
-            }
-            Err(reason) => {
-                let mend = mend_value(kind);
-                entries.problems.push(problem(reason.clone(), mend));
-                Err(reason)
-            }
+                let before = EntryName(&before);
+                format!("the same resource as {before} above; the last value counts")
+            })
         };
-        let old = Name::is_old(&member.name);
-        let map = if old { &mut by_old } else { &mut by_path };
-        let entry = Entry { old, value };
-        if let Some((earlier, _)) = map.insert(name, (member.name.clone(), entry)) {
-            let what = if earlier == member.name {
-                "the name comes more than once; the last value counts".to_owned()
-            } else {
-                let earlier = Shown(&earlier);
-                format!("the same resource as {earlier} above; the last value counts")
-            };
-            let mend = "leave one of them".to_owned();
-            entries.problems.push(problem(what, mend));
+        if let Some(what) = twice {
+            entries
+                .problems
+                .push(problem(what, "leave one of them".to_owned()));
         }
     }
 
-    for (name, (written, old)) in by_old {
-        let Some((path, entry)) = by_path.get_mut(&name) else {
-            entries.by_name.insert(name, old);
+    for (name, old) in &entries.by_old_name {
+        let (Ok(old), Some(Ok(new))) = (old, entries.by_path.get(name)) else {
             continue;
         };
-        let differ = match (&entry.value, &old.value) {
-            (Ok(new), Ok(old)) => new.expose() != old.expose(),
-            _ => false,
-        };
-        if differ {
-            let path = Shown(path);
+        if old.expose() != new.expose() {
+            let path = EntryName(name.as_str());
             entries.problems.push(Problem {
+                entry: name.old().map(str::to_owned),
+                position: old_positions.get(name).copied(),
                 what: format!("the same resource as {path}, with another value; {path} counts"),
                 mend: "remove this one".to_owned(),
-                entry: Some(written.clone()),
-                position: None,
             });
         }
-        if entry.value.is_err() && old.value.is_ok() {
-            *entry = old;
-        }
     }
-    let rest = by_path.into_iter().map(|(name, (_, entry))| (name, entry));
-    entries.by_name.extend(rest);
     Ok(entries)
 }
+
+const TWICE: &str = "the name comes more than once; the last value counts";
 
 fn not_an_object(error: json::Error, kind: Kind) -> Problem {
     let mend = match error.what {
@@ -338,8 +344,10 @@ mod tests {
     }
 
     fn credential(entries: &Entries) -> Result<Vec<u8>, String> {
-        let entry = &entries.by_name[&Name::parse(CREDENTIAL).unwrap()];
-        entry.value.clone().map(|value| value.expose().to_vec())
+        let name = Name::parse(CREDENTIAL).unwrap();
+        let value = entries.by_path.get(&name);
+        let value = value.or(entries.by_old_name.get(&name)).unwrap();
+        value.clone().map(|value| value.expose().to_vec())
     }
 
     /// One broken entry must not cost the others; each is reported with name, place and mend.
@@ -349,7 +357,7 @@ mod tests {
             "{\"Credential\": \"aGVsbG8\",\n \"a/b/bad\": \"aG!s\", \"a/b/list\": [1],\n \"a/b/ok\": \"eA==\"}",
         );
         assert_eq!(credential(&entries).unwrap(), b"hello");
-        assert_eq!(entries.by_name.len(), 4);
+        assert_eq!(entries.len(), 4);
         let shown: Vec<_> = entries.problems.iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
@@ -372,9 +380,10 @@ mod tests {
         }
     }
 
-    /// Old name and path are one; the path counts, but a broken one does not hide the good old one.
+    /// Both names with different values are reported; with one value, or one of them broken, there is
+    /// nothing to choose.
     #[test]
-    fn the_path_counts_over_the_old_name() {
+    fn old_name_and_path_in_conflict_are_reported() {
         let good = "aGVsbG8=";
         for (old, path, problems) in [
             ("YQ==", good, 1),
@@ -387,10 +396,42 @@ mod tests {
                 format!(r#"{{"default/credential/test":"{path}","Credential":"{old}"}}"#),
             ] {
                 let entries = resources(&text);
-                assert_eq!(credential(&entries).unwrap(), b"hello", "{text}");
+                assert_eq!(entries.len(), 1, "{text}");
                 assert_eq!(entries.problems.len(), problems, "{text}");
             }
         }
+    }
+
+    /// A value that changes at every look is never put together from parts.
+    #[test]
+    fn a_file_that_is_being_written_is_never_read_in_part() {
+        use std::os::unix::fs::FileExt as _;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, vec![b'a'; 2 << 20]).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writer = OpenOptions::new().write(true).open(&path).unwrap();
+            let stop = &stop;
+            scope.spawn(move || {
+                for byte in (b'a'..=b'z').cycle() {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    writer.write_all_at(&vec![byte; 2 << 20], 0).unwrap();
+                }
+            });
+            for _ in 0..100 {
+                if let Ok(content) = read(&path) {
+                    let first = content.text[0];
+                    let whole = content.text.iter().all(|&byte| byte == first);
+                    stop.fetch_or(!whole, Ordering::Relaxed);
+                    assert!(whole, "parts of two contents");
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
     }
 
     /// JSON encoders may escape the slash, and a line break may stand escaped.

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use crate::json::Position;
-use crate::text::Shown;
+use crate::text::EntryName;
 
 /// One thing that is wrong with a file, without any part of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl fmt::Display for Problem {
             write!(f, "{position}: ")?;
         }
         if let Some(entry) = &self.entry {
-            write!(f, "entry {}: ", Shown(entry))?;
+            write!(f, "entry {}: ", EntryName(entry))?;
         }
         write!(f, "{}; {}", self.what, self.mend)
     }

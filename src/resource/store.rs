@@ -13,11 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tracing::{error, info};
 
-use crate::resource::file::{self, Entry, Identity, Kind};
+use crate::resource::file::{self, Entries, Identity, Kind, Value};
 use crate::resource::name::Name;
 use crate::resource::problem::Problem;
-use crate::resource::secret::Secret;
 use crate::text::count;
+
+/// How many problems of a file are logged at a load, so that a file of nothing but mistakes neither
+/// fills the journal nor holds up the serving thread.
+pub const LOGGED_PROBLEMS: usize = 20;
 
 /// A file to serve from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub struct Source {
 #[derive(Clone, Debug)]
 pub struct Resource {
     /// Its bytes, or why there are none.
-    pub value: Result<Secret, String>,
+    pub value: Value,
     /// The file that it comes from.
     pub file: Arc<Path>,
     /// Whether the file has it under its old name.
@@ -96,7 +99,7 @@ struct Loaded {
     seen: Seen,
     state: FileState,
     /// The last good content.
-    entries: BTreeMap<Name, Entry>,
+    entries: Entries,
 }
 
 /// What was found at a file's path when it was looked at last.
@@ -122,7 +125,7 @@ impl Store {
                 source,
                 seen: Seen::Never,
                 state: FileState::Absent,
-                entries: BTreeMap::new(),
+                entries: Entries::default(),
             })
             .collect();
         Self {
@@ -185,20 +188,20 @@ impl Loaded {
                     settled: content.settled,
                 };
                 match file::parse(&content.text, self.source.kind) {
-                    Ok(entries) => {
+                    Ok(mut entries) => {
                         let state = FileState::Loaded {
-                            entries: entries.by_name.len(),
+                            entries: entries.len(),
                             bytes: content.text.len() as u64,
-                            problems: entries.problems,
+                            problems: std::mem::take(&mut entries.problems),
                         };
-                        self.entries = entries.by_name;
+                        self.entries = entries;
                         (seen, state)
                     }
                     Err(problem) => (seen, self.failed(problem)),
                 }
             }
             Err(error) if is_absent(&error) => {
-                self.entries.clear();
+                self.entries = Entries::default();
                 (Seen::Absent, FileState::Absent)
             }
             Err(error) => (
@@ -238,8 +241,12 @@ impl Loaded {
             } => {
                 let entries = count(*entries, "entry", "entries");
                 info!("{path}: {entries}, {bytes} bytes");
-                for problem in problems {
+                for problem in problems.iter().take(LOGGED_PROBLEMS) {
                     error!("{path}: {problem}");
+                }
+                if problems.len() > LOGGED_PROBLEMS {
+                    let more = problems.len() - LOGGED_PROBLEMS;
+                    error!("{path}: {more} more problems; `offline-fs-kbc check` lists them all");
                 }
             }
             FileState::Failed {
@@ -256,35 +263,71 @@ impl Loaded {
     }
 }
 
-/// Puts the files' entries together, the last that has a name winning. A broken entry does not hide a
-/// good one under the other name.
+/// Puts the files' entries together, the last that has a name winning, and in one file the path over
+/// the old name. A broken entry does not hide a good one under the other name.
 fn merge(files: &[Loaded]) -> Snapshot {
-    let mut snapshot = Snapshot::default();
+    let (mut resources, mut keys) = (BTreeMap::new(), BTreeMap::new());
     for file in files {
-        let map = match file.source.kind {
-            Kind::Resources => &mut snapshot.resources,
-            Kind::Keys => &mut snapshot.keys,
+        let merged: &mut BTreeMap<Name, Spellings> = match file.source.kind {
+            Kind::Resources => &mut resources,
+            Kind::Keys => &mut keys,
         };
-        for (name, entry) in &file.entries {
-            let hides_good = |lower: &Resource| {
-                entry.value.is_err() && lower.value.is_ok() && entry.old != lower.old
-            };
-            if map.get(name).is_some_and(hides_good) {
-                continue;
+        for (entries, old) in [
+            (&file.entries.by_old_name, true),
+            (&file.entries.by_path, false),
+        ] {
+            for (name, value) in entries {
+                let resource = Resource {
+                    value: value.clone(),
+                    file: Arc::clone(&file.file),
+                    old,
+                };
+                merged.entry(name.clone()).or_default().add(resource);
             }
-            let resource = Resource {
-                value: entry.value.clone(),
-                file: Arc::clone(&file.file),
-                old: entry.old,
-            };
-            map.insert(name.clone(), resource);
         }
-        snapshot.files.push(FileStatus {
-            source: file.source.clone(),
-            state: file.state.clone(),
-        });
     }
-    snapshot
+    let status = |file: &Loaded| FileStatus {
+        source: file.source.clone(),
+        state: file.state.clone(),
+    };
+    Snapshot {
+        resources: pick(resources),
+        keys: pick(keys),
+        files: files.iter().map(status).collect(),
+    }
+}
+
+fn pick(merged: BTreeMap<Name, Spellings>) -> BTreeMap<Name, Resource> {
+    let picked = merged.into_iter();
+    picked
+        .filter_map(|(name, spellings)| Some((name, spellings.pick()?)))
+        .collect()
+}
+
+/// The winners under each of the two ways to write one name.
+#[derive(Default)]
+struct Spellings {
+    /// The one that was added last.
+    last: Option<Resource>,
+    /// The last of the other way.
+    other: Option<Resource>,
+}
+
+impl Spellings {
+    fn add(&mut self, resource: Resource) {
+        let old = resource.old;
+        let before = self.last.replace(resource);
+        if before.as_ref().is_some_and(|before| before.old != old) {
+            self.other = before;
+        }
+    }
+
+    fn pick(self) -> Option<Resource> {
+        match (self.last, self.other) {
+            (Some(last), Some(other)) if last.value.is_err() && other.value.is_ok() => Some(other),
+            (last, _) => last,
+        }
+    }
 }
 
 /// Whether the error means that there is no file, rather than one that can't be read.
@@ -393,6 +436,9 @@ mod tests {
         let [low, high] = ["low", "high"].map(|name| dir.path().join(name));
         let store = store(&[&low, &high]);
         let path = |value: &str| format!(r#"{{"default/credential/test":"{value}"}}"#);
+        let both = |old: &str, path: &str| {
+            format!(r#"{{"default/credential/test":"{path}","Credential":"{old}"}}"#)
+        };
         for (lower, higher, expected) in [
             (credential("YQ=="), path("Yg=="), Some("b")),
             (path("YQ=="), credential("Yg=="), Some("b")),
@@ -401,6 +447,10 @@ mod tests {
             (path("YQ=="), credential("!"), Some("a")),
             (path("YQ=="), path("!"), None),
             (path("!"), credential("Yg=="), Some("b")),
+            (both("YQ==", "Yg=="), "{}".to_owned(), Some("b")),
+            (both("YQ==", "!"), "{}".to_owned(), Some("a")),
+            (both("YQ==", "Yg=="), path("!"), Some("a")),
+            (both("YQ==", "!"), credential("!"), None),
         ] {
             fs::write(&low, &lower).unwrap();
             fs::write(&high, &higher).unwrap();

@@ -9,7 +9,7 @@ use ttrpc::{Code, Error, get_status};
 
 use crate::resource::name::Name;
 use crate::resource::store::{FileState, Snapshot};
-use crate::text::Clean;
+use crate::text::{Clean, EntryName};
 
 /// How many existing names an answer lists.
 const LISTED_NAMES: usize = 20;
@@ -42,18 +42,23 @@ pub fn not_found(name: &Name, snapshot: &Snapshot) -> Error {
     }
     if snapshot.resources.is_empty() {
         text.push_str("; nothing is configured: ");
-        text.push_str(&list(snapshot.files.iter().map(|file| {
+        let files = snapshot.files.iter().map(|file| {
             let path = file.source.path.display();
             match &file.state {
                 FileState::Absent => format!("{path} is absent"),
                 FileState::Loaded { .. } => format!("{path} has no usable name"),
                 FileState::Failed { problem, .. } => format!("{path}: {}", problem.what),
             }
-        })));
+        });
+        text.push_str(&list(&files.collect::<Vec<_>>()));
     } else {
         text.push_str("; there are: ");
-        let names = snapshot.resources.keys().map(|name| Clean(name.as_str()));
-        text.push_str(&list(names));
+        let names = snapshot.resources.keys().filter_map(|name| match name {
+            // Any other name can't be asked for; a very long one may be a value in the wrong place.
+            Name::Path(path) if !EntryName(path).is_hidden() => Some(Clean(path)),
+            _ => None,
+        });
+        text.push_str(&list(&names.collect::<Vec<_>>()));
     }
     refuse(Code::NOT_FOUND, text)
 }
@@ -63,10 +68,10 @@ fn refuse(code: Code, text: impl fmt::Display) -> Error {
 }
 
 /// The first items, as many as fit.
-fn list<T: fmt::Display>(items: impl ExactSizeIterator<Item = T>) -> String {
+fn list<T: fmt::Display>(items: &[T]) -> String {
     let all = items.len();
     let mut text = String::new();
-    for (listed, item) in items.enumerate() {
+    for (listed, item) in items.iter().enumerate() {
         let item = item.to_string();
         let more = format!(" and {} more", all - listed);
         if listed == LISTED_NAMES || text.len() + item.len() + 2 + more.len() > LISTED_BYTES {
@@ -89,15 +94,15 @@ mod tests {
     #[test]
     fn lists_are_bounded() {
         let names: Vec<_> = (0..30).map(|n| format!("a/b/{n:02}")).collect();
-        let text = list(names.iter());
+        let text = list(&names);
         assert!(text.starts_with("a/b/00, a/b/01"));
         assert!(text.ends_with("a/b/19 and 10 more"), "{text}");
         let long = vec!["x".repeat(200); 30];
-        let text = list(long.iter());
+        let text = list(&long);
         assert!(
             text.len() <= LISTED_BYTES && text.ends_with(" and 25 more"),
             "{text}"
         );
-        assert_eq!(list([""; 0].iter()), "");
+        assert_eq!(list(&[""; 0]), "");
     }
 }

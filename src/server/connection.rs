@@ -6,8 +6,10 @@
 //! is read from it, so that what it can make the daemon hold is bounded.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
+use nix::sys::socket::{Shutdown, shutdown};
 use protobuf::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -34,15 +36,21 @@ pub async fn run(
 ) -> io::Result<()> {
     let mut input = Input::default();
     let mut output = Output::default();
-    let mut last = false;
+    let (mut last, mut stopped) = (false, false);
     while !last {
-        tokio::select! {
-            ended = input.wait_and_read(&mut stream) => last = ended?,
-            // An error means that the sender is gone, which stops too.
-            _ = stop.wait_for(|stop| *stop) => {
-                input.read(&stream)?;
-                last = true;
+        let stopping = tokio::select! {
+            ended = input.wait_and_read(&mut stream) => {
+                last = ended?;
+                false
             }
+            // An error means that the sender is gone, which stops too.
+            _ = stop.wait_for(|stop| *stop), if !stopped => true,
+        };
+        if stopping {
+            // What is in the socket can still be read, then comes the end; nothing more arrives.
+            shutdown(stream.as_raw_fd(), Shutdown::Read)?;
+            stopped = true;
+            continue;
         }
         let mut up_to_date = false;
         while let Some((header, body)) = input.next_frame() {

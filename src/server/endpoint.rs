@@ -6,11 +6,12 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{error, info};
 
 use crate::server::limits::TAKE_OVER_PAUSE;
@@ -35,7 +36,6 @@ pub async fn serve(
     let bound = match first {
         Claim::Bound(bound) => bound,
         Claim::Live(holder) => {
-            info!("{address}: another process answers there; waiting to take over");
             waiting(true);
             tokio::select! {
                 bound = take_over(&address, holder) => {
@@ -58,14 +58,19 @@ async fn take_over(address: &Address, holder: UnixStream) -> Bound {
     let mut holder = Some(holder);
     let mut said = None;
     loop {
-        if let Some(holder) = holder.take() {
-            end_of(holder).await;
+        // Their end shows at once; that the path was taken from them, only a look at it.
+        let next = Instant::now() + TAKE_OVER_PAUSE;
+        match holder.take() {
+            Some(holder) => drop(timeout_at(next, end_of(holder)).await),
+            None => sleep_until(next).await,
         }
-        // The end of the connection need not be the end of the process.
-        sleep(TAKE_OVER_PAUSE).await;
-        match listener::claim(address) {
+        match listener::claim(address, Duration::ZERO) {
             Ok(Claim::Bound(bound)) => return bound,
-            Ok(Claim::Live(stream)) => holder = Some(stream),
+            // The end of a connection need not be the end of the process.
+            Ok(Claim::Live(stream)) => {
+                holder = Some(stream);
+                sleep_until(next).await;
+            }
             Err(failure) => {
                 let failure = failure.to_string();
                 if said.as_ref() != Some(&failure) {

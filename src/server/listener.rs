@@ -18,16 +18,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
 use thiserror::Error;
 use tracing::warn;
 
-use crate::server::limits::{LOCK_RETRY, LOCK_WAIT};
+use crate::server::limits::LOCK_RETRY;
 
 /// The file in a socket's directory whose lock decides who takes an address. It stays there: removing
 /// a lock file would let two processes hold two locks.
@@ -81,7 +83,10 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        Self::new(text.strip_prefix("unix://").unwrap_or(text).into())
+        let path = text
+            .strip_prefix("unix://")
+            .or_else(|| text.strip_prefix("unix:"));
+        Self::new(path.unwrap_or(text).into())
     }
 }
 
@@ -144,6 +149,19 @@ pub enum Claim {
     Live(UnixStream),
 }
 
+impl Claim {
+    /// The id of the process that answers there, if it is another one and the kernel tells.
+    pub fn holder(&self) -> Option<i32> {
+        match self {
+            Self::Bound(_) => None,
+            Self::Live(stream) => {
+                let peer = socket::getsockopt(stream, PeerCredentials).ok()?;
+                Some(peer.pid()).filter(|pid| *pid > 0)
+            }
+        }
+    }
+}
+
 /// A listening socket with the path that was made for it.
 pub struct Bound {
     /// The socket.
@@ -171,7 +189,8 @@ impl BoundPath {
     ///
     /// Where it can't be removed.
     pub fn remove(self) -> Result<(), Error> {
-        let _lock = lock_directory_of(&self.path)?;
+        // Without the lock it is not much worse: who finds this socket alive leaves it alone.
+        let _lock = lock_directory_of(&self.path, Duration::ZERO);
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
         if ours {
@@ -189,14 +208,16 @@ impl BoundPath {
 /// # Errors
 ///
 /// Where the address is neither free nor answered.
-pub fn claim(address: &Address) -> Result<Claim, Error> {
+///
+/// It waits for at most `patience` for another copy that is about to decide about the same directory.
+pub fn claim(address: &Address, patience: Duration) -> Result<Claim, Error> {
     let path = address.path();
     let failed = |error: io::Error| Error::Bind {
         path: path.to_owned(),
         error,
     };
     prepare_directory_of(path)?;
-    let _lock = lock_directory_of(path)?;
+    let _lock = lock_directory_of(path, patience)?;
     match fs::symlink_metadata(path) {
         Ok(metadata) => {
             let kind = metadata.file_type();
@@ -255,8 +276,15 @@ fn prepare_directory_of(socket: &Path) -> Result<(), Error> {
     };
     let ancestors: Vec<_> = parent.ancestors().collect();
     for directory in ancestors.into_iter().rev() {
-        let shared = directory != parent || directory.ends_with(SHARED_DIRECTORY);
-        let mode = if shared { 0o755 } else { 0o700 };
+        let below_shared = directory
+            .parent()
+            .is_some_and(|above| above.iter().any(|name| name == SHARED_DIRECTORY));
+        let private = directory == parent && !directory.ends_with(SHARED_DIRECTORY);
+        let mode = if private || below_shared {
+            0o700
+        } else {
+            0o755
+        };
         let made = make_directory(directory, mode).map_err(|error| Error::Directory {
             path: directory.to_owned(),
             error,
@@ -292,14 +320,18 @@ fn warn_if_writable(directory: &Path, is_parent: bool) {
     };
     // Above the socket's own directory a sticky one, as /tmp, is safe: nobody renames what is another's.
     let safe = metadata.mode() & OTHERS_WRITE == 0 || !is_parent && metadata.mode() & STICKY != 0;
+    let path = directory.display();
     if !safe {
-        let path = directory.display();
         warn!("others can write to {path} and take the socket's place; `chmod go-w {path}`");
+    }
+    let owner = metadata.uid();
+    if owner != 0 && owner != geteuid().as_raw() {
+        warn!("uid {owner} owns {path} and can take the socket's place; `chown root:root {path}`");
     }
 }
 
 /// The lock on the directory of `socket`, for as long as the value lives.
-fn lock_directory_of(socket: &Path) -> Result<Flock<File>, Error> {
+fn lock_directory_of(socket: &Path, patience: Duration) -> Result<Flock<File>, Error> {
     let path = socket.with_file_name(LOCK_FILE);
     let failed = |error: io::Error| Error::Lock {
         path: path.clone(),
@@ -317,7 +349,7 @@ fn lock_directory_of(socket: &Path) -> Result<Flock<File>, Error> {
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((back, Errno::EAGAIN | Errno::EINTR)) if start.elapsed() < LOCK_WAIT => {
+            Err((back, Errno::EAGAIN | Errno::EINTR)) if start.elapsed() < patience => {
                 file = back;
                 thread::sleep(LOCK_RETRY);
             }
@@ -332,7 +364,7 @@ mod tests {
     use super::*;
 
     fn bound(address: &Address) -> Bound {
-        match claim(address).unwrap() {
+        match claim(address, Duration::ZERO).unwrap() {
             Claim::Bound(bound) => bound,
             Claim::Live(_) => panic!("{address} is live"),
         }
@@ -344,11 +376,9 @@ mod tests {
 
     #[test]
     fn addresses_are_absolute_unix_paths() {
-        for (text, path) in [
-            ("unix:///run/a.sock", "/run/a.sock"),
-            ("/run/a.sock", "/run/a.sock"),
-        ] {
-            assert_eq!(text.parse::<Address>().unwrap().path(), Path::new(path));
+        for text in ["unix:///run/a.sock", "unix:/run/a.sock", "/run/a.sock"] {
+            let address = text.parse::<Address>().unwrap();
+            assert_eq!(address.path(), Path::new("/run/a.sock"));
         }
         for text in [
             "",
@@ -389,7 +419,10 @@ mod tests {
         let address = Address::new(dir.path().join("g.sock")).unwrap();
         drop(UnixListener::bind(address.path()).unwrap());
         let first = bound(&address);
-        assert!(matches!(claim(&address).unwrap(), Claim::Live(_)));
+        assert!(matches!(
+            claim(&address, Duration::ZERO).unwrap(),
+            Claim::Live(_)
+        ));
         // The first one's end must not remove the second one's socket.
         fs::remove_file(address.path()).unwrap();
         let second = bound(&address);
@@ -397,7 +430,10 @@ mod tests {
         assert!(address.path().exists());
         second.path.remove().unwrap();
         fs::write(address.path(), "mine").unwrap();
-        assert!(matches!(claim(&address), Err(Error::NotASocket { .. })));
+        assert!(matches!(
+            claim(&address, Duration::ZERO),
+            Err(Error::NotASocket { .. })
+        ));
         assert_eq!(fs::read_to_string(address.path()).unwrap(), "mine");
     }
 
@@ -412,7 +448,7 @@ mod tests {
         socket::listen(&busy, socket::Backlog::new(0).unwrap()).unwrap();
         let mut held = Vec::new();
         while held.len() < 3 {
-            held.push(claim(&address).unwrap());
+            held.push(claim(&address, Duration::ZERO).unwrap());
         }
         assert!(held.iter().all(|claim| matches!(claim, Claim::Live(_))));
     }

@@ -13,12 +13,10 @@ pub mod notify;
 pub mod peer;
 pub mod router;
 
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -73,13 +71,10 @@ pub async fn serve(
         warn!("{error}");
     }
     // Who connected before the end is among those whose requests have arrived.
-    while let Poll::Ready(Ok((stream, _))) =
-        poll_once(|context| listener.poll_accept(context)).await
-    {
+    for stream in backlog(listener) {
         let peer = Peer::of(&stream);
         connections.spawn(connection::run(stream, peer, router.clone(), stop.clone()));
     }
-    drop(listener);
     let rest = async {
         while let Some(ended) = connections.join_next().await {
             log_ended(ended);
@@ -90,9 +85,18 @@ pub async fn serve(
     }
 }
 
-/// What `poll` says now.
-async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-    poll_fn(|context| Poll::Ready(poll(context))).await
+/// The connections that wait to be accepted. The kernel is asked, since the runtime may not have heard
+/// of the last of them.
+fn backlog(listener: UnixListener) -> Vec<UnixStream> {
+    let Ok(listener) = listener.into_std() else {
+        return Vec::new();
+    };
+    let waiting = std::iter::from_fn(|| listener.accept().ok());
+    let streams = waiting.filter_map(|(stream, _)| {
+        stream.set_nonblocking(true).ok()?;
+        UnixStream::from_std(stream).ok()
+    });
+    streams.collect()
 }
 
 fn log_ended(ended: Result<io::Result<()>, tokio::task::JoinError>) {

@@ -2,8 +2,9 @@
 
 //! What the service manager is told. Without one nothing is sent.
 
-use std::env;
+use std::ffi::OsString;
 use std::time::Duration;
+use std::{env, process};
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
@@ -12,7 +13,10 @@ use tracing::warn;
 /// Whether a service manager started this process and waits for its word: it is the unit's instance
 /// and not a copy started by hand or by kata-agent.
 pub fn is_unit() -> bool {
-    env::var_os("NOTIFY_SOCKET").is_some()
+    let meant = |pid: OsString| pid == process::id().to_string().as_str();
+    // Since version 248 systemd says which process it started, so that one which inherited the
+    // environment doesn't take itself for the unit's.
+    env::var_os("NOTIFY_SOCKET").is_some() && env::var_os("SYSTEMD_EXEC_PID").is_none_or(meant)
 }
 
 /// The sockets answer.

@@ -126,7 +126,7 @@ fn get_says_what_went_wrong() {
     let (_, stderr, code) = run(&["get", "Credential", "--root", &dir]);
     assert_eq!(code, Some(1));
     assert!(
-        stderr.contains("getresource.sock; is the daemon running?"),
+        stderr.contains("getresource.sock: there is no socket; `systemctl start offline-fs-kbc`"),
         "{stderr}"
     );
     let _daemon = root.start();
@@ -163,4 +163,46 @@ fn check_without_files_looks_where_the_daemon_does() {
     }
     let (_, stderr, code) = run(&["check", "file", "--root", &dir]);
     assert_eq!(code, Some(2), "{stderr}");
+}
+
+/// A reader that has had enough, or a full disk, is no reason to panic.
+#[test]
+fn output_that_is_not_taken() {
+    let root = Root::with(&one("Credential", r#"{"auths":{}}"#));
+    let program = program();
+    let check = format!(
+        "'{}' check --root '{}'",
+        program.display(),
+        root.dir().display()
+    );
+    let (_, stderr, code) = output(
+        Command::new("bash").args(["-c", &format!("{check} | true; exit ${{PIPESTATUS[0]}}")]),
+    );
+    assert_eq!((stderr.as_str(), code), ("", Some(0)));
+    let (_, stderr, code) =
+        output(Command::new("bash").args(["-c", &format!("{check} > /dev/full")]));
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("can't write to standard output"),
+        "{stderr}"
+    );
+}
+
+/// Nothing configured is no mistake, and yet what one looks for.
+#[test]
+fn check_says_that_there_is_no_credential() {
+    let root = Root::new();
+    let dir = root.dir().display().to_string();
+    let (stdout, _, code) = run(&["check", "--root", &dir]);
+    assert_eq!(code, Some(0), "{stdout}");
+    assert!(
+        stdout.contains("note: no credential (default/credential/test)"),
+        "{stdout}"
+    );
+    root.write_resources(r#"{"credential":"e30="}"#);
+    let (stdout, _, _) = run(&["check", "--root", &dir]);
+    assert!(
+        stdout.contains("entry \"credential\": no client can ask for a resource"),
+        "{stdout}"
+    );
 }

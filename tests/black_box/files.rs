@@ -3,7 +3,6 @@
 //! What is served follows the files: late, replaced, broken, gone, and in the order of precedence.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -190,6 +189,9 @@ fn no_value_is_logged() {
         "{\"Credential\":\"eyJhdXRocyI6eyJodW50ZXIyIg==\"}",
         "{\"Credential\":\"\\u0068unter2!\"}",
         "{\"Credential\":\"hunter2\"} hunter2",
+        "{\"hunter2\"}",
+        "{\"Credential\":\"\",\"hunter2\"}",
+        &format!("{{\"{}\":\"Credential\"}}", "hunter2".repeat(20)),
     ] {
         root.write_resources(text);
         let _ = served(&root);
@@ -201,15 +203,4 @@ fn no_value_is_logged() {
         "{log}"
     );
     assert!(!log.contains("TRACE"));
-}
-
-/// The permission of a file decides at each look, not once.
-#[test]
-fn modes_do_not_matter_to_root_and_content_does() {
-    let root = Root::with(&one("Credential", "a"));
-    fs::set_permissions(root.resources(), fs::Permissions::from_mode(0o600)).unwrap();
-    let _daemon = root.start();
-    assert_eq!(served(&root).unwrap(), b"a");
-    fs::set_permissions(root.resources(), fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(served(&root).unwrap(), b"a");
 }

@@ -4,32 +4,24 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+use std::time::Duration;
 
-use crate::support::daemon::{output, program};
+use crate::support::daemon::{output, output_within, program};
 
-fn make(args: &[&str]) -> Output {
+/// How long a build of the whole program may take.
+const BUILD: Duration = Duration::from_secs(900);
+
+/// What make printed, and its exit status.
+fn make(args: &[&str]) -> (String, Option<i32>) {
     let mut command = Command::new("make");
     // As a recipe of another make would: nothing of the outer one's flags.
-    for variable in [
-        "MAKEFLAGS",
-        "MAKELEVEL",
-        "MFLAGS",
-        "RUSTFLAGS",
-        "CARGO_TARGET_DIR",
-    ] {
+    for variable in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS", "RUSTFLAGS"] {
         command.env_remove(variable);
     }
     command.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(args);
-    command.output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    let (stdout, stderr, code) = output_within(&mut command, BUILD);
+    (stdout + &stderr, code)
 }
 
 /// The image build takes the binary from one of two places and runs it in an image that may have
@@ -45,8 +37,8 @@ fn the_image_build_finds_a_static_binary_at_both_places() {
         let _ = fs::remove_file(place);
     }
     let arch = format!("ARCH={arch}");
-    let made = make(&["KBC=offline_fs_kbc", "LIBC=gnu", "ttrpc=true", &arch, "CC="]);
-    assert!(made.status.success(), "{}", text(&made));
+    let (made, code) = make(&["KBC=offline_fs_kbc", "LIBC=gnu", "ttrpc=true", &arch, "CC="]);
+    assert_eq!(code, Some(0), "{made}");
     for place in &places {
         assert!(!has_interpreter(place), "{} is dynamic", place.display());
         let (_, stderr, code) = output(Command::new(place).arg("--version"));
@@ -70,19 +62,22 @@ fn has_interpreter(path: &PathBuf) -> bool {
 /// What can't be built stops with a line that says why.
 #[test]
 fn what_cannot_be_built_is_said() {
-    let output = make(&["KBC=cc_kbc", "LIBC=gnu"]);
-    assert!(!output.status.success());
-    assert!(text(&output).contains("KBC=cc_kbc"), "{}", text(&output));
-    let output = make(&["LIBC=uclibc"]);
-    assert!(!output.status.success());
-    assert!(text(&output).contains("LIBC=uclibc"), "{}", text(&output));
-    let output = make(&["LIBC=musl", "ARCH=s390x"]);
-    assert!(!output.status.success());
-    let text = text(&output);
-    assert!(
-        text.contains("rustup target add s390x-unknown-linux-musl"),
-        "{text}"
-    );
+    for (args, said) in [
+        (&["KBC=cc_kbc", "LIBC=gnu"][..], "KBC=cc_kbc"),
+        (&["LIBC=uclibc"], "LIBC=uclibc"),
+        (
+            &["LIBC=musl", "ARCH=s390x"],
+            "rustup target add s390x-unknown-linux-musl",
+        ),
+        (
+            &["install", "BIN=/nowhere", "DESTDIR=/nowhere"],
+            "BIN=/nowhere is missing",
+        ),
+    ] {
+        let (text, code) = make(args);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
 }
 
 /// An image gets the program under both names, and the unit that starts it from where it is.
@@ -93,18 +88,11 @@ fn install_fills_an_image_and_uninstall_empties_it() {
     let bin = format!("BIN={}", program().display());
     for prefix in ["/usr/local", "/usr"] {
         let prefix_arg = format!("PREFIX={prefix}");
-        let output = make(&["install", &destdir, &prefix_arg, &bin]);
-        assert!(output.status.success(), "{}", text(&output));
+        let (made, code) = make(&["install", &destdir, &prefix_arg, &bin]);
+        assert_eq!(code, Some(0), "{made}");
         let path = |path: &str| image.path().join(path.trim_start_matches('/'));
         let program = path(&format!("{prefix}/bin/offline-fs-kbc"));
-        assert!(
-            Command::new(&program)
-                .arg("--version")
-                .output()
-                .unwrap()
-                .status
-                .success()
-        );
+        assert_eq!(output(Command::new(&program).arg("--version")).2, Some(0));
         let historic = path(&format!("{prefix}/bin/attestation-agent"));
         assert_eq!(
             fs::read_link(historic).unwrap(),
@@ -118,8 +106,8 @@ fn install_fills_an_image_and_uninstall_empties_it() {
             unit.contains(&format!("ExecStart={prefix}/bin/offline-fs-kbc serve\n")),
             "{unit}"
         );
-        let output = make(&["uninstall", &destdir, &prefix_arg]);
-        assert!(output.status.success(), "{}", text(&output));
+        let (made, code) = make(&["uninstall", &destdir, &prefix_arg]);
+        assert_eq!(code, Some(0), "{made}");
         let left = walk(image.path());
         assert!(left.is_empty(), "{left:?}");
     }

@@ -155,25 +155,84 @@ fn historic_command_lines_serve() {
         ],
     ];
     for line in &lines {
-        for mut command in [
-            called("/usr/local/bin/attestation-agent"),
-            called("offline-fs-kbc"),
-        ] {
-            if !line[0].contains("_sock") && !line[0].contains("-k") {
-                continue;
-            }
+        for name in ["/usr/local/bin/attestation-agent", "offline-fs-kbc"] {
+            let mut command = called(name);
             command.args(line);
             command.env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", root.resources());
             let mut daemon = Daemon::start(command, &path);
             assert_eq!(get(&path, &g2(CREDENTIAL)).unwrap(), b"x", "{line:?}");
             let log = daemon.log();
-            assert_eq!(log.contains("WARN"), line.len() > 2, "{log}");
-            for unknown in line.iter().filter(|flag| flag.contains("future")) {
-                assert!(log.contains(unknown), "{log}");
+            let unserved = line.iter().filter(|arg| {
+                arg.starts_with('-') && !arg.contains("getresource") && **arg != "-g"
+            });
+            assert_eq!(
+                log.matches("WARN").count(),
+                unserved.clone().count(),
+                "{log}"
+            );
+            for flag in unserved {
+                assert!(log.contains(flag), "{log}");
             }
             daemon.signal(Signal::SIGTERM);
             assert_eq!(daemon.wait().code(), Some(0));
         }
+    }
+}
+
+/// Nobody reads the log, or the disk is full: that is no reason to end, nor not to start.
+#[test]
+fn a_log_that_cannot_be_written_is_lost() {
+    let root = Root::with(&one("Credential", "x"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    for log in [std::process::Stdio::from(writer), full.into()] {
+        let mut daemon = Daemon::start_with_log(root.serve(), log, &root.socket());
+        for value in ["a", "b"] {
+            root.rename_resources(&one("Credential", value));
+            assert_eq!(
+                get(&root.socket(), &g2(CREDENTIAL)).unwrap(),
+                value.as_bytes()
+            );
+        }
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+    }
+}
+
+/// A request that was sent in time is answered, however close the end.
+#[test]
+fn the_end_under_load_loses_no_request() {
+    let root = Root::with(&one("Credential", "x"));
+    for _ in 0..10 {
+        let mut daemon = root.start();
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let socket = root.socket();
+                std::thread::spawn(move || {
+                    let mut answered = 0;
+                    // Until the path is gone, or the end has come before the request could be sent.
+                    while let Ok(stream) = std::os::unix::net::UnixStream::connect(&socket) {
+                        let mut wire = Wire(stream);
+                        if std::io::Write::write_all(&mut wire.0, RECORDED_G2).is_err() {
+                            break;
+                        }
+                        assert_eq!(outcome(&wire.receive().1).unwrap(), b"x");
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        daemon.wait_for_log("credential/test OK");
+        daemon.signal(Signal::SIGTERM);
+        for client in clients {
+            assert!(client.join().expect("a request was lost") >= 0);
+        }
+        assert_eq!(daemon.wait().code(), Some(0));
     }
 }
 

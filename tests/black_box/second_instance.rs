@@ -24,12 +24,13 @@ fn inode(path: &Path) -> u64 {
 #[test]
 fn a_copy_by_hand_leaves_a_live_address() {
     let root = Root::with(&one("Credential", "x"));
-    let _first = root.start();
+    let first = root.start();
     let before = inode(&root.socket());
     let mut second = Daemon::spawn(root.serve());
     assert_eq!(second.wait().code(), Some(0));
     let log = second.log();
-    assert!(log.contains("another process answers there"), "{log}");
+    let holder = format!("pid {} answers there", first.pid());
+    assert!(log.contains(&holder), "{log}");
     assert_eq!(inode(&root.socket()), before);
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
 }
@@ -96,6 +97,29 @@ fn the_end_of_one_leaves_the_others_socket() {
     second.signal(Signal::SIGTERM);
     assert_eq!(second.wait().code(), Some(0));
     assert!(!root.socket().exists());
+}
+
+/// Where the other lives on but its path was taken away, the unit's instance fills the gap.
+#[test]
+fn the_units_instance_notices_that_the_path_is_gone() {
+    let root = Root::with(&one("Credential", "x"));
+    let _first = root.start();
+    let manager = Manager::new();
+    let _second = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("waiting for");
+    fs::remove_file(root.socket()).unwrap();
+    wait_for("the second to answer", || get_if_there(&root.socket()));
+}
+
+/// A copy that kata-agent starts may inherit the environment of kata-agent's own unit.
+#[test]
+fn an_inherited_notify_socket_makes_no_unit() {
+    let root = Root::with(&one("Credential", "x"));
+    let _first = root.start();
+    let manager = Manager::new();
+    let mut command = manager.manage(root.serve());
+    command.env("SYSTEMD_EXEC_PID", "1");
+    assert_eq!(Daemon::spawn(command).wait().code(), Some(0));
 }
 
 /// Many at once: one serves, the others leave, and nobody breaks another's socket.

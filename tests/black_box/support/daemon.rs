@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::wait_for;
+use super::{PATIENCE, wait_for, wait_within};
 
 /// The path of the program under test.
 pub fn program() -> PathBuf {
@@ -35,6 +36,7 @@ pub fn command() -> Command {
     command
         .env_remove("OFFLINE_FS_KBC_EXTRA_FILE_PATH")
         .env_remove("NOTIFY_SOCKET")
+        .env_remove("SYSTEMD_EXEC_PID")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
         .env_remove("JOURNAL_STREAM")
@@ -128,6 +130,14 @@ impl Daemon {
         daemon
     }
 
+    /// The same, with its log going elsewhere.
+    pub fn start_with_log(mut command: Command, log: Stdio, socket: &Path) -> Self {
+        let child = Ended(command.stderr(log).spawn().unwrap());
+        wait_for("the socket", || UnixStream::connect(socket).ok());
+        let log = tempfile::tempdir().unwrap();
+        Self { child, log }
+    }
+
     /// Starts it and doesn't wait.
     pub fn spawn(mut command: Command) -> Self {
         let log = tempfile::tempdir().unwrap();
@@ -151,6 +161,10 @@ impl Daemon {
             child: Ended(child),
             log,
         }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
     }
 
     /// What it logged until now.
@@ -179,12 +193,19 @@ pub fn run<S: AsRef<OsStr>>(args: &[S]) -> (String, String, Option<i32>) {
 
 /// The same of any command. One that doesn't end fails the test.
 pub fn output(command: &mut Command) -> (String, String, Option<i32>) {
+    output_within(command, PATIENCE)
+}
+
+/// The same of a command that may take longer.
+pub fn output_within(command: &mut Command, limit: Duration) -> (String, String, Option<i32>) {
     let dir = tempfile::tempdir().unwrap();
     let [out, err] = ["out", "err"].map(|name| dir.path().join(name));
     command.stdout(File::create(&out).unwrap());
     command.stderr(File::create(&err).unwrap());
     let mut child = Ended(command.spawn().unwrap());
-    let status = wait_for(&format!("{command:?}"), || child.0.try_wait().unwrap());
+    let status = wait_within(limit, &format!("{command:?}"), || {
+        child.0.try_wait().unwrap()
+    });
     let read = |path| fs::read_to_string(path).unwrap();
     (read(out), read(err), status.code())
 }
