@@ -9,8 +9,16 @@ use std::{env, fs, io};
 const PACKAGES: &[(&str, &str)] = &[
     ("api", "Package `api`: what confidential-data-hub serves."),
     (
+        "attestation_agent",
+        "Package `attestation_agent`: what the attestation-agent serves since 2024.",
+    ),
+    (
         "getresource",
         "Package `getresource`: what the attestation-agent of 2023 serves.",
+    ),
+    (
+        "keyprovider",
+        "Package `keyprovider`: the key-provider protocol of ocicrypt.",
     ),
 ];
 

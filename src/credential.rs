@@ -101,12 +101,8 @@ impl AuthFile {
     /// here: see [`AuthEntry::login`].
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let top = json::members(text, MAX_MEMBERS).map_err(Error::Json)?;
-        let auths = top
-            .iter()
-            .rev()
-            .find(|member| member.name == "auths")
-            .ok_or(Error::NoAuths)?;
-        let entries = json::members(auths.value.as_bytes(), MAX_REGISTRIES)
+        let auths = json::value(&top, "auths").ok_or(Error::NoAuths)?;
+        let entries = json::members(auths.as_bytes(), MAX_REGISTRIES)
             .map_err(|_| Error::AuthsNotAnObject)?
             .into_iter()
             .map(|member| AuthEntry {
@@ -164,12 +160,8 @@ fn canonical_host(host: &str) -> &str {
 fn login(entry: &str) -> Result<Login, EntryError> {
     let members =
         json::members(entry.as_bytes(), MAX_MEMBERS).map_err(|_| EntryError::NotAnObject)?;
-    let auth = members
-        .iter()
-        .rev()
-        .find(|member| member.name == "auth")
-        .ok_or(EntryError::NoAuth)?;
-    let auth: Zeroizing<String> = serde_json::from_str(auth.value)
+    let auth = json::value(&members, "auth").ok_or(EntryError::NoAuth)?;
+    let auth: Zeroizing<String> = serde_json::from_str(auth)
         .map(Zeroizing::new)
         .map_err(|_| EntryError::AuthNotAString)?;
     let decoded = base64::decode(&auth).map_err(|_| EntryError::AuthNotBase64)?;

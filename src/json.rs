@@ -154,6 +154,17 @@ pub fn members(text: &[u8], most: usize) -> Result<Vec<Member<'_>>, Error> {
         .collect())
 }
 
+/// The value of the member of this name, as it stands in the text; of several the last.
+pub fn value<'a>(members: &[Member<'a>], name: &str) -> Option<&'a str> {
+    let member = members.iter().rev().find(|member| member.name == name)?;
+    Some(member.value)
+}
+
+/// The same unescaped, if it is a string.
+pub fn string(members: &[Member<'_>], name: &str) -> Option<String> {
+    serde_json::from_str(value(members, name)?).ok()
+}
+
 /// The name of what begins with `first`, unless it can be an object.
 ///
 /// The parser's own error would quote the value.

@@ -7,6 +7,8 @@
 //!
 //! - [`json`] takes an object apart without losing a place or copying a value.
 //! - [`resource`] reads the files, and holds the snapshot that is served.
+//! - [`keyprovider`] unwraps image layers' keys, [`sealedsecret`] opens sealed secrets; both are told
+//!   which key is meant.
 //! - [`credential`] reads `auth.json` as clients do.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
 //! - [`server`] knows sockets, frames and peers, and no resource.
@@ -18,8 +20,10 @@
 
 pub mod credential;
 pub mod json;
+pub mod keyprovider;
 pub mod resource;
 pub mod rpc;
+pub mod sealedsecret;
 pub mod server;
 pub mod text;
 

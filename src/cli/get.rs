@@ -19,7 +19,7 @@ use ttrpc::asynchronous::Client;
 use zeroize::Zeroizing;
 
 use crate::cli::private_file;
-use crate::config::Root;
+use crate::config::{Role, Root};
 
 /// How long the daemon may take: the deadline that clients had for most of 2023.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub struct Get {
     #[arg(long = "as", value_name = "CLIENT")]
     client: Option<ClientKind>,
 
-    /// The daemon's socket [default: getresource.sock where kata-agent has it]
+    /// The daemon's socket [default: where the client looks]
     #[arg(long, value_name = "ADDR")]
     socket: Option<Address>,
 
@@ -83,9 +83,10 @@ impl Get {
     }
 
     async fn ask(&self) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-        let address = match &self.socket {
-            Some(address) => address.clone(),
-            None => self.root.getresource_sock()?,
+        let address = match (&self.socket, self.client) {
+            (Some(address), _) => address.clone(),
+            (None, Some(ClientKind::Cdh)) => self.root.socket(Role::ConfidentialDataHub)?,
+            (None, _) => self.root.socket(Role::GetResource)?,
         };
         let client = self.client.unwrap_or_else(|| kind_of(&address));
         // The client's own error would not tell these apart.

@@ -1,54 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command line of the attestation-agent that this program stands in for.
+//! The command lines of the components that this program stands in for: attestation-agent and
+//! confidential-data-hub.
 //!
-//! kata-agent starts it, never looks again and starts no second one. So whatever the command line
+//! kata-agent starts them, never looks again and starts no second one. So whatever the command line
 //! says, the daemon starts: what it can't honour it warns about.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::cli::serve::Serve;
+use crate::config::component::ComponentFile;
+use crate::config::{Component, Role};
+
+/// The names under which the program serves, with what it stands in for.
+const NAMES: &[(&str, Component)] = &[
+    ("attestation-agent", Component::AttestationAgent),
+    ("confidential-data-hub", Component::ConfidentialDataHub),
+];
 
 /// The historic flags: all spellings, and what becomes of each.
 const FLAGS: &[(&[&str], Meaning)] = &[
     (
         &["getresource_sock", "getresource-sock", "g"],
-        Meaning::GetResource,
+        Meaning::Socket(Role::GetResource),
     ),
     (
         &["keyprovider_sock", "keyprovider-sock", "k"],
-        Meaning::NotServed,
+        Meaning::Socket(Role::KeyProvider),
     ),
     (
         &["attestation_sock", "attestation-sock", "a"],
-        Meaning::NotServed,
+        Meaning::Socket(Role::Attestation),
     ),
     (
         &["config-file", "config_file", "config", "c"],
-        Meaning::Ignored("no configuration file is read"),
+        Meaning::Config,
     ),
     (
         &["initdata-digest", "initdata_digest", "i"],
-        Meaning::Ignored(INITDATA),
+        Meaning::InitData,
     ),
-    (
-        &["initdata-toml", "initdata_toml", "t"],
-        Meaning::Ignored(INITDATA),
-    ),
+    (&["initdata-toml", "initdata_toml", "t"], Meaning::InitData),
 ];
-
-const INITDATA: &str = "nothing was measured or verified";
 
 /// What becomes of a historic flag.
 #[derive(Clone, Copy)]
 enum Meaning {
-    /// The address of getresource.sock.
-    GetResource,
-    /// The address of a socket that this version doesn't have.
-    NotServed,
-    /// Nothing, and why that matters.
-    Ignored(&'static str),
+    /// The address of a socket.
+    Socket(Role),
+    /// A configuration file.
+    Config,
+    /// What the VM was started with, which this program can't hold against a measurement.
+    InitData,
+}
+
+/// The component that the program stands in for under this name.
+pub fn component(name: &Path) -> Option<Component> {
+    let name = name.file_name()?;
+    let found = NAMES.iter().find(|(known, _)| name == *known);
+    found.map(|(_, component)| *component)
 }
 
 /// A flag as it was written: its name, and a value in the same argument.
@@ -80,12 +92,16 @@ pub fn is_flag(arg: &str) -> bool {
 /// # Errors
 ///
 /// As serving fails.
-pub fn run(args: &[OsString]) -> anyhow::Result<ExitCode> {
-    parse(args).run()
+pub fn run(component: Component, args: &[OsString]) -> anyhow::Result<ExitCode> {
+    parse(component, args).run()
 }
 
-fn parse(args: &[OsString]) -> Serve {
-    let mut serve = Serve::default();
+fn parse(component: Component, args: &[OsString]) -> Serve {
+    let mut serve = Serve {
+        component,
+        ..Serve::default()
+    };
+    let mut config = None;
     let mut args = args.iter().map(|arg| arg.to_string_lossy()).peekable();
     while let Some(arg) = args.next() {
         let Some((name, value)) = split(&arg) else {
@@ -94,97 +110,165 @@ fn parse(args: &[OsString]) -> Serve {
                 .push(format!("ignored: the argument {arg:?}"));
             continue;
         };
-        let meaning = meaning(name);
         let value = match value {
             Some(value) => Some(value.to_owned()),
-            // A known flag's value follows; an unknown one's, if that doesn't look like a flag.
+            // A value that looks like a flag is one.
             None => args
                 .next_if(|next| !next.starts_with('-'))
                 .map(String::from),
         };
-        match (meaning, value) {
-            (Some(Meaning::GetResource), Some(value)) => match value.parse() {
-                Ok(address) => serve.getresource_sock = Some(address),
+        match (meaning(name), value) {
+            (Some(Meaning::Socket(role)), Some(value)) => match value.parse() {
+                Ok(choice) => *serve.sockets.choice(role) = Some(choice),
                 Err(error) => serve.mistakes.push(format!(
                     "{arg} {value:?}: {error}; the default address is served instead"
                 )),
             },
-            (Some(Meaning::GetResource), None) => {
-                serve
-                    .mistakes
-                    .push(format!("{arg}: no address follows; the default is served"));
-            }
-            (Some(Meaning::NotServed), _) => {
-                serve
-                    .warnings
-                    .push(format!("{arg}: this version does not serve that socket"));
-            }
-            (Some(Meaning::Ignored(why)), _) => {
-                serve.warnings.push(format!("ignored: {arg}; {why}"))
-            }
+            (Some(Meaning::Config), Some(value)) => config = Some(value),
+            (Some(Meaning::InitData), _) => serve.warnings.push(format!(
+                "ignored: {arg}; the initdata was not measured and not verified"
+            )),
+            (Some(_), None) => serve
+                .mistakes
+                .push(format!("{arg}: no value follows; the default holds")),
             (None, _) => serve
                 .warnings
                 .push(format!("ignored: the unknown flag {arg:?}")),
         }
     }
+    if let Some(path) = config {
+        apply(ComponentFile::read(Path::new(&path)), &mut serve);
+    }
     serve
+}
+
+/// Takes over what the configuration file says, where no flag says otherwise.
+fn apply(file: ComponentFile, serve: &mut Serve) {
+    let role = match serve.component {
+        Component::AttestationAgent => Role::Attestation,
+        Component::ConfidentialDataHub => Role::ConfidentialDataHub,
+    };
+    let choice = serve.sockets.choice(role);
+    *choice = choice.take().or(file.socket);
+    serve.skip_sealed_secret_verification |= file.skip_sealed_secret_verification;
+    serve.log_level = file.log_level.unwrap_or(serve.log_level);
+    serve.warnings.extend(file.warnings);
+    serve.mistakes.extend(file.mistakes);
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::Choice;
 
-    fn parsed(args: &[&str]) -> (Option<String>, Vec<String>) {
+    fn parsed(args: &[&str]) -> Serve {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
-        let serve = parse(&args);
-        let address = serve.getresource_sock.map(|address| address.to_string());
-        (address, [serve.warnings, serve.mistakes].concat())
+        parse(Component::AttestationAgent, &args)
     }
 
-    /// kata-agent's own command lines, and each spelling of the flag.
-    #[test]
-    fn the_address_is_found_in_every_spelling() {
-        let address = Some("unix:///run/g.sock".to_owned());
-        for args in [
-            &["--getresource_sock", "unix:///run/g.sock"][..],
-            &["--getresource_sock=unix:///run/g.sock"],
-            &["--getresource-sock", "unix:///run/g.sock"],
-            &["-g", "unix:///run/g.sock"],
-            &["-gunix:///run/g.sock"],
-            &["-g=unix:///run/g.sock"],
-            &[
-                "--keyprovider_sock",
-                "unix:///run/k.sock",
-                "--getresource_sock",
-                "unix:///run/g.sock",
-            ],
-        ] {
-            assert_eq!(parsed(args).0, address, "{args:?}");
+    fn address(choice: Option<Choice>) -> Option<String> {
+        match choice? {
+            Choice::At(address) => Some(address.to_string()),
+            Choice::Off => Some("off".to_owned()),
         }
+    }
+
+    /// kata-agent's own command lines, and each spelling of the flags.
+    #[test]
+    fn addresses_are_found_in_every_spelling() {
+        for args in [
+            &[
+                "--getresource_sock",
+                "unix:///g",
+                "--keyprovider_sock",
+                "unix:///k",
+                "--attestation_sock",
+                "unix:///a",
+            ][..],
+            &[
+                "--getresource_sock=unix:///g",
+                "--keyprovider_sock=unix:///k",
+                "--attestation_sock=unix:///a",
+            ],
+            &[
+                "--getresource-sock",
+                "unix:///g",
+                "--keyprovider-sock",
+                "unix:///k",
+                "--attestation-sock",
+                "unix:///a",
+            ],
+            &["-g", "unix:///g", "-k", "unix:///k", "-a", "unix:///a"],
+            &["-gunix:///g", "-k=unix:///k", "-a", "/a"],
+        ] {
+            let serve = parsed(args);
+            assert_eq!(
+                address(serve.sockets.getresource_sock).unwrap(),
+                "unix:///g",
+                "{args:?}"
+            );
+            assert_eq!(
+                address(serve.sockets.keyprovider_sock).unwrap(),
+                "unix:///k",
+                "{args:?}"
+            );
+            assert_eq!(
+                address(serve.sockets.attestation_sock).unwrap(),
+                "unix:///a",
+                "{args:?}"
+            );
+            assert!(serve.warnings.is_empty() && serve.mistakes.is_empty());
+        }
+        let serve = parsed(&["--keyprovider_sock", "none"]);
+        assert_eq!(address(serve.sockets.keyprovider_sock).unwrap(), "off");
     }
 
     /// Nothing stops the daemon; everything that is not honoured is said.
     #[test]
-    fn what_is_not_honoured_is_warned_about() {
-        for (args, warned) in [
+    fn what_is_not_honoured_is_said() {
+        for (args, said) in [
             (
-                &["-c", "/run/peerpod/aa.toml"][..],
-                "-c; no configuration file",
+                &["-c", "/nonexistent/aa.toml"][..],
+                "/nonexistent/aa.toml: can't be read",
             ),
-            (&["--initdata-toml", "/x"], "nothing was measured"),
-            (&["-k", "unix:///run/k.sock"], "-k: this version does not"),
+            (&["--initdata-toml", "/x"], "not measured and not verified"),
+            (&["-i", "abc"], "not measured and not verified"),
             (&["--brand-new", "value"], "unknown flag \"--brand-new\""),
             (&["word"], "argument \"word\""),
-            (&["--getresource_sock"], "no address"),
+            (&["--getresource_sock"], "no value follows"),
             (
                 &["--getresource_sock", "vsock://1:2"],
                 "not a unix socket address",
             ),
         ] {
-            let (address, warnings) = parsed(args);
-            assert_eq!(address, None);
-            assert_eq!(warnings.len(), 1, "{warnings:?}");
-            assert!(warnings[0].contains(warned), "{warnings:?}");
+            let serve = parsed(args);
+            let all = [serve.warnings, serve.mistakes].concat();
+            assert_eq!(all.len(), 1, "{all:?}");
+            assert!(all[0].contains(said), "{all:?}");
         }
+    }
+
+    /// A flag wins over the file, the file over the default.
+    #[test]
+    fn flags_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("aa.toml");
+        std::fs::write(
+            &path,
+            "socket = \"unix:///file\"\n[log]\nlevel = \"debug\"\n",
+        )
+        .unwrap();
+        let path = path.display().to_string();
+        let serve = parsed(&["-c", &path]);
+        assert_eq!(
+            address(serve.sockets.attestation_sock).unwrap(),
+            "unix:///file"
+        );
+        let serve = parsed(&["-c", &path, "-a", "unix:///flag"]);
+        assert_eq!(
+            address(serve.sockets.attestation_sock).unwrap(),
+            "unix:///flag"
+        );
     }
 }

@@ -19,6 +19,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
+use crate::config::Component;
+
 /// Serves registry credentials and other KBS resources from files to kata-agent in a pod VM
 #[derive(Parser)]
 #[command(name = "offline-fs-kbc", version, max_term_width = 80)]
@@ -36,9 +38,6 @@ enum Command {
     Pack(pack::Pack),
 }
 
-/// The name under which kata-agent starts this program.
-const HISTORIC_NAME: &str = "attestation-agent";
-
 /// Does what the command line says; the exit status is 0 for done, 1 for failed or problems found,
 /// and 2 for a command line that means nothing.
 ///
@@ -46,8 +45,8 @@ const HISTORIC_NAME: &str = "attestation-agent";
 ///
 /// What went wrong, for the exit status 1.
 pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
-    if is_historic(&args) {
-        return historic::run(args.get(1..).unwrap_or_default());
+    if let Some(component) = historic_component(&args) {
+        return historic::run(component, args.get(1..).unwrap_or_default());
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -78,14 +77,17 @@ fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
     }
 }
 
-/// Whether the program is started as the attestation-agent of old: under that name, or with that one's
-/// flags. That one had no commands, so a command is ours under any name.
-fn is_historic(args: &[OsString]) -> bool {
-    let name = args.first().and_then(|arg| Path::new(arg).file_name());
-    let historic_name = name.is_some_and(|name| name == HISTORIC_NAME);
+/// The component that the program is started as: under that one's name, or with its flags. Those had
+/// no commands, so a command is ours under any name.
+fn historic_component(args: &[OsString]) -> Option<Component> {
+    let by_name = args
+        .first()
+        .and_then(|arg| historic::component(Path::new(arg)));
     match args.get(1).map(|arg| arg.to_string_lossy()) {
-        None => historic_name,
-        Some(first) if ["--help", "-h", "--version", "-V"].contains(&&*first) => false,
-        Some(first) => first.starts_with('-') && (historic_name || historic::is_flag(&first)),
+        None => by_name,
+        Some(first) if ["--help", "-h", "--version", "-V"].contains(&&*first) => None,
+        Some(first) if !first.starts_with('-') => None,
+        Some(first) if historic::is_flag(&first) => Some(by_name.unwrap_or_default()),
+        Some(_) => by_name,
     }
 }

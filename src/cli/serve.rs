@@ -3,13 +3,17 @@
 //! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
 
 use std::collections::{BTreeSet, HashSet};
+use std::env;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::bail;
 use clap::Args;
 use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
-use offline_fs_kbc::rpc::getresource;
+use offline_fs_kbc::rpc::sealedsecret::Verification;
+use offline_fs_kbc::rpc::{
+    attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
+};
 use offline_fs_kbc::server::limits::LOCK_WAIT;
 use offline_fs_kbc::server::listener::{self, Address, Claim};
 use offline_fs_kbc::server::router::Router;
@@ -20,7 +24,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::cli::findings;
-use crate::config::{Files, Root};
+use crate::config::{Component, Files, Role, Root, Sockets, kbc};
 use crate::logging::{self, LogLevel};
 
 /// Serve the resources until SIGTERM or SIGINT; SIGHUP reloads every file
@@ -29,10 +33,16 @@ pub struct Serve {
     #[command(flatten)]
     pub files: Files,
 
-    /// Address of getresource.sock
-    /// [default: unix:///run/confidential-containers/attestation-agent/getresource.sock]
-    #[arg(long, value_name = "ADDR")]
-    pub getresource_sock: Option<Address>,
+    #[command(flatten)]
+    pub sockets: Sockets,
+
+    /// Hand out image keys as resources on cdh.sock, as the stock confidential-data-hub does
+    #[arg(long)]
+    pub expose_keys: bool,
+
+    /// Open sealed secrets without verifying their signatures
+    #[arg(long)]
+    pub skip_sealed_secret_verification: bool,
 
     #[command(flatten)]
     pub root: Root,
@@ -40,6 +50,10 @@ pub struct Serve {
     /// How much to log
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
+
+    /// Which component's sockets are served by default.
+    #[arg(skip)]
+    pub component: Component,
 
     /// What the command line asks for and doesn't get, for the log.
     #[arg(skip)]
@@ -75,30 +89,44 @@ impl Serve {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
 
-        let address = match self.getresource_sock {
-            Some(address) => address,
-            None => self.root.getresource_sock()?,
-        };
-        let claims = match claim(vec![address])? {
+        for mistake in kbc::mismatches(&self.root) {
+            error!("{mistake}");
+        }
+        let verification = self.verification();
+        let addresses = self.sockets.addresses(&self.root, self.component)?;
+        let claims = match claim(addresses)? {
             Claims::Ours(claims) => claims,
             Claims::AllLive => return Ok(ExitCode::SUCCESS),
         };
 
         let store = Arc::new(Store::new(self.files.sources(&self.root)));
         store.refresh();
-        let status = Arc::new(Status::new(store));
+        let status = Arc::new(Status::new(Arc::clone(&store)));
         let line = status.look();
-        let router = {
-            let status = Arc::clone(&status);
-            let services = getresource::service(Arc::clone(&status.store));
-            Arc::new(Router::new(services, move || status.refresh()))
-        };
 
         let (stop, stopped) = watch::channel(false);
         let mut endpoints = JoinSet::new();
-        for (address, claim) in claims {
-            let (router, stopped) = (Arc::clone(&router), stopped.clone());
-            let status = Arc::clone(&status);
+        for (role, address, claim) in claims {
+            let services = match role {
+                Role::GetResource => getresource::service(Arc::clone(&store)),
+                Role::KeyProvider => keyprovider::service(Arc::clone(&store)),
+                Role::Attestation => attestation::service(),
+                Role::ConfidentialDataHub => {
+                    let mut services = resource::service(Arc::clone(&store), self.expose_keys);
+                    services.extend(sealedsecret::service(
+                        Arc::clone(&store),
+                        verification.clone(),
+                    ));
+                    services.extend(keyprovider::service(Arc::clone(&store)));
+                    services.extend(unavailable::services());
+                    services
+                }
+            };
+            let router = {
+                let status = Arc::clone(&status);
+                Arc::new(Router::new(services, move || status.refresh()))
+            };
+            let (status, stopped) = (Arc::clone(&status), stopped.clone());
             endpoints.spawn(async move {
                 let waiting = |waits| status.waiting(&address, waits);
                 endpoint::serve(address.clone(), claim, router, stopped, waiting).await
@@ -130,27 +158,41 @@ impl Serve {
             Some(error) => Err(error.into()),
         }
     }
+
+    /// Whether sealed secrets' signatures count, by the flag or the environment.
+    fn verification(&self) -> Verification {
+        let by_environment = env::var(SKIP_VERIFICATION).is_ok_and(|value| value == "true");
+        if self.skip_sealed_secret_verification || by_environment {
+            warn!("sealed secrets are opened without verifying their signatures");
+            Verification::Off
+        } else {
+            Verification::On(self.root.sealed_secret_keys())
+        }
+    }
 }
+
+/// The environment variable of the stock confidential-data-hub.
+const SKIP_VERIFICATION: &str = "SKIP_SEALED_SECRET_VERIFICATION";
 
 /// What there is to serve.
 enum Claims {
     /// What this process has bound, and what it waits for.
-    Ours(Vec<(Address, Claim)>),
+    Ours(Vec<(Role, Address, Claim)>),
     /// Nothing: another process answers everywhere.
     AllLive,
 }
 
 /// Takes each address on its own. What another process answers on is left to it: the unit's instance
 /// waits for it, a copy started by hand or by kata-agent does not.
-fn claim(addresses: Vec<Address>) -> anyhow::Result<Claims> {
+fn claim(addresses: Vec<(Role, Address)>) -> anyhow::Result<Claims> {
     let is_unit = notify::is_unit();
     let mut claims = Vec::new();
     let mut failed = false;
-    for address in addresses {
+    for (role, address) in addresses {
         match listener::claim(&address, LOCK_WAIT) {
             Ok(claim @ Claim::Bound(_)) => {
                 info!("listening on {address}");
-                claims.push((address, claim));
+                claims.push((role, address, claim));
             }
             Ok(claim @ Claim::Live(_)) => {
                 let who = match claim.holder() {
@@ -159,7 +201,7 @@ fn claim(addresses: Vec<Address>) -> anyhow::Result<Claims> {
                 };
                 if is_unit {
                     info!("{address}: {who} answers there; waiting to take over");
-                    claims.push((address, claim));
+                    claims.push((role, address, claim));
                 } else {
                     info!("{address}: {who} answers there; it is left to that one");
                 }

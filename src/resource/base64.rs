@@ -3,6 +3,7 @@
 //! Standard base64 as people write it into JSON by hand, with errors that say what went wrong.
 
 use base64::alphabet;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
 use base64::{DecodeError, DecodeSliceError};
 use thiserror::Error;
@@ -53,6 +54,14 @@ pub fn decode(value: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut dense = Zeroizing::new(Vec::with_capacity(value.len()));
     dense.extend(value.iter().filter(|byte| !byte.is_ascii_whitespace()));
     decode_dense(&dense).map_err(|error| explain(value, &error))
+}
+
+/// Decodes base64url without padding, as JOSE has it; none if the text is something else.
+pub fn decode_url(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    bytes.truncate(length);
+    Some(bytes)
 }
 
 fn decode_dense(value: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecodeError> {

@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use crate::json::{self, Fault, Member, Position};
+use crate::keyprovider::KEY_BYTES;
 use crate::resource::base64;
 use crate::resource::name::Name;
 use crate::resource::problem::Problem;
@@ -34,9 +35,6 @@ const CLOCK_DOUBT: Duration = Duration::from_millis(50);
 /// How often a file that changes while it is read is read again, before it counts as unreadable for
 /// now. A part of the old content with a part of the new must not be served.
 const READ_ATTEMPTS: usize = 3;
-
-/// The length of an image key (AES-256), in bytes.
-const KEY_BYTES: usize = 32;
 
 /// What the entries of a file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -409,7 +407,7 @@ mod tests {
         use std::sync::atomic::{AtomicBool, Ordering};
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        fs::write(&path, vec![b'a'; 2 << 20]).unwrap();
+        fs::write(&path, vec![b'a'; 256 << 10]).unwrap();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let writer = OpenOptions::new().write(true).open(&path).unwrap();
@@ -419,10 +417,10 @@ mod tests {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    writer.write_all_at(&vec![byte; 2 << 20], 0).unwrap();
+                    writer.write_all_at(&vec![byte; 256 << 10], 0).unwrap();
                 }
             });
-            for _ in 0..100 {
+            for _ in 0..50 {
                 if let Ok(content) = read(&path) {
                     let first = content.text[0];
                     let whole = content.text.iter().all(|&byte| byte == first);

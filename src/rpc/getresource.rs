@@ -15,9 +15,8 @@ use crate::json;
 use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
 use crate::proto::getresource_ttrpc::{GetResourceService, create_get_resource_service};
 use crate::resource::name::Name;
-use crate::resource::secret::Secret;
-use crate::resource::store::{Snapshot, Store};
-use crate::rpc::status;
+use crate::resource::store::Store;
+use crate::rpc::{lookup, status};
 use crate::server::call;
 use crate::text::Shown;
 
@@ -61,24 +60,12 @@ impl GetResourceService for GetResource {
         }
         let name = Name::parse(&asked.name).map_err(status::invalid_argument)?;
         call::set_subject(name.to_string());
-        let secret = find(&self.store.snapshot(), &name)?;
+        let secret = lookup::resource(&self.store.snapshot(), &name)?;
         Ok(GetResourceResponse {
             Resource: secret.expose().to_vec(),
             ..GetResourceResponse::default()
         })
     }
-}
-
-/// The resource of this name, or the status that refuses it.
-fn find(snapshot: &Snapshot, name: &Name) -> ttrpc::Result<Secret> {
-    let resource = match (name, snapshot.resources.get(name)) {
-        (Name::Path(_), Some(resource)) => resource,
-        _ => return Err(status::not_found(name, snapshot)),
-    };
-    resource.value.clone().map_err(|reason| {
-        let file = resource.file.display();
-        status::failed_precondition(format_args!("{name} in {file} is broken: {reason}"))
-    })
 }
 
 /// What a request asks for, of whichever generation it is.
@@ -110,8 +97,7 @@ fn described(text: &str) -> Option<String> {
         return None;
     }
     let members = json::members(text.as_bytes(), MAX_DESCRIPTION_MEMBERS).ok()?;
-    let name = members.iter().rev().find(|member| member.name == "name")?;
-    serde_json::from_str(name.value).ok()
+    json::string(&members, "name")
 }
 
 #[cfg(test)]

@@ -27,6 +27,27 @@ pub fn failed_precondition(text: impl fmt::Display) -> Error {
     refuse(Code::FAILED_PRECONDITION, text)
 }
 
+/// An UNIMPLEMENTED with this text.
+pub fn unimplemented(text: impl fmt::Display) -> Error {
+    refuse(Code::UNIMPLEMENTED, text)
+}
+
+/// A NOT_FOUND for a key, with the ids that there are.
+pub fn key_not_found(kid: &Name, snapshot: &Snapshot) -> Error {
+    let known = snapshot.keys.keys().map(Name::as_str);
+    let known: Vec<_> = known
+        .filter(|id| !EntryName(id).is_hidden())
+        .map(Clean)
+        .collect();
+    refuse(
+        Code::NOT_FOUND,
+        match known[..] {
+            [] => format!("no key {kid}; there is none in the keys file, and no such resource"),
+            _ => format!("no key {kid}; the keys file has: {}", list(&known)),
+        },
+    )
+}
+
 /// A NOT_FOUND that names what was asked for, and what is there instead.
 pub fn not_found(name: &Name, snapshot: &Snapshot) -> Error {
     let mut text = format!("no resource {name}");

@@ -129,6 +129,7 @@ fn get_says_what_went_wrong() {
         stderr.contains("getresource.sock: there is no socket; `systemctl start offline-fs-kbc`"),
         "{stderr}"
     );
+    let socket = root.socket().display().to_string();
     let _daemon = root.start();
     for (args, part) in [
         (
@@ -137,6 +138,10 @@ fn get_says_what_went_wrong() {
         ),
         (
             &["get", "a/b/c", "--as", "cdh", "--root", &dir],
+            "cdh.sock: there is no socket",
+        ),
+        (
+            &["get", "a/b/c", "--as", "cdh", "--socket", &socket],
             "UNIMPLEMENTED: no service api.GetResourceService",
         ),
     ] {

@@ -7,9 +7,13 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod attestation;
 mod commands;
+mod components;
 mod files;
+mod hub;
 mod image_build;
+mod keys;
 mod lifecycle;
 mod pull;
 mod requests;

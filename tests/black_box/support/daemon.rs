@@ -32,8 +32,13 @@ pub fn program() -> PathBuf {
 
 /// The program with nothing of this process's environment that it would read.
 pub fn command() -> Command {
-    let mut command = Command::new(program());
+    clean(Command::new(program()))
+}
+
+fn clean(mut command: Command) -> Command {
     command
+        .env_remove("AA_KBC_PARAMS")
+        .env_remove("SKIP_SEALED_SECRET_VERIFICATION")
         .env_remove("OFFLINE_FS_KBC_EXTRA_FILE_PATH")
         .env_remove("NOTIFY_SOCKET")
         .env_remove("SYSTEMD_EXEC_PID")
@@ -90,6 +95,34 @@ impl Root {
 
     pub fn socket(&self) -> PathBuf {
         self.path("run/confidential-containers/attestation-agent/getresource.sock")
+    }
+
+    /// The path of another socket, by its file name.
+    pub fn socket_called(&self, name: &str) -> PathBuf {
+        let directory = match name {
+            "cdh.sock" => "run/confidential-containers",
+            _ => "run/confidential-containers/attestation-agent",
+        };
+        self.path(directory).join(name)
+    }
+
+    /// Writes the keys file.
+    pub fn write_keys(&self, text: &str) {
+        fs::write(self.path("etc/aa-offline_fs_kbc-keys.json"), text).unwrap();
+    }
+
+    /// `serve` below this root, with cdh.sock.
+    pub fn serve_hub(&self) -> Command {
+        let mut command = self.serve();
+        command
+            .arg("--cdh-sock")
+            .arg(self.socket_called("cdh.sock"));
+        command
+    }
+
+    /// A running daemon with cdh.sock.
+    pub fn start_hub(&self) -> Daemon {
+        Daemon::start(self.serve_hub(), &self.socket_called("cdh.sock"))
     }
 
     /// `serve` below this root.
@@ -180,6 +213,10 @@ impl Daemon {
         kill(Pid::from_raw(self.child.0.id().try_into().unwrap()), signal).unwrap();
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.0.try_wait().unwrap().is_none()
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         wait_for("the daemon's end", || self.child.0.try_wait().unwrap())
@@ -224,5 +261,14 @@ impl Drop for Ended {
 pub fn called(name: &str) -> Command {
     let mut command = command();
     command.arg0(name);
+    command
+}
+
+/// The same with a `/run` of its own, so that what it serves by default touches no other process.
+pub fn called_apart(name: &str) -> Command {
+    let script = "mount -t tmpfs none /run && exec -a \"$0\" \"$@\"";
+    let mut command = clean(Command::new("unshare"));
+    command.args(["--map-root-user", "--mount", "bash", "-c", script, name]);
+    command.arg(program());
     command
 }

@@ -7,8 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use offline_fs_kbc::proto::getresource::{GetResourceRequest, GetResourceResponse};
-use offline_fs_kbc::proto::getresource_ttrpc::GetResourceServiceClient;
-use protobuf::Message as _;
+use protobuf::Message;
 use ttrpc::{Code, Request, Response};
 
 use super::PATIENCE;
@@ -141,19 +140,35 @@ pub fn get_by_client(
     socket: &Path,
     request: &GetResourceRequest,
 ) -> Result<Vec<u8>, (Code, String)> {
+    let response: GetResourceResponse = call(socket, SERVICE, "GetResource", request)?;
+    Ok(response.Resource)
+}
+
+/// Calls any method by the ttrpc crate's client.
+pub fn call<A: Message>(
+    socket: &Path,
+    service: &str,
+    method: &str,
+    request: &impl Message,
+) -> Result<A, (Code, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let address = format!("unix://{}", socket.display());
+    let request = Request {
+        service: service.to_owned(),
+        method: method.to_owned(),
+        timeout_nano: 50_000_000_000,
+        payload: request.write_to_bytes().unwrap(),
+        ..Request::default()
+    };
     runtime.block_on(async {
         let client = ttrpc::asynchronous::Client::connect(&address)
             .await
             .unwrap();
-        let client = GetResourceServiceClient::new(client);
-        let context = ttrpc::context::with_timeout(50_000_000_000);
-        match client.get_resource(context, request).await {
-            Ok(response) => Ok(response.Resource),
+        match client.request(request).await {
+            Ok(response) => Ok(A::parse_from_bytes(&response.payload).unwrap()),
             Err(ttrpc::Error::RpcStatus(status)) => Err((status.code(), status.message)),
             Err(error) => panic!("{error}"),
         }

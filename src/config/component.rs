@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The configuration files of the components that this program stands in for, `aa.toml` and
+//! `cdh.toml`: what it can use of them, and the names of the rest.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use clap::ValueEnum as _;
+use offline_fs_kbc::resource::file;
+use offline_fs_kbc::text::Shown;
+use serde_json::Value;
+
+use crate::config::{Choice, kbc};
+use crate::logging::LogLevel;
+
+/// What a configuration file says that this program can use.
+#[derive(Debug, Default)]
+pub struct ComponentFile {
+    /// `socket`: where the component listens.
+    pub socket: Option<Choice>,
+    /// `skip_sealed_secret_verification`.
+    pub skip_sealed_secret_verification: bool,
+    /// `level` of `[log]`.
+    pub log_level: Option<LogLevel>,
+    /// What is not used, and why.
+    pub warnings: Vec<String>,
+    /// What can't be right.
+    pub mistakes: Vec<String>,
+}
+
+impl ComponentFile {
+    /// Reads the file. Nothing in it, nor its absence, keeps the daemon from starting.
+    pub fn read(path: &Path) -> Self {
+        let mut found = Self::default();
+        let shown = path.display();
+        let table = file::read(path)
+            .map_err(|error| format!("{shown}: can't be read: {error}; defaults are used"))
+            .and_then(|content| parse(&content.text).map_err(|error| format!("{shown}: {error}")));
+        match table {
+            Ok(table) => {
+                for (name, value) in table {
+                    found.take(&shown.to_string(), &name, value);
+                }
+            }
+            Err(warning) => found.warnings.push(warning),
+        }
+        found
+    }
+
+    fn take(&mut self, file: &str, name: &str, value: Value) {
+        match (name, value) {
+            ("socket", Value::String(address)) => match address.parse() {
+                Ok(choice) => self.socket = Some(choice),
+                Err(error) => self.mistakes.push(format!(
+                    "{file}: socket = {}: {error}; the default address is served instead",
+                    Shown(&address)
+                )),
+            },
+            ("skip_sealed_secret_verification", Value::Bool(skip)) => {
+                self.skip_sealed_secret_verification = skip;
+            }
+            ("kbc", Value::Object(kbc)) => {
+                for (key, value) in kbc {
+                    match (key.as_str(), value) {
+                        ("name", Value::String(name)) => {
+                            let place = format!("{file}: [kbc] name");
+                            self.mistakes.extend(kbc::mismatch(&place, &name));
+                        }
+                        // Where that broker is; this one has no network.
+                        (key, _) => self.ignore(file, &format!("{key} in [kbc]")),
+                    }
+                }
+            }
+            ("log", Value::Object(log)) => {
+                for (key, value) in log {
+                    let level = value.as_str().filter(|_| key == "level").and_then(level);
+                    match level {
+                        Some(level) => self.log_level = Some(level),
+                        None => self.ignore(file, &format!("{key} in [log]")),
+                    }
+                }
+            }
+            (name, Value::Array(items)) if items.iter().any(Value::is_object) => {
+                self.ignore(file, &format!("[[{name}]]"));
+            }
+            (name, Value::Object(_)) => self.ignore(file, &format!("[{name}]")),
+            (name, _) => self.ignore(file, name),
+        }
+    }
+
+    fn ignore(&mut self, file: &str, what: &str) {
+        self.warnings.push(format!("{file}: ignored: {what}"));
+    }
+}
+
+/// The top level of a TOML file, without its values in the error: some are secrets.
+fn parse(text: &[u8]) -> Result<BTreeMap<String, Value>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "not UTF-8; defaults are used".to_owned())?;
+    basic_toml::from_str(text).map_err(|error| {
+        // The parser's own words may quote a value; only the place in them can't.
+        let error = error.to_string();
+        let place = error.rfind(" at line ").map_or("", |start| &error[start..]);
+        format!("not TOML{place}; defaults are used")
+    })
+}
+
+/// The level of this name; what is finer than ours is our finest.
+fn level(name: &str) -> Option<LogLevel> {
+    match name.to_ascii_lowercase().as_str() {
+        "trace" => Some(LogLevel::Debug),
+        "warning" => Some(LogLevel::Warn),
+        name => LogLevel::from_str(name, true).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(text: &str) -> ComponentFile {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cdh.toml");
+        std::fs::write(&path, text).unwrap();
+        ComponentFile::read(&path)
+    }
+
+    /// What can be used is; everything else is named, without its values.
+    #[test]
+    fn a_file_of_the_stock_component() {
+        let file = read(
+            "socket = \"unix:///run/x/cdh.sock\"\nskip_sealed_secret_verification = true\n\
+             [kbc]\nname = \"offline_fs_kbc\"\nurl = \"hunter2\"\n\
+             [[credentials]]\npath = \"/run/x\"\nresource_uri = \"kbs:///a/b/c\"\n\
+             [image]\nmax_concurrent_layer_downloads_per_image = 3\n\
+             [log]\nlevel = \"trace\"\n",
+        );
+        assert!(
+            matches!(file.socket, Some(Choice::At(address)) if address.path() == Path::new("/run/x/cdh.sock"))
+        );
+        assert!(file.skip_sealed_secret_verification);
+        assert_eq!(file.log_level, Some(LogLevel::Debug));
+        assert!(file.mistakes.is_empty(), "{:?}", file.mistakes);
+        let warnings = file.warnings.join("\n");
+        for part in [
+            "ignored: url in [kbc]",
+            "ignored: [[credentials]]",
+            "ignored: [image]",
+        ] {
+            assert!(warnings.contains(part), "{warnings}");
+        }
+        assert_eq!(file.warnings.len(), 3);
+        assert!(!warnings.contains("hunter2"));
+    }
+
+    #[test]
+    fn another_kbc_is_a_mistake() {
+        let file = read("[kbc]\nname = \"cc_kbc\"\n");
+        assert!(
+            file.mistakes[0].contains("\"cc_kbc\""),
+            "{:?}",
+            file.mistakes
+        );
+        assert!(
+            read("[kbc]\nname = \"offline_fs_kbc\"\n")
+                .mistakes
+                .is_empty()
+        );
+    }
+
+    /// A file that can't be used costs a warning without any of its text.
+    #[test]
+    fn a_broken_file_is_survived() {
+        for text in ["hunter2", "socket = hunter2\n", "x = \"hunter2", "[kbc\n"] {
+            let file = read(text);
+            assert!(file.socket.is_none());
+            let warnings = file.warnings.join("\n");
+            assert!(warnings.contains("not TOML"), "{warnings}");
+            assert!(!warnings.contains("hunter2"), "{warnings}");
+        }
+        let missing = ComponentFile::read(Path::new("/nonexistent/aa.toml"));
+        assert!(missing.warnings[0].contains("/nonexistent/aa.toml: can't be read"));
+        let file = read("socket = \"vsock://1:2\"\nsurprise = 1\n");
+        assert_eq!((file.mistakes.len(), file.warnings.len()), (1, 1));
+    }
+}

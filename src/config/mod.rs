@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Which files and sockets: flags over configuration files over the environment over defaults.
+
+pub mod component;
+pub mod kbc;
+
+use std::env;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use offline_fs_kbc::resource::file::Kind;
+use offline_fs_kbc::resource::store::Source;
+use offline_fs_kbc::server::listener::{Address, AddressError};
+
+/// The resources file that image builds and cloud-init write.
+const RESOURCES: &str = "/etc/aa-offline_fs_kbc-resources.json";
+
+/// The keys file beside it.
+const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
+
+/// The directory of the attestation components' sockets.
+const RUN: &str = "/run/confidential-containers";
+
+/// Where the stock confidential-data-hub looks for public keys that are files.
+const SEALED_SECRET_KEYS: &str = "/run/confidential-containers/cdh/sealed-secret";
+
+/// The environment variable that names more resources files, separated by commas.
+const EXTRA_FILES: &str = "OFFLINE_FS_KBC_EXTRA_FILE_PATH";
+
+/// Puts the default paths elsewhere.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Root {
+    /// Put every default path below DIR
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+impl Root {
+    fn path(&self, default: &str) -> PathBuf {
+        match &self.root {
+            Some(root) => {
+                let path = root.join(default.trim_start_matches('/'));
+                // A socket's address is absolute. It fails only where the root is empty.
+                std::path::absolute(&path).unwrap_or(path)
+            }
+            None => PathBuf::from(default),
+        }
+    }
+
+    /// Where public keys of sealed secrets may be, beside the resources.
+    pub fn sealed_secret_keys(&self) -> PathBuf {
+        self.path(SEALED_SECRET_KEYS)
+    }
+
+    /// The default address of a socket.
+    ///
+    /// # Errors
+    ///
+    /// Where the root is too long for a socket's path.
+    pub fn socket(&self, role: Role) -> anyhow::Result<Address> {
+        let path = self.path(&format!("{RUN}/{}", role.place()));
+        let shown = path.display().to_string();
+        Address::new(path)
+            .with_context(|| format!("{shown} can't be a socket; choose another --root"))
+    }
+}
+
+/// The sockets of the attestation components, by what is asked on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Resources, for the kata-agents of 2023.
+    GetResource,
+    /// Unwrapped keys of image layers, for the kata-agents of 2023.
+    KeyProvider,
+    /// Attestation, of which there is none.
+    Attestation,
+    /// What confidential-data-hub serves, for the kata-agents since.
+    ConfidentialDataHub,
+}
+
+impl Role {
+    /// The socket's place below the directory of the attestation components.
+    fn place(self) -> &'static str {
+        match self {
+            Self::GetResource => "attestation-agent/getresource.sock",
+            Self::KeyProvider => "attestation-agent/keyprovider.sock",
+            Self::Attestation => "attestation-agent/attestation-agent.sock",
+            Self::ConfidentialDataHub => "cdh.sock",
+        }
+    }
+}
+
+/// Which upstream component the program stands in for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Component {
+    /// The attestation-agent, and `serve` of ours.
+    #[default]
+    AttestationAgent,
+    /// The confidential-data-hub.
+    ConfidentialDataHub,
+}
+
+/// What a flag says of a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It is at this address.
+    At(Address),
+    /// There is none: `none`.
+    Off,
+}
+
+impl FromStr for Choice {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text {
+            "none" => Ok(Self::Off),
+            address => address.parse().map(Self::At),
+        }
+    }
+}
+
+/// The sockets that are served.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Sockets {
+    /// Address of getresource.sock, or none [default: unix:///run/confidential-containers/attestation-agent/getresource.sock]
+    #[arg(long, value_name = "ADDR")]
+    pub getresource_sock: Option<Choice>,
+
+    /// Address of keyprovider.sock, or none [default: beside getresource.sock's default]
+    #[arg(long, value_name = "ADDR")]
+    pub keyprovider_sock: Option<Choice>,
+
+    /// Address of attestation-agent.sock, or none [default: beside getresource.sock's default]
+    #[arg(long, value_name = "ADDR")]
+    pub attestation_sock: Option<Choice>,
+
+    /// Address of cdh.sock [default: none; a stock confidential-data-hub may serve it]
+    #[arg(long, value_name = "ADDR")]
+    pub cdh_sock: Option<Choice>,
+}
+
+impl Sockets {
+    /// The flag of a role's socket.
+    pub fn choice(&mut self, role: Role) -> &mut Option<Choice> {
+        match role {
+            Role::GetResource => &mut self.getresource_sock,
+            Role::KeyProvider => &mut self.keyprovider_sock,
+            Role::Attestation => &mut self.attestation_sock,
+            Role::ConfidentialDataHub => &mut self.cdh_sock,
+        }
+    }
+
+    /// The addresses to serve: by default those of the component that the program stands in for.
+    ///
+    /// # Errors
+    ///
+    /// Where a default address can't be one, two are the same, or there is none.
+    pub fn addresses(
+        mut self,
+        root: &Root,
+        component: Component,
+    ) -> anyhow::Result<Vec<(Role, Address)>> {
+        let mut addresses: Vec<(Role, Address)> = Vec::new();
+        for role in [
+            Role::GetResource,
+            Role::KeyProvider,
+            Role::Attestation,
+            Role::ConfidentialDataHub,
+        ] {
+            let is_hub = role == Role::ConfidentialDataHub;
+            let by_default = is_hub == (component == Component::ConfidentialDataHub);
+            let address = match self.choice(role).take() {
+                Some(Choice::Off) => continue,
+                Some(Choice::At(address)) => address,
+                None if by_default => root.socket(role)?,
+                None => continue,
+            };
+            if addresses.iter().any(|(_, earlier)| *earlier == address) {
+                bail!("{address} is asked for as two sockets; give each its own address, or none");
+            }
+            addresses.push((role, address));
+        }
+        if addresses.is_empty() {
+            bail!("every socket is switched off; leave one on");
+        }
+        Ok(addresses)
+    }
+}
+
+/// The files that are served.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Files {
+    /// Resources file [default: /etc/aa-offline_fs_kbc-resources.json]
+    #[arg(long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+
+    /// Keys file [default: /etc/aa-offline_fs_kbc-keys.json]
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+
+    /// Another resources file, which wins over those before it; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub extra_file: Vec<PathBuf>,
+}
+
+impl Files {
+    /// The files, lowest precedence first.
+    pub fn sources(&self, root: &Root) -> Vec<Source> {
+        let path =
+            |flag: &Option<PathBuf>, default| flag.clone().unwrap_or_else(|| root.path(default));
+        let resources = |path| Source {
+            path,
+            kind: Kind::Resources,
+        };
+        let mut sources = vec![
+            Source {
+                path: path(&self.keys, KEYS),
+                kind: Kind::Keys,
+            },
+            resources(path(&self.resources, RESOURCES)),
+        ];
+        sources.extend(extra_files_of_environment().into_iter().map(resources));
+        sources.extend(self.extra_file.iter().cloned().map(resources));
+        sources
+    }
+}
+
+fn extra_files_of_environment() -> Vec<PathBuf> {
+    let value = env::var_os(EXTRA_FILES).unwrap_or_default();
+    let paths = value.as_bytes().split(|&byte| byte == b',');
+    paths
+        .map(|path| path.trim_ascii())
+        .filter(|path| !path.is_empty())
+        .map(|path| PathBuf::from(OsStr::from_bytes(path)))
+        .collect()
+}
+
+/// What a file on the command line holds: keys if it is called as the keys file, else resources.
+pub fn kind_of(path: &Path) -> Kind {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.ends_with("keys.json") {
+        Kind::Keys
+    } else {
+        Kind::Resources
+    }
+}

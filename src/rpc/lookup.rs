@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Finding what a name or a key id means, or the status that refuses it.
+
+use ttrpc::Result;
+
+use crate::keyprovider::KEY_BYTES;
+use crate::resource::name::Name;
+use crate::resource::secret::Secret;
+use crate::resource::store::{Resource, Snapshot};
+use crate::rpc::status;
+
+/// The resource of this name. Keys are none.
+pub fn resource(snapshot: &Snapshot, name: &Name) -> Result<Secret> {
+    match (name, snapshot.resources.get(name)) {
+        (Name::Path(_), Some(resource)) => usable(name, resource),
+        _ => Err(status::not_found(name, snapshot)),
+    }
+}
+
+/// The resource of this name, or else the key, which only a daemon that exposes keys hands out.
+pub fn resource_or_key(snapshot: &Snapshot, name: &Name) -> Result<Secret> {
+    match (
+        snapshot.resources.contains_key(name),
+        snapshot.keys.get(name),
+    ) {
+        (false, Some(key)) => usable(name, key),
+        _ => resource(snapshot, name),
+    }
+}
+
+/// The key of this id: one of the keys file, or else a resource that is as long as a key.
+pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
+    // What is no name of ours, as a plugin's, may still be an id.
+    let name = Name::parse(kid).unwrap_or_else(|_| Name::Other(kid.to_owned()));
+    if let Some(key) = snapshot.keys.get(&name) {
+        return usable(&name, key);
+    }
+    let Some(resource) = snapshot.resources.get(&name) else {
+        return Err(status::key_not_found(&name, snapshot));
+    };
+    let secret = usable(&name, resource)?;
+    match secret.len() {
+        KEY_BYTES => Ok(secret),
+        length => {
+            let file = resource.file.display();
+            Err(status::failed_precondition(format_args!(
+                "{name} in {file} is no key: it has {length} bytes, a key has {KEY_BYTES}"
+            )))
+        }
+    }
+}
+
+fn usable(name: &Name, resource: &Resource) -> Result<Secret> {
+    resource.value.clone().map_err(|reason| {
+        let file = resource.file.display();
+        status::failed_precondition(format_args!("{name} in {file} is broken: {reason}"))
+    })
+}

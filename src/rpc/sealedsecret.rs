@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `api.SealedSecretService`: what a sealed secret names.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ttrpc::asynchronous::{Service, TtrpcContext};
+
+use crate::proto::api::{UnsealSecretInput, UnsealSecretOutput};
+use crate::proto::api_ttrpc::{SealedSecretService, create_sealed_secret_service};
+use crate::resource::file;
+use crate::resource::name::Name;
+use crate::resource::store::{Snapshot, Store};
+use crate::rpc::{lookup, status};
+use crate::sealedsecret::{Error, PublicKey, Sealed};
+use crate::server::call;
+use crate::text::Shown;
+
+/// Whether signatures count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verification {
+    /// They do. A key may be a resource, or a file of this directory.
+    On(PathBuf),
+    /// They don't: older secrets carry a placeholder.
+    Off,
+}
+
+/// The service, answering from `store`.
+pub fn service(store: Arc<Store>, verification: Verification) -> HashMap<String, Service> {
+    create_sealed_secret_service(Arc::new(SealedSecrets {
+        store,
+        verification,
+    }))
+}
+
+struct SealedSecrets {
+    store: Arc<Store>,
+    verification: Verification,
+}
+
+#[async_trait]
+impl SealedSecretService for SealedSecrets {
+    async fn unseal_secret(
+        &self,
+        _context: &TtrpcContext,
+        request: UnsealSecretInput,
+    ) -> ttrpc::Result<UnsealSecretOutput> {
+        let text = std::str::from_utf8(&request.secret)
+            .map_err(|_| status::invalid_argument(Error::Malformed("it is not UTF-8")))?;
+        let sealed = Sealed::parse(text).map_err(refusal)?;
+        let snapshot = self.store.snapshot();
+        if let Verification::On(directory) = &self.verification {
+            let kid = sealed.signer().map_err(refusal)?;
+            let key = public_key(&kid, &snapshot, directory)?;
+            sealed.verify(&kid, &key).map_err(refusal)?;
+        }
+        let name = sealed.resource_name().map_err(refusal)?;
+        let name = Name::parse(&name).map_err(status::invalid_argument)?;
+        call::set_subject(name.to_string());
+        let secret = lookup::resource(&snapshot, &name)?;
+        Ok(UnsealSecretOutput {
+            plaintext: secret.expose().to_vec(),
+            ..UnsealSecretOutput::default()
+        })
+    }
+}
+
+fn refusal(error: Error) -> ttrpc::Error {
+    match error {
+        Error::KeyService { .. } => status::unimplemented(error),
+        error => status::invalid_argument(error),
+    }
+}
+
+/// The public key of this id: a `kbs://` URI of a resource, or the name of a file in `directory`.
+fn public_key(
+    kid: &str,
+    snapshot: &Snapshot,
+    directory: &std::path::Path,
+) -> ttrpc::Result<PublicKey> {
+    let shown = Shown(kid);
+    let key = if kid.starts_with("kbs://") {
+        let name = Name::parse(kid).map_err(status::invalid_argument)?;
+        PublicKey::from_jwk(lookup::resource(snapshot, &name)?.expose())
+    } else {
+        // The peer chooses the name; it must not choose a directory.
+        if kid.is_empty() || kid.contains(['/', '\0']) || kid == "." || kid == ".." {
+            return Err(status::invalid_argument(format_args!(
+                "the sealed secret's kid {shown} is neither a kbs:// URI nor a file name"
+            )));
+        }
+        let path = directory.join(kid);
+        let content = file::read(&path).map_err(|error| {
+            let directory = directory.display();
+            status::failed_precondition(format_args!(
+                "the sealed secret's key {shown} can't be read in {directory}: {error}"
+            ))
+        })?;
+        PublicKey::from_jwk(&content.text)
+    };
+    key.ok_or_else(|| {
+        status::failed_precondition(format_args!(
+            "the sealed secret's key {shown} is not a JWK of an EC key on P-256"
+        ))
+    })
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Sealed secrets: a name of a resource, signed, in the form `sealed.<header>.<payload>.<signature>`.
+
+use p256::ecdsa::signature::Verifier as _;
+use p256::ecdsa::{Signature, VerifyingKey};
+use thiserror::Error;
+
+use crate::json;
+use crate::resource::base64;
+use crate::text::Shown;
+
+/// The most members of a header, a payload or a key. A dozen are known.
+const MAX_MEMBERS: usize = 100;
+
+/// Why a sealed secret can't be opened. No text holds a part of it but names.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// It is none.
+    #[error("not a sealed secret: {0}")]
+    Malformed(&'static str),
+    /// Its header names another algorithm, or none.
+    #[error("the sealed secret's header has alg {0}; only \"ES256\" is verified")]
+    Algorithm(String),
+    /// The signature is not one by this key.
+    #[error("the sealed secret's signature is not by the key {0}")]
+    Signature(String),
+    /// It wants a key service, which files are not.
+    #[error(
+        "a sealed secret of type {kind} is opened by the key service {provider}; files have none"
+    )]
+    KeyService {
+        /// Its type.
+        kind: String,
+        /// Its provider.
+        provider: String,
+    },
+}
+
+/// A sealed secret, taken apart and neither verified nor trusted.
+pub struct Sealed<'a> {
+    header: &'a str,
+    /// What the signature covers: `<header>.<payload>`.
+    signed: &'a str,
+    signature: &'a str,
+    payload: Vec<u8>,
+}
+
+impl<'a> Sealed<'a> {
+    /// Takes the text apart.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`].
+    pub fn parse(text: &'a str) -> Result<Self, Error> {
+        let text = text.trim_ascii();
+        let body = text
+            .strip_prefix("sealed.")
+            .ok_or(Error::Malformed("it doesn't begin with \"sealed.\""))?;
+        let parts: Vec<_> = body.splitn(4, '.').collect();
+        let [header, payload, signature] = parts[..] else {
+            return Err(Error::Malformed("it has not four parts, joined by dots"));
+        };
+        let decoded = base64::decode_url(payload).ok_or(Error::Malformed(
+            "its payload is not base64url without padding",
+        ))?;
+        Ok(Self {
+            header,
+            signed: &body[..header.len() + 1 + payload.len()],
+            signature,
+            payload: decoded.to_vec(),
+        })
+    }
+
+    /// The id of the key that the signature is by, as the header says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] and [`Error::Algorithm`].
+    pub fn signer(&self) -> Result<String, Error> {
+        let header = base64::decode_url(self.header).ok_or(Error::Malformed(
+            "its header is not base64url; a placeholder is accepted only where verification is off",
+        ))?;
+        let header = json::members(&header, MAX_MEMBERS)
+            .map_err(|_| Error::Malformed("its header is not a JSON object"))?;
+        match json::string(&header, "alg").as_deref() {
+            Some("ES256") => {}
+            Some(other) => return Err(Error::Algorithm(Shown(other).to_string())),
+            None => return Err(Error::Algorithm("none".to_owned())),
+        }
+        json::string(&header, "kid").ok_or(Error::Malformed("its header has no string \"kid\""))
+    }
+
+    /// Verifies the signature by `key`, which has the id `kid`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Signature`].
+    pub fn verify(&self, kid: &str, key: &PublicKey) -> Result<(), Error> {
+        let verified = base64::decode_url(self.signature)
+            .and_then(|signature| Signature::from_slice(&signature).ok())
+            .is_some_and(|signature| key.0.verify(self.signed.as_bytes(), &signature).is_ok());
+        if verified {
+            Ok(())
+        } else {
+            Err(Error::Signature(Shown(kid).to_string()))
+        }
+    }
+
+    /// The name of the resource that the secret is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`], and [`Error::KeyService`] for what no store of files can open.
+    pub fn resource_name(&self) -> Result<String, Error> {
+        let payload = json::members(&self.payload, MAX_MEMBERS)
+            .map_err(|_| Error::Malformed("its payload is not a JSON object"))?;
+        let provider = json::string(&payload, "provider");
+        let kind = json::string(&payload, "type")
+            .ok_or(Error::Malformed("its payload has no string \"type\""))?;
+        let by_us = provider.as_deref().is_none_or(|provider| provider == "kbs");
+        match kind.as_str() {
+            "vault" if by_us => json::string(&payload, "name")
+                .ok_or(Error::Malformed("its payload has no string \"name\"")),
+            "vault" | "envelope" => Err(Error::KeyService {
+                kind: Shown(&kind).to_string(),
+                provider: Shown(provider.as_deref().unwrap_or_default()).to_string(),
+            }),
+            _ => Err(Error::Malformed(
+                "its type is neither \"vault\" nor \"envelope\"",
+            )),
+        }
+    }
+}
+
+/// A public key that verifies sealed secrets.
+pub struct PublicKey(VerifyingKey);
+
+impl PublicKey {
+    /// Reads a JWK of an EC key on the curve P-256; none if it is anything else.
+    pub fn from_jwk(text: &[u8]) -> Option<Self> {
+        let jwk = json::members(text, MAX_MEMBERS).ok()?;
+        let is = |name, value: &str| json::string(&jwk, name).is_some_and(|found| found == value);
+        if !is("kty", "EC") || !is("crv", "P-256") {
+            return None;
+        }
+        // SEC 1's form of a point: a tag that says "not compressed", and both coordinates.
+        let mut point = vec![0x04];
+        for coordinate in ["x", "y"] {
+            let bytes = base64::decode_url(&json::string(&jwk, coordinate)?)?;
+            point.extend_from_slice(<&[u8; 32]>::try_from(bytes.as_slice()).ok()?);
+        }
+        VerifyingKey::from_sec1_bytes(&point).ok().map(Self)
+    }
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `attestation-agent.sock`: it is there, and nothing on it is faked.
+
+use offline_fs_kbc::proto::attestation_agent::{
+    BindInitDataRequest, BindInitDataResponse, ExtendRuntimeMeasurementRequest,
+    ExtendRuntimeMeasurementResponse, GetEvidenceRequest, GetEvidenceResponse,
+    RuntimeMeasurementResult,
+};
+use ttrpc::Code;
+
+use crate::support::daemon::{Daemon, Root};
+use crate::support::wire::call;
+
+const SERVICE: &str = "attestation_agent.AttestationAgentService";
+
+/// The stock confidential-data-hub asks after each pull: an error fails the pull, this doesn't.
+#[test]
+fn a_measurement_is_not_supported_as_a_result() {
+    let root = Root::new();
+    let _daemon = Daemon::start(root.serve(), &root.socket_called("attestation-agent.sock"));
+    for index in [None, Some(17)] {
+        let answer: ExtendRuntimeMeasurementResponse = call(
+            &root.socket_called("attestation-agent.sock"),
+            SERVICE,
+            "ExtendRuntimeMeasurement",
+            &ExtendRuntimeMeasurementRequest {
+                Domain: "github.com/confidential-containers".to_owned(),
+                Operation: "PullImage".to_owned(),
+                Content: "{}".to_owned(),
+                RegisterIndex: index,
+                ..ExtendRuntimeMeasurementRequest::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            answer.Result.enum_value(),
+            Ok(RuntimeMeasurementResult::NOT_SUPPORTED)
+        );
+    }
+}
+
+/// Nothing else is answered but by the reason.
+#[test]
+fn everything_else_is_refused_with_the_reason() {
+    let root = Root::new();
+    let _daemon = Daemon::start(root.serve(), &root.socket_called("attestation-agent.sock"));
+    let socket = root.socket_called("attestation-agent.sock");
+    for method in [
+        "GetEvidence",
+        "GetAdditionalEvidence",
+        "GetToken",
+        "GetTeeType",
+        "GetAdditionalTees",
+    ] {
+        let answer: Result<GetEvidenceResponse, _> =
+            call(&socket, SERVICE, method, &GetEvidenceRequest::default());
+        let (code, text) = answer.expect_err(method);
+        assert_eq!(code, Code::UNIMPLEMENTED, "{method}");
+        assert!(text.contains("attests nothing"), "{method}: {text}");
+    }
+    let bound: Result<BindInitDataResponse, _> = call(
+        &socket,
+        SERVICE,
+        "BindInitData",
+        &BindInitDataRequest::default(),
+    );
+    let (code, text) = bound.expect_err("bound");
+    assert_eq!(code, Code::UNIMPLEMENTED);
+    assert!(text.contains("initdata is bound to nothing"), "{text}");
+}

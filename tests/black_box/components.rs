@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Standing in for attestation-agent and confidential-data-hub: which sockets, which command lines,
+//! and two copies beside each other.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use offline_fs_kbc::proto::api::{GetResourceRequest, GetResourceResponse};
+
+use crate::support::daemon::{Daemon, Root, called, called_apart, one};
+use crate::support::service_manager::Manager;
+use crate::support::wire::{call, g2, get};
+
+const AGENT_SOCKETS: [&str; 3] = [
+    "getresource.sock",
+    "keyprovider.sock",
+    "attestation-agent.sock",
+];
+
+fn live(root: &Root, name: &str) -> bool {
+    UnixStream::connect(root.socket_called(name)).is_ok()
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+fn get_from_hub(socket: &Path) -> Vec<u8> {
+    let request = GetResourceRequest {
+        ResourcePath: "kbs:///default/credential/test".to_owned(),
+        ..GetResourceRequest::default()
+    };
+    let answer: GetResourceResponse =
+        call(socket, "api.GetResourceService", "GetResource", &request).unwrap();
+    answer.Resource
+}
+
+/// The agent's three by default, the hub's on request, each off by `none`.
+#[test]
+fn which_sockets_are_served() {
+    let root = Root::new();
+    let daemon = root.start();
+    assert!(AGENT_SOCKETS.iter().all(|name| live(&root, name)));
+    assert!(!root.socket_called("cdh.sock").exists());
+    drop(daemon);
+
+    for off in ["keyprovider", "attestation"] {
+        let root = Root::new();
+        let mut command = root.serve();
+        command.args([&format!("--{off}-sock"), "none"]);
+        let daemon = Daemon::start(command, &root.socket());
+        for name in AGENT_SOCKETS {
+            assert_eq!(
+                live(&root, name),
+                !name.starts_with(off),
+                "{off}: {}",
+                daemon.log()
+            );
+        }
+    }
+
+    let mut command = root.serve();
+    command.args([
+        "--getresource-sock",
+        "none",
+        "--keyprovider-sock",
+        "none",
+        "--attestation-sock",
+        "none",
+    ]);
+    let mut daemon = Daemon::spawn(command);
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert!(daemon.log().is_empty() || !daemon.log().contains("listening"));
+
+    let mut command = root.serve();
+    command.arg("--cdh-sock").arg(root.socket());
+    assert_eq!(
+        Daemon::spawn(command).wait().code(),
+        Some(1),
+        "one address for two sockets"
+    );
+}
+
+/// Under the hub's name only its own socket is served, which may be named by its file.
+#[test]
+fn the_hub_serves_its_own_socket() {
+    let root = Root::with(&one("Credential", "x"));
+    let socket = root.path("hub/cdh.sock");
+    let config = root.path("cdh.toml");
+    fs::write(
+        &config,
+        format!(
+            "socket = \"unix://{}\"\n[kbc]\nname = \"cc_kbc\"\nurl = \"http://x\"\n\
+             [[credentials]]\npath = \"/x\"\nresource_uri = \"kbs:///a/b/c\"\n[image]\na = 1\n[log]\nlevel = \"debug\"\n",
+            socket.display()
+        ),
+    )
+    .unwrap();
+    let mut command = called_apart("/usr/local/bin/confidential-data-hub");
+    command.arg("-c").arg(&config);
+    command.env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", root.resources());
+    let daemon = Daemon::start(command, &socket);
+    assert_eq!(get_from_hub(&socket), b"x");
+    let log = daemon.log();
+    for part in [
+        "ERROR",
+        "[kbc] name asks for the KBC \"cc_kbc\", but this is offline_fs_kbc",
+        "ignored: [[credentials]]",
+        "ignored: [image]",
+        "ignored: url in [kbc]",
+        "DEBUG",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert_eq!(log.matches("listening on").count(), 1, "{log}");
+}
+
+/// Every command line that kata-agent and units have used starts the daemon, which says what it
+/// can't honour. Default addresses lie in a /run of the daemon's own.
+#[test]
+fn every_historic_command_line_starts() {
+    let root = Root::with(&one("Credential", "x"));
+    let a = root.path("a.sock");
+    let address = format!("unix://{}", a.display());
+    let config = root.path("aa.toml");
+    fs::write(&config, "[token_configs.kbs]\nurl = \"hunter2\"\n").unwrap();
+    let config = config.display().to_string();
+    for (line, warned) in [
+        (vec!["--attestation_sock", &address], vec![]),
+        (
+            vec![
+                "--attestation_sock",
+                &address,
+                "--initdata-toml",
+                "x",
+                "-c",
+                &config,
+            ],
+            vec!["not measured and not verified", "ignored: [token_configs]"],
+        ),
+        (
+            vec!["--attestation_sock", &address, "-c", "y"],
+            vec!["y: can't be read"],
+        ),
+        (
+            vec!["-a", &address, "-i", "digest", "-t", "x"],
+            vec!["-i; the initdata", "-t; the initdata"],
+        ),
+    ] {
+        let mut command = called_apart("/usr/local/bin/attestation-agent");
+        command.args(&line);
+        let mut daemon = Daemon::start(command, &a);
+        let log = daemon.log();
+        for part in &warned {
+            assert!(log.contains(part), "{part}: {log}");
+        }
+        assert_eq!(log.matches(" WARN ").count(), warned.len(), "{log}");
+        assert!(!log.contains("hunter2"));
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+    }
+}
+
+/// kata-agent's own start beside the unit's instance: it removes attestation-agent.sock, starts a
+/// copy, and waits for the socket. Each address stays answered, and each copy's end is its own.
+#[test]
+fn kata_agents_start_beside_the_unit() {
+    let root = Root::with(&one("Credential", "x"));
+    let manager = Manager::new();
+    let mut unit = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("READY=1");
+    let before = inode(&root.socket());
+
+    let attestation = root.socket_called("attestation-agent.sock");
+    fs::remove_file(&attestation).unwrap();
+    let mut command = called("/usr/local/bin/attestation-agent");
+    for name in AGENT_SOCKETS {
+        let flag = match name {
+            "getresource.sock" => "--getresource_sock",
+            "keyprovider.sock" => "--keyprovider_sock",
+            _ => "--attestation_sock",
+        };
+        command.arg(flag);
+        command.arg(format!("unix://{}", root.socket_called(name).display()));
+    }
+    let mut copy = Daemon::start(command, &attestation);
+    assert!(AGENT_SOCKETS.iter().all(|name| live(&root, name)));
+    assert_eq!(
+        inode(&root.socket()),
+        before,
+        "getresource.sock stays where it is"
+    );
+    assert_eq!(
+        get(&root.socket(), &g2("/default/credential/test")).unwrap(),
+        b"x"
+    );
+    let log = copy.log();
+    assert_eq!(log.matches("it is left to that one").count(), 2, "{log}");
+    assert_eq!(log.matches("listening on").count(), 1, "{log}");
+
+    unit.signal(Signal::SIGTERM);
+    assert_eq!(unit.wait().code(), Some(0));
+    assert!(
+        live(&root, "attestation-agent.sock"),
+        "the copy's own socket"
+    );
+    assert!(!root.socket().exists());
+
+    // The unit comes back, and the copy goes.
+    let _unit = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("READY=1");
+    assert!(AGENT_SOCKETS.iter().all(|name| live(&root, name)));
+    copy.signal(Signal::SIGTERM);
+    assert_eq!(copy.wait().code(), Some(0));
+    manager.wait_for(
+        "STATUS=serving 1 resource; credential: not an auth.json; 1 problem, see the log\n",
+    );
+    crate::support::wait_for("the unit to take over", || {
+        live(&root, "attestation-agent.sock").then_some(())
+    });
+    assert_eq!(
+        get(&root.socket(), &g2("/default/credential/test")).unwrap(),
+        b"x"
+    );
+}
+
+/// A client that connects while a copy starts is answered by one or the other.
+#[test]
+fn a_client_at_that_moment_is_answered() {
+    let root = Root::with(&one("Credential", "x"));
+    let _unit = root.start();
+    for _ in 0..10 {
+        let mut copy = Daemon::spawn(root.serve());
+        while copy.is_running() {
+            assert_eq!(
+                get(&root.socket(), &g2("/default/credential/test")).unwrap(),
+                b"x"
+            );
+        }
+        assert_eq!(copy.wait().code(), Some(0));
+    }
+}
+
+/// Two copies on overlapping addresses, started in either order: every address is answered, and the
+/// end of one leaves the other's alone.
+#[test]
+fn overlapping_copies() {
+    for hub_first in [true, false] {
+        let root = Root::with(&one("Credential", "x"));
+        let hub_only = || {
+            let mut command = root.serve_hub();
+            command.args(["--keyprovider-sock", "none"]);
+            command
+        };
+        let commands: [Command; 2] = if hub_first {
+            [hub_only(), root.serve()]
+        } else {
+            [root.serve(), hub_only()]
+        };
+        let mut copies = commands.map(|command| {
+            let daemon = Daemon::spawn(command);
+            daemon.wait_for_log("aa-offline_fs_kbc-resources.json: 1 entry");
+            daemon
+        });
+        let all = [&AGENT_SOCKETS[..], &["cdh.sock"]].concat();
+        assert!(all.iter().all(|name| live(&root, name)));
+        let mine: Vec<_> = copies
+            .iter()
+            .map(|copy| {
+                all.iter()
+                    .filter(|name| {
+                        copy.log().contains(&format!(
+                            "listening on unix://{}\n",
+                            root.socket_called(name).display()
+                        ))
+                    })
+                    .copied()
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(mine[0].len() + mine[1].len(), 4, "{mine:?}");
+        copies[0].signal(Signal::SIGTERM);
+        assert_eq!(copies[0].wait().code(), Some(0));
+        for name in &mine[0] {
+            assert!(!root.socket_called(name).exists(), "{name}");
+        }
+        assert!(mine[1].iter().all(|name| live(&root, name)), "{mine:?}");
+    }
+}
+
+/// A stock confidential-data-hub beside the daemon keeps its socket, whoever asks for it.
+#[test]
+fn a_stock_hub_keeps_its_socket() {
+    let root = Root::with(&one("Credential", "x"));
+    fs::create_dir_all(root.path("run/confidential-containers")).unwrap();
+    let path = root.socket_called("cdh.sock");
+    let stock = UnixListener::bind(&path).unwrap();
+    let before = inode(&path);
+    for command in [root.serve(), root.serve_hub()] {
+        let mut daemon = Daemon::start(command, &root.socket());
+        assert_eq!(inode(&path), before);
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+        assert_eq!(inode(&path), before);
+    }
+    drop(stock);
+}
+
+/// Another KBC's name, wherever it is configured, means that this is the wrong daemon: it says so.
+#[test]
+fn another_kbc_in_the_configuration_is_said() {
+    let root = Root::new();
+    fs::write(
+        root.path("etc/agent-config.toml"),
+        "aa_kbc_params = \"cc_kbc::http://h\"\n",
+    )
+    .unwrap();
+    fs::create_dir(root.path("proc")).unwrap();
+    fs::write(
+        root.path("proc/cmdline"),
+        "ro agent.aa_kbc_params=eaa_kbc::x quiet\n",
+    )
+    .unwrap();
+    let mut command = root.serve();
+    command.env("AA_KBC_PARAMS", "online_sev_kbc::y");
+    let daemon = Daemon::start(command, &root.socket());
+    let log = daemon.log();
+    for name in ["cc_kbc", "eaa_kbc", "online_sev_kbc"] {
+        let part = format!("asks for the KBC \"{name}\"");
+        assert!(
+            log.lines()
+                .any(|line| line.contains("ERROR") && line.contains(&part)),
+            "{log}"
+        );
+    }
+    drop(daemon);
+    for (path, text) in [
+        (
+            "etc/agent-config.toml",
+            "aa_kbc_params = \"offline_fs_kbc::null\"\n",
+        ),
+        ("proc/cmdline", "ro\n"),
+    ] {
+        fs::write(root.path(path), text).unwrap();
+    }
+    let daemon = root.start();
+    assert!(
+        !daemon.log().contains("asks for the KBC"),
+        "{}",
+        daemon.log()
+    );
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `cdh.sock`: resources, sealed secrets, and what is left to the stock confidential-data-hub.
+
+use std::fs;
+
+use offline_fs_kbc::proto::api::{
+    GetResourceRequest, GetResourceResponse, ImagePullRequest, ImagePullResponse,
+    SecureMountRequest, SecureMountResponse, UnsealSecretInput, UnsealSecretOutput,
+};
+use serde_json::{Value, json};
+use ttrpc::Code;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::support::daemon::{Daemon, Root, one, run};
+use crate::support::wire::{RECORDED_G2, RECORDED_G3, Wire, call, outcome};
+
+fn get(root: &Root, path: &str) -> Result<Vec<u8>, (Code, String)> {
+    let request = GetResourceRequest {
+        ResourcePath: path.to_owned(),
+        ..GetResourceRequest::default()
+    };
+    let socket = root.socket_called("cdh.sock");
+    let answer: GetResourceResponse =
+        call(&socket, "api.GetResourceService", "GetResource", &request)?;
+    Ok(answer.Resource)
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, (Code, String)>, code: Code) -> String {
+    let (found, text) = result.expect_err("it is served");
+    assert_eq!(found, code, "{text}");
+    text
+}
+
+/// The bytes that a released image-rs sent, and each spelling of the path.
+#[test]
+fn resources_are_served_as_image_rs_asks() {
+    let root = Root::with(&one("Credential", "x"));
+    let _daemon = root.start_hub();
+    let mut wire = Wire::connect(&root.socket_called("cdh.sock"));
+    wire.send(RECORDED_G3);
+    let (header, body) = wire.receive_raw();
+    assert_eq!((&header[8..], &body[..2]), (&[2, 0][..], &[0x0a, 0x00][..]));
+    assert_eq!(wire.ask(RECORDED_G3).unwrap(), b"x");
+    for path in [
+        "kbs:///default/credential/test",
+        "kbs://h:1/default/credential/test?a=b",
+        "/default/credential/test",
+        "Credential",
+    ] {
+        assert_eq!(get(&root, path).unwrap(), b"x", "{path}");
+    }
+    refused(
+        get(&root, "kbs+x:///default/credential/test"),
+        Code::INVALID_ARGUMENT,
+    );
+    let text = refused(get(&root, "kbs:///default/a/b"), Code::NOT_FOUND);
+    assert!(
+        text.contains("there are: default/credential/test"),
+        "{text}"
+    );
+    // The other generation's service has its own socket.
+    wire.send(RECORDED_G2);
+    refused(outcome(&wire.receive().1), Code::UNIMPLEMENTED);
+}
+
+/// `get` asks as this client by itself where the socket is called cdh.sock, and finds it by default.
+#[test]
+fn get_asks_on_cdh_sock() {
+    let root = Root::with(&one("Credential", "x"));
+    let _daemon = root.start_hub();
+    let dir = root.dir().display().to_string();
+    let socket = root.socket_called("cdh.sock").display().to_string();
+    for args in [
+        &["get", "Credential", "--as", "cdh", "--root", &dir][..],
+        &["get", "default/credential/test", "--socket", &socket],
+    ] {
+        let (stdout, stderr, code) = run(args);
+        assert_eq!((stdout.as_str(), code), ("x", Some(0)), "{stderr}");
+    }
+}
+
+/// Image keys are handed out only where somebody asked for the old behaviour; resources win then.
+#[test]
+fn keys_are_exposed_only_on_request() {
+    let root = Root::with(&one("default/key/both", "resource"));
+    let keys = json!({"default/key/1": STANDARD.encode([7; 32]), "default/key/both": STANDARD.encode([8; 32])});
+    root.write_keys(&keys.to_string());
+    let daemon = root.start_hub();
+    let text = refused(get(&root, "kbs:///default/key/1"), Code::NOT_FOUND);
+    assert!(
+        text.contains("it is a key of the keys file, and keys are not handed out"),
+        "{text}"
+    );
+    assert_eq!(get(&root, "kbs:///default/key/both").unwrap(), b"resource");
+    drop(daemon);
+
+    let mut command = root.serve_hub();
+    command.arg("--expose-keys");
+    let _daemon = Daemon::start(command, &root.socket_called("cdh.sock"));
+    assert_eq!(get(&root, "kbs:///default/key/1").unwrap(), [7; 32]);
+    assert_eq!(get(&root, "kbs:///default/key/both").unwrap(), b"resource");
+    // On getresource.sock they never are.
+    let socket = root.socket();
+    let old = crate::support::wire::get(&socket, &crate::support::wire::g2("/default/key/1"));
+    refused(old, Code::NOT_FOUND);
+}
+
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../vectors/sealedsecret.json")).unwrap()
+}
+
+/// A root whose store has the signing keys, a secret and an image key.
+fn root_with_secrets() -> Root {
+    let vectors = vectors();
+    let root = Root::new();
+    let entry = |text: &str| STANDARD.encode(text);
+    let resources = json!({
+        "default/signing-key/1": entry(&vectors["jwk"].to_string()),
+        "default/signing-key/p384": entry(&vectors["jwk p384"].to_string()),
+        "default/secret/1": entry("the plaintext"),
+        "default/other/1": entry("another one"),
+    });
+    root.write_resources(&resources.to_string());
+    root.write_keys(&one("default/key/1", [7; 32]));
+    let keys = root.path("run/confidential-containers/cdh/sealed-secret");
+    fs::create_dir_all(&keys).unwrap();
+    fs::write(keys.join("signer.jwk"), vectors["jwk"].to_string()).unwrap();
+    // What a name that climbs out would find.
+    fs::write(root.path("signer.jwk"), vectors["jwk"].to_string()).unwrap();
+    fs::write(root.path("run/signer.jwk"), vectors["jwk"].to_string()).unwrap();
+    root
+}
+
+fn unseal(root: &Root, secret: &str) -> Result<String, (Code, String)> {
+    let request = UnsealSecretInput {
+        secret: secret.as_bytes().to_vec(),
+        ..UnsealSecretInput::default()
+    };
+    let socket = root.socket_called("cdh.sock");
+    let answer: UnsealSecretOutput =
+        call(&socket, "api.SealedSecretService", "UnsealSecret", &request)?;
+    Ok(String::from_utf8(answer.plaintext).unwrap())
+}
+
+/// What is well signed is opened; everything else is refused, each for its reason.
+#[test]
+fn sealed_secrets_are_verified() {
+    let root = root_with_secrets();
+    let _daemon = root.start_hub();
+    let sealed = vectors()["sealed"].clone();
+    let secret = |name: &str| {
+        sealed[name]
+            .as_str()
+            .unwrap_or_else(|| panic!("{name}"))
+            .to_owned()
+    };
+    for name in ["good", "good, key in a file"] {
+        assert_eq!(
+            unseal(&root, &secret(name)).unwrap(),
+            "the plaintext",
+            "{name}"
+        );
+        assert_eq!(
+            unseal(&root, &format!("{}\n", secret(name))).unwrap(),
+            "the plaintext"
+        );
+    }
+    for (name, code, part) in [
+        (
+            "names a key of the keys file",
+            Code::NOT_FOUND,
+            "keys are not handed out",
+        ),
+        ("names nothing", Code::NOT_FOUND, "default/secret/none"),
+        ("of another provider", Code::UNIMPLEMENTED, "\"aliyun\""),
+        ("envelope", Code::UNIMPLEMENTED, "\"aliyun\""),
+        (
+            "of an unknown type",
+            Code::INVALID_ARGUMENT,
+            "neither \"vault\" nor",
+        ),
+        (
+            "by another key",
+            Code::INVALID_ARGUMENT,
+            "signature is not by the key",
+        ),
+        ("alg none", Code::INVALID_ARGUMENT, "alg \"none\""),
+        ("alg HS256", Code::INVALID_ARGUMENT, "alg \"HS256\""),
+        ("without alg", Code::INVALID_ARGUMENT, "alg none"),
+        ("without kid", Code::INVALID_ARGUMENT, "no string \"kid\""),
+        (
+            "kid of another curve",
+            Code::FAILED_PRECONDITION,
+            "not a JWK of an EC key on P-256",
+        ),
+        (
+            "kid that is missing",
+            Code::NOT_FOUND,
+            "default/signing-key/none",
+        ),
+        (
+            "kid that climbs",
+            Code::INVALID_ARGUMENT,
+            "neither a kbs:// URI nor a file name",
+        ),
+        (
+            "kid that is absolute",
+            Code::INVALID_ARGUMENT,
+            "neither a kbs:// URI nor a file name",
+        ),
+        (
+            "kid that is dots",
+            Code::INVALID_ARGUMENT,
+            "neither a kbs:// URI nor a file name",
+        ),
+        (
+            "signature cut",
+            Code::INVALID_ARGUMENT,
+            "signature is not by the key",
+        ),
+        (
+            "signature empty",
+            Code::INVALID_ARGUMENT,
+            "signature is not by the key",
+        ),
+        (
+            "payload exchanged",
+            Code::INVALID_ARGUMENT,
+            "signature is not by the key",
+        ),
+        (
+            "placeholder header",
+            Code::INVALID_ARGUMENT,
+            "header is not",
+        ),
+    ] {
+        let text = refused(unseal(&root, &secret(name)), code);
+        assert!(text.contains(part), "{name}: {text}");
+    }
+    assert_eq!(
+        sealed.as_object().unwrap().len(),
+        21,
+        "a vector is not tried"
+    );
+    for text in [
+        "",
+        "hunter2",
+        "sealed.",
+        "sealed.a.b",
+        "sealed.a.b.c.d",
+        "sealed...",
+    ] {
+        let said = refused(unseal(&root, text), Code::INVALID_ARGUMENT);
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+/// Switched off in any of the three ways, signatures don't count; the rest does. The log says so.
+#[test]
+fn verification_can_be_switched_off() {
+    let root = root_with_secrets();
+    let sealed = vectors()["sealed"].clone();
+    let placeholder = sealed["placeholder header"].as_str().unwrap();
+    let flag = {
+        let mut command = root.serve_hub();
+        command.arg("--skip-sealed-secret-verification");
+        command
+    };
+    let environment = {
+        let mut command = root.serve_hub();
+        command.env("SKIP_SEALED_SECRET_VERIFICATION", "true");
+        command
+    };
+    for command in [flag, environment] {
+        let daemon = Daemon::start(command, &root.socket_called("cdh.sock"));
+        assert_eq!(unseal(&root, placeholder).unwrap(), "the plaintext");
+        let exchanged = sealed["payload exchanged"].as_str().unwrap();
+        assert_eq!(unseal(&root, exchanged).unwrap(), "another one");
+        refused(
+            unseal(&root, sealed["envelope"].as_str().unwrap()),
+            Code::UNIMPLEMENTED,
+        );
+        let key = sealed["names a key of the keys file"].as_str().unwrap();
+        refused(unseal(&root, key), Code::NOT_FOUND);
+        assert!(daemon.log().contains("without verifying their signatures"));
+    }
+    let mut command = root.serve_hub();
+    command.env("SKIP_SEALED_SECRET_VERIFICATION", "false");
+    let _daemon = Daemon::start(command, &root.socket_called("cdh.sock"));
+    refused(unseal(&root, placeholder), Code::INVALID_ARGUMENT);
+}
+
+/// Exposed keys are for who asks for resources, never for sealed secrets.
+#[test]
+fn a_sealed_secret_never_names_a_key() {
+    let root = root_with_secrets();
+    let mut command = root.serve_hub();
+    command.arg("--expose-keys");
+    let _daemon = Daemon::start(command, &root.socket_called("cdh.sock"));
+    let sealed = vectors()["sealed"].clone();
+    let key = sealed["names a key of the keys file"].as_str().unwrap();
+    refused(unseal(&root, key), Code::NOT_FOUND);
+}
+
+/// What needs a network or a mount is refused with what to run for it.
+#[test]
+fn mounts_and_pulls_are_left_to_the_stock_hub() {
+    let root = Root::new();
+    let _daemon = root.start_hub();
+    let socket = root.socket_called("cdh.sock");
+    let mount: Result<SecureMountResponse, _> = call(
+        &socket,
+        "api.SecureMountService",
+        "SecureMount",
+        &SecureMountRequest {
+            volume_type: "BlockDevice".to_owned(),
+            mount_point: "/x".to_owned(),
+            ..SecureMountRequest::default()
+        },
+    );
+    let text = refused(mount, Code::UNIMPLEMENTED);
+    assert!(
+        text.contains("run the stock confidential-data-hub"),
+        "{text}"
+    );
+    let pull: Result<ImagePullResponse, _> = call(
+        &socket,
+        "api.ImagePullService",
+        "PullImage",
+        &ImagePullRequest {
+            image_url: "quay.io/x".to_owned(),
+            ..ImagePullRequest::default()
+        },
+    );
+    let text = refused(pull, Code::UNIMPLEMENTED);
+    assert!(
+        text.contains("run the stock confidential-data-hub"),
+        "{text}"
+    );
+}
