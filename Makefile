@@ -32,8 +32,11 @@ IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 REGISTRY := target/registry/usr/bin/docker-registry
+# A Go of Debian's with containerd's ttrpc, unpacked and not installed.
+GO := target/go
+GO_CLIENT := $(GO)/go-client
 
-.PHONY: image build install uninstall test demo registry clean check-cargo check-image
+.PHONY: image build install uninstall test demo registry go-client clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
@@ -84,9 +87,9 @@ uninstall:
 
 # The tests run the release binary, built on its own: built with the tests, it would have their
 # crates' features too.
-test: build registry
+test: build registry go-client
 	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
-		$(CARGO) test --locked
+		GO_CLIENT=$(CURDIR)/$(GO_CLIENT) $(CARGO) test --locked
 
 demo: build registry
 	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
@@ -95,7 +98,18 @@ demo: build registry
 registry: $(REGISTRY)
 
 $(REGISTRY):
-	tests/fetch-registry $(CURDIR)/target/registry
+	tests/fetch-debs $(CURDIR)/target/registry docker-registry
+
+go-client: $(GO_CLIENT)
+
+$(GO)/fetched:
+	tests/fetch-debs $(CURDIR)/$(GO) golang-go+ golang-github-containerd-ttrpc-dev+ \
+		golang-github-golang-protobuf-1-3-dev-
+
+$(GO_CLIENT): tests/go-client/main.go | $(GO)/fetched
+	cd tests/go-client && GO111MODULE=off CGO_ENABLED=0 GOFLAGS= GOROOT=$(CURDIR)/$(GO)/usr/lib/go \
+		GOPATH=$(CURDIR)/$(GO)/usr/share/gocode GOCACHE=$(CURDIR)/$(GO)/cache \
+		$(CURDIR)/$(GO)/usr/lib/go/bin/go build -o $(CURDIR)/$(GO_CLIENT) main.go
 
 clean:
 	$(CARGO) clean

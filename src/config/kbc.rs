@@ -70,9 +70,9 @@ fn of_command_line(text: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(text);
     // Of a parameter that comes twice kata-agent takes the last.
     let params = text.split_ascii_whitespace();
-    let params = params.filter_map(|param| param.strip_prefix("agent.aa_kbc_params="));
+    let mut params = params.filter_map(|param| param.strip_prefix("agent.aa_kbc_params="));
     params
-        .last()
+        .next_back()
         .map(|value| value.trim_matches('"').to_owned())
 }
 

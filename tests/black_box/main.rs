@@ -11,6 +11,7 @@ mod attestation;
 mod commands;
 mod components;
 mod files;
+mod go_client;
 mod hub;
 mod image_build;
 mod keys;
