@@ -17,8 +17,12 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 
+# 1 to install the program as confidential-data-hub too.
+CDH ?=
+
 NAME := offline-fs-kbc
 HISTORIC_NAME := attestation-agent
+HUB_NAME := confidential-data-hub
 BIN ?= target/release/$(NAME)
 
 # ppc64le is what uname and the image build say; Rust says powerpc64le.
@@ -73,17 +77,19 @@ install:
 	@test -x $(BIN) || { echo "BIN=$(BIN) is missing; 'make' builds the image's binary, 'make build' this machine's" >&2; exit 1; }
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/$(NAME)
 	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME)
+	if [ "$(CDH)" = 1 ]; then ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HUB_NAME); fi
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' systemd/$(NAME).service \
 		> $(DESTDIR)$(UNITDIR)/$(NAME).service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/$(NAME).service
 
-# The historic name goes only if it is this program's: an upstream attestation-agent may have come back.
+# The components' names go only if they are this program's: an upstream component may have come back.
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/$(NAME) $(DESTDIR)$(UNITDIR)/$(NAME).service
-	@if [ "$$(readlink $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME))" = $(NAME) ]; then \
-		rm -f $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME); \
-	fi
+	@for name in $(HISTORIC_NAME) $(HUB_NAME); do \
+		path=$(DESTDIR)$(PREFIX)/bin/$$name; \
+		if [ "$$(readlink $$path)" = $(NAME) ]; then rm -f $$path; fi; \
+	done
 
 # The tests run the release binary, built on its own: built with the tests, it would have their
 # crates' features too.

@@ -106,7 +106,7 @@ fn keys_are_unwrapped() {
     for socket in ["keyprovider.sock", "cdh.sock"] {
         let unwrap = ["keyprovider.KeyProviderService", "UnWrapKey", "bytes"];
         let lines = ask(&root, socket, &unwrap, 1, "base64", &[&request]);
-        assert_eq!(lines, [expected.clone()]);
+        assert_eq!(lines.join("\n"), expected);
         let wrap = ["keyprovider.KeyProviderService", "WrapKey", "bytes"];
         let lines = ask(&root, socket, &wrap, 1, "base64", &[&request]);
         assert!(

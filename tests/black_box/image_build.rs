@@ -86,30 +86,35 @@ fn install_fills_an_image_and_uninstall_empties_it() {
     let image = tempfile::tempdir().unwrap();
     let destdir = format!("DESTDIR={}", image.path().display());
     let bin = format!("BIN={}", program().display());
-    for prefix in ["/usr/local", "/usr"] {
-        let prefix_arg = format!("PREFIX={prefix}");
-        let (made, code) = make(&["install", &destdir, &prefix_arg, &bin]);
+    for (prefix, hub) in [("/usr/local", ""), ("/usr", "1")] {
+        let (prefix_arg, hub_arg) = (format!("PREFIX={prefix}"), format!("CDH={hub}"));
+        let (made, code) = make(&["install", &destdir, &prefix_arg, &bin, &hub_arg]);
         assert_eq!(code, Some(0), "{made}");
         let path = |path: &str| image.path().join(path.trim_start_matches('/'));
         let program = path(&format!("{prefix}/bin/offline-fs-kbc"));
         assert_eq!(output(Command::new(&program).arg("--version")).2, Some(0));
-        let historic = path(&format!("{prefix}/bin/attestation-agent"));
-        assert_eq!(
-            fs::read_link(historic).unwrap(),
-            Path::new("offline-fs-kbc")
-        );
+        for (name, expected) in [
+            ("attestation-agent", true),
+            ("confidential-data-hub", hub == "1"),
+        ] {
+            let link = fs::read_link(path(&format!("{prefix}/bin/{name}"))).ok();
+            let expected = expected.then(|| PathBuf::from("offline-fs-kbc"));
+            assert_eq!(link, expected, "{name}");
+        }
         let unit = path(&format!(
             "{prefix}/lib/systemd/system/offline-fs-kbc.service"
         ));
         let unit = fs::read_to_string(unit).unwrap();
-        assert!(
-            unit.contains(&format!("ExecStart={prefix}/bin/offline-fs-kbc serve\n")),
-            "{unit}"
-        );
+        let start = format!("ExecStart={prefix}/bin/offline-fs-kbc serve\n");
+        assert!(unit.contains(&start), "{unit}");
+        // A component of upstream's that has come back is left.
+        let upstream = path(&format!("{prefix}/bin/confidential-data-hub"));
+        let _ = fs::remove_file(&upstream);
+        fs::write(&upstream, "upstream").unwrap();
         let (made, code) = make(&["uninstall", &destdir, &prefix_arg]);
         assert_eq!(code, Some(0), "{made}");
-        let left = walk(image.path());
-        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(walk(image.path()), [upstream.clone()]);
+        fs::remove_file(upstream).unwrap();
     }
 }
 
