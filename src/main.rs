@@ -6,6 +6,7 @@
 mod cli;
 mod config;
 mod logging;
+mod memory;
 mod process;
 
 use std::env;

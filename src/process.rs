@@ -3,8 +3,16 @@
 //! What is set once for the process.
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+
+/// Raises the soft limit of open descriptors to the hard one, so that the caps on connections are what
+/// bounds them. Where that fails the limit stays as it is, which is survived.
+pub fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
 
 /// Keeps what the process holds and makes to its owner: no core file, not traceable by other
 /// processes of the same user, and files that only the owner can read.

@@ -27,7 +27,7 @@ pub enum Error {
     Signature(String),
     /// It wants a key service, which files are not.
     #[error(
-        "a sealed secret of type {kind} is opened by the key service {provider}; files have none"
+        "a sealed secret of type {kind} is opened by the key service of provider {provider}; files have none"
     )]
     KeyService {
         /// Its type.
@@ -83,6 +83,17 @@ impl<'a> Sealed<'a> {
         ))?;
         let header = json::members(&header, MAX_MEMBERS)
             .map_err(|_| Error::Malformed("its header is not a JSON object"))?;
+        // RFC 7515, 4 and 4.1.11: names are unique, and what is critical must be understood.
+        let mut names: Vec<_> = header.iter().map(|member| member.name.as_str()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Error::Malformed("its header has a name twice"));
+        }
+        if names.contains(&"crit") {
+            return Err(Error::Malformed(
+                "its header has critical extensions (crit), and none is known",
+            ));
+        }
         match json::string(&header, "alg").as_deref() {
             Some("ES256") => {}
             Some(other) => return Err(Error::Algorithm(Shown(other).to_string())),
@@ -124,7 +135,7 @@ impl<'a> Sealed<'a> {
                 .ok_or(Error::Malformed("its payload has no string \"name\"")),
             "vault" | "envelope" => Err(Error::KeyService {
                 kind: Shown(&kind).to_string(),
-                provider: Shown(provider.as_deref().unwrap_or_default()).to_string(),
+                provider: Shown(provider.as_deref().unwrap_or("(none)")).to_string(),
             }),
             _ => Err(Error::Malformed(
                 "its type is neither \"vault\" nor \"envelope\"",

@@ -10,6 +10,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use offline_fs_kbc::text::{Clean, Shown};
+
 use crate::cli::serve::Serve;
 use crate::config::component::ComponentFile;
 use crate::config::{Component, Role};
@@ -20,7 +22,8 @@ const NAMES: &[(&str, Component)] = &[
     ("confidential-data-hub", Component::ConfidentialDataHub),
 ];
 
-/// The historic flags: all spellings, and what becomes of each.
+/// The historic flags, and those of ours that a stand-in needs: all spellings, and what becomes of
+/// each.
 const FLAGS: &[(&[&str], Meaning)] = &[
     (
         &["getresource_sock", "getresource-sock", "g"],
@@ -33,6 +36,18 @@ const FLAGS: &[(&[&str], Meaning)] = &[
     (
         &["attestation_sock", "attestation-sock", "a"],
         Meaning::Socket(Role::Attestation),
+    ),
+    (
+        &["cdh-sock", "cdh_sock"],
+        Meaning::Socket(Role::ConfidentialDataHub),
+    ),
+    (
+        &["expose-keys"],
+        Meaning::Switch(|serve| &mut serve.expose_keys),
+    ),
+    (
+        &["skip-sealed-secret-verification"],
+        Meaning::Switch(|serve| &mut serve.skip_sealed_secret_verification),
     ),
     (
         &["config-file", "config_file", "config", "c"],
@@ -50,6 +65,8 @@ const FLAGS: &[(&[&str], Meaning)] = &[
 enum Meaning {
     /// The address of a socket.
     Socket(Role),
+    /// A flag of ours without a value.
+    Switch(fn(&mut Serve) -> &mut bool),
     /// A configuration file.
     Config,
     /// What the VM was started with, which this program can't hold against a measurement.
@@ -105,11 +122,15 @@ fn parse(component: Component, args: &[OsString]) -> Serve {
     let mut args = args.iter().map(|arg| arg.to_string_lossy()).peekable();
     while let Some(arg) = args.next() {
         let Some((name, value)) = split(&arg) else {
-            serve
-                .warnings
-                .push(format!("ignored: the argument {arg:?}"));
+            let arg = Shown(&arg);
+            serve.warnings.push(format!("ignored: the argument {arg}"));
             continue;
         };
+        if let Some(Meaning::Switch(switch)) = meaning(name) {
+            *switch(&mut serve) = true;
+            continue;
+        }
+        let arg = Clean(&arg);
         let value = match value {
             Some(value) => Some(value.to_owned()),
             // A value that looks like a flag is one.
@@ -121,19 +142,21 @@ fn parse(component: Component, args: &[OsString]) -> Serve {
             (Some(Meaning::Socket(role)), Some(value)) => match value.parse() {
                 Ok(choice) => *serve.sockets.choice(role) = Some(choice),
                 Err(error) => serve.mistakes.push(format!(
-                    "{arg} {value:?}: {error}; the default address is served instead"
+                    "{arg} {}: {error}; the default address is served instead",
+                    Shown(&value)
                 )),
             },
             (Some(Meaning::Config), Some(value)) => config = Some(value),
             (Some(Meaning::InitData), _) => serve.warnings.push(format!(
                 "ignored: {arg}; the initdata was not measured and not verified"
             )),
+            (Some(Meaning::Switch(_)), _) => {}
             (Some(_), None) => serve
                 .mistakes
                 .push(format!("{arg}: no value follows; the default holds")),
             (None, _) => serve
                 .warnings
-                .push(format!("ignored: the unknown flag {arg:?}")),
+                .push(format!("ignored: the unknown flag \"{arg}\"")),
         }
     }
     if let Some(path) = config {
@@ -220,6 +243,14 @@ mod tests {
             );
             assert!(serve.warnings.is_empty() && serve.mistakes.is_empty());
         }
+        let serve = parsed(&[
+            "--expose-keys",
+            "--cdh_sock",
+            "unix:///c",
+            "--skip-sealed-secret-verification",
+        ]);
+        assert_eq!(address(serve.sockets.cdh_sock).unwrap(), "unix:///c");
+        assert!(serve.expose_keys && serve.skip_sealed_secret_verification);
         let serve = parsed(&["--keyprovider_sock", "none"]);
         assert_eq!(address(serve.sockets.keyprovider_sock).unwrap(), "off");
     }

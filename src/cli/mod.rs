@@ -48,6 +48,9 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     if let Some(component) = historic_component(&args) {
         return historic::run(component, args.get(1..).unwrap_or_default());
     }
+    let by_name = args
+        .first()
+        .and_then(|arg| historic::component(Path::new(arg)));
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -57,7 +60,10 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
         }
     };
     match cli.command {
-        Command::Serve(serve) => serve.run(),
+        Command::Serve(mut serve) => {
+            serve.component = by_name.unwrap_or_default();
+            serve.run()
+        }
         Command::Get(get) => get.run(),
         Command::Check(check) => check.run(),
         #[cfg(feature = "tools")]

@@ -2,7 +2,7 @@
 
 //! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::env;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,7 @@ use offline_fs_kbc::rpc::sealedsecret::Verification;
 use offline_fs_kbc::rpc::{
     attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
 };
+use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::limits::LOCK_WAIT;
 use offline_fs_kbc::server::listener::{self, Address, Claim};
 use offline_fs_kbc::server::router::Router;
@@ -22,10 +23,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
+use ttrpc::asynchronous::Service;
 
 use crate::cli::findings;
 use crate::config::{Component, Files, Role, Root, Sockets, kbc};
 use crate::logging::{self, LogLevel};
+use crate::memory;
 
 /// Serve the resources until SIGTERM or SIGINT; SIGHUP reloads every file
 #[derive(Args, Default)]
@@ -70,6 +73,7 @@ impl Serve {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log_level);
         crate::process::seclude()?;
+        crate::process::raise_descriptor_limit();
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
@@ -89,47 +93,48 @@ impl Serve {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
 
-        for mistake in kbc::mismatches(&self.root) {
-            error!("{mistake}");
-        }
-        let verification = self.verification();
-        let addresses = self.sockets.addresses(&self.root, self.component)?;
+        let addresses = self.sockets.clone().addresses(&self.root, self.component)?;
         let claims = match claim(addresses)? {
             Claims::Ours(claims) => claims,
             Claims::AllLive => return Ok(ExitCode::SUCCESS),
         };
 
+        for mistake in kbc::mismatches(&self.root) {
+            error!("{mistake}");
+        }
+        self.warn_about_switches(&claims);
         let store = Arc::new(Store::new(self.files.sources(&self.root)));
         store.refresh();
         let status = Arc::new(Status::new(Arc::clone(&store)));
         let line = status.look();
 
         let (stop, stopped) = watch::channel(false);
+        let admission = Arc::new(Admission::new(memory::give_back));
         let mut endpoints = JoinSet::new();
-        for (role, address, claim) in claims {
-            let services = match role {
-                Role::GetResource => getresource::service(Arc::clone(&store)),
-                Role::KeyProvider => keyprovider::service(Arc::clone(&store)),
-                Role::Attestation => attestation::service(),
-                Role::ConfidentialDataHub => {
-                    let mut services = resource::service(Arc::clone(&store), self.expose_keys);
-                    services.extend(sealedsecret::service(
-                        Arc::clone(&store),
-                        verification.clone(),
-                    ));
-                    services.extend(keyprovider::service(Arc::clone(&store)));
-                    services.extend(unavailable::services());
-                    services
-                }
-            };
+        let vigilant = notify::is_unit();
+        for (address, roles, claim) in claims {
+            let services = roles
+                .iter()
+                .flat_map(|&role| self.services(role, &store))
+                .collect();
             let router = {
                 let status = Arc::clone(&status);
                 Arc::new(Router::new(services, move || status.refresh()))
             };
             let (status, stopped) = (Arc::clone(&status), stopped.clone());
+            let admission = Arc::clone(&admission);
             endpoints.spawn(async move {
                 let waiting = |waits| status.waiting(&address, waits);
-                endpoint::serve(address.clone(), claim, router, stopped, waiting).await
+                endpoint::serve(
+                    address.clone(),
+                    claim,
+                    vigilant,
+                    router,
+                    admission,
+                    stopped,
+                    waiting,
+                )
+                .await
             });
         }
         notify::ready(&line);
@@ -159,14 +164,44 @@ impl Serve {
         }
     }
 
-    /// Whether sealed secrets' signatures count, by the flag or the environment.
-    fn verification(&self) -> Verification {
+    /// What is asked on a role's socket.
+    fn services(&self, role: Role, store: &Arc<Store>) -> HashMap<String, Service> {
+        let store = || Arc::clone(store);
+        match role {
+            Role::GetResource => getresource::service(store()),
+            Role::KeyProvider => keyprovider::service(store()),
+            Role::Attestation => attestation::service(),
+            Role::ConfidentialDataHub => {
+                let verification = if self.skips_verification() {
+                    Verification::Off
+                } else {
+                    Verification::On(self.root.sealed_secret_keys())
+                };
+                let mut services = resource::service(store(), self.expose_keys);
+                services.extend(sealedsecret::service(store(), verification));
+                services.extend(keyprovider::service(store()));
+                services.extend(unavailable::services());
+                services
+            }
+        }
+    }
+
+    /// Whether sealed secrets' signatures don't count, by the flag, a file or the environment.
+    fn skips_verification(&self) -> bool {
         let by_environment = env::var(SKIP_VERIFICATION).is_ok_and(|value| value == "true");
-        if self.skip_sealed_secret_verification || by_environment {
+        self.skip_sealed_secret_verification || by_environment
+    }
+
+    /// Says which switches of cdh.sock weaken it, or do nothing because it isn't served.
+    fn warn_about_switches(&self, claims: &[Claimed]) {
+        let hub = |(_, roles, _): &Claimed| roles.contains(&Role::ConfidentialDataHub);
+        match (claims.iter().any(hub), self.expose_keys) {
+            (true, true) => warn!("image keys are handed out as resources on cdh.sock"),
+            (false, true) => warn!("--expose-keys does nothing without cdh.sock (--cdh-sock)"),
+            (_, false) => {}
+        }
+        if claims.iter().any(hub) && self.skips_verification() {
             warn!("sealed secrets are opened without verifying their signatures");
-            Verification::Off
-        } else {
-            Verification::On(self.root.sealed_secret_keys())
         }
     }
 }
@@ -174,25 +209,28 @@ impl Serve {
 /// The environment variable of the stock confidential-data-hub.
 const SKIP_VERIFICATION: &str = "SKIP_SEALED_SECRET_VERIFICATION";
 
+/// An address, what is asked there, and what became of the attempt to take it.
+type Claimed = (Address, Vec<Role>, Claim);
+
 /// What there is to serve.
 enum Claims {
     /// What this process has bound, and what it waits for.
-    Ours(Vec<(Role, Address, Claim)>),
+    Ours(Vec<Claimed>),
     /// Nothing: another process answers everywhere.
     AllLive,
 }
 
 /// Takes each address on its own. What another process answers on is left to it: the unit's instance
 /// waits for it, a copy started by hand or by kata-agent does not.
-fn claim(addresses: Vec<(Role, Address)>) -> anyhow::Result<Claims> {
+fn claim(addresses: Vec<(Address, Vec<Role>)>) -> anyhow::Result<Claims> {
     let is_unit = notify::is_unit();
     let mut claims = Vec::new();
     let mut failed = false;
-    for (role, address) in addresses {
+    for (address, roles) in addresses {
         match listener::claim(&address, LOCK_WAIT) {
             Ok(claim @ Claim::Bound(_)) => {
                 info!("listening on {address}");
-                claims.push((role, address, claim));
+                claims.push((address, roles, claim));
             }
             Ok(claim @ Claim::Live(_)) => {
                 let who = match claim.holder() {
@@ -201,7 +239,7 @@ fn claim(addresses: Vec<(Role, Address)>) -> anyhow::Result<Claims> {
                 };
                 if is_unit {
                     info!("{address}: {who} answers there; waiting to take over");
-                    claims.push((role, address, claim));
+                    claims.push((address, roles, claim));
                 } else {
                     info!("{address}: {who} answers there; it is left to that one");
                 }

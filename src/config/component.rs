@@ -43,7 +43,7 @@ impl ComponentFile {
                     found.take(&shown.to_string(), &name, value);
                 }
             }
-            Err(warning) => found.warnings.push(warning),
+            Err(mistake) => found.mistakes.push(mistake),
         }
         found
     }
@@ -94,14 +94,41 @@ impl ComponentFile {
     }
 }
 
+/// The largest configuration file that is parsed; real ones have a few KiB.
+const MAX_BYTES: usize = 64 << 10;
+
+/// The deepest nesting, by brackets or by dots in a line, that is parsed: real files have three levels.
+/// The parser recurses, and takes time with the square of the depth.
+const MAX_DEPTH: usize = 64;
+
+/// Whether the text is harmless to the parser. It doesn't look for strings, in which so many brackets
+/// and dots are as unlikely.
+fn is_shallow(text: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    let mut dots = 0;
+    text.iter().all(|byte| {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'.' => dots += 1,
+            b'\n' => dots = 0,
+            _ => {}
+        }
+        depth <= MAX_DEPTH && dots <= MAX_DEPTH
+    })
+}
+
 /// The top level of a TOML file, without its values in the error: some are secrets.
 fn parse(text: &[u8]) -> Result<BTreeMap<String, Value>, String> {
+    if text.len() > MAX_BYTES || !is_shallow(text) {
+        return Err("too large or too deeply nested; defaults are used".to_owned());
+    }
     let text = std::str::from_utf8(text).map_err(|_| "not UTF-8; defaults are used".to_owned())?;
     basic_toml::from_str(text).map_err(|error| {
         // The parser's own words may quote a value; only the place in them can't.
         let error = error.to_string();
         let place = error.rfind(" at line ").map_or("", |start| &error[start..]);
-        format!("not TOML{place}; defaults are used")
+        format!("can't be parsed as TOML (dates are not known here){place}; defaults are used")
     })
 }
 
@@ -175,12 +202,20 @@ mod tests {
         for text in ["hunter2", "socket = hunter2\n", "x = \"hunter2", "[kbc\n"] {
             let file = read(text);
             assert!(file.socket.is_none());
-            let warnings = file.warnings.join("\n");
-            assert!(warnings.contains("not TOML"), "{warnings}");
-            assert!(!warnings.contains("hunter2"), "{warnings}");
+            let mistakes = file.mistakes.join("\n");
+            assert!(mistakes.contains("can't be parsed as TOML"), "{mistakes}");
+            assert!(!mistakes.contains("hunter2"), "{mistakes}");
+        }
+        for text in [
+            format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000)),
+            format!("a = {}", "{a = ".repeat(10_000)),
+            format!("[{}]", vec!["a"; 20_000].join(".")),
+            "# ".repeat(40_000),
+        ] {
+            assert!(read(&text).mistakes[0].contains("too deeply nested"));
         }
         let missing = ComponentFile::read(Path::new("/nonexistent/aa.toml"));
-        assert!(missing.warnings[0].contains("/nonexistent/aa.toml: can't be read"));
+        assert!(missing.mistakes[0].contains("/nonexistent/aa.toml: can't be read"));
         let file = read("socket = \"vsock://1:2\"\nsurprise = 1\n");
         assert_eq!((file.mistakes.len(), file.warnings.len()), (1, 1));
     }

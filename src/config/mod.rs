@@ -156,17 +156,18 @@ impl Sockets {
         }
     }
 
-    /// The addresses to serve: by default those of the component that the program stands in for.
+    /// The addresses to serve, each with what is asked there: by default those of the component that the
+    /// program stands in for.
     ///
     /// # Errors
     ///
-    /// Where a default address can't be one, two are the same, or there is none.
+    /// Where a default address can't be one, or there is none.
     pub fn addresses(
         mut self,
         root: &Root,
         component: Component,
-    ) -> anyhow::Result<Vec<(Role, Address)>> {
-        let mut addresses: Vec<(Role, Address)> = Vec::new();
+    ) -> anyhow::Result<Vec<(Address, Vec<Role>)>> {
+        let mut addresses: Vec<(Address, Vec<Role>)> = Vec::new();
         for role in [
             Role::GetResource,
             Role::KeyProvider,
@@ -181,10 +182,13 @@ impl Sockets {
                 None if by_default => root.socket(role)?,
                 None => continue,
             };
-            if addresses.iter().any(|(_, earlier)| *earlier == address) {
-                bail!("{address} is asked for as two sockets; give each its own address, or none");
+            match addresses
+                .iter_mut()
+                .find(|(earlier, _)| *earlier == address)
+            {
+                Some((_, roles)) => roles.push(role),
+                None => addresses.push((address, vec![role])),
             }
-            addresses.push((role, address));
         }
         if addresses.is_empty() {
             bail!("every socket is switched off; leave one on");

@@ -41,7 +41,9 @@ impl Packet {
             base64::decode(&required(name)?)
                 .map_err(|error| Error::Packet(format!("{name:?} is {error}")))
         };
-        if let Some(provider) = string("provider").filter(|provider| provider != "kbs") {
+        let provider = json::value(&members, "provider").unwrap_or("null");
+        if !["null", r#""""#, r#""kbs""#].contains(&provider) {
+            let provider = string("provider").unwrap_or_default();
             let provider = Shown(&provider);
             return Err(Error::Packet(format!(
                 "its provider is {provider}; only \"kbs\" is served from files"

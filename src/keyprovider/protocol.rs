@@ -4,8 +4,6 @@
 
 use std::fmt::Write as _;
 
-use zeroize::Zeroizing;
-
 use crate::json;
 use crate::keyprovider::Error;
 use crate::keyprovider::annotation::Packet;
@@ -42,7 +40,9 @@ pub fn read_unwrap(text: &[u8]) -> Result<Packet, Error> {
 
 /// The answer with the unwrapped bytes, as a JSON array of numbers: what the released services over
 /// ttrpc write and ocicrypt-rs reads.
-pub fn write_unwrapped(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+///
+/// It goes on through the RPC crate as a plain vector: the program's heap wipes what it frees.
+pub fn write_unwrapped(bytes: &[u8]) -> Vec<u8> {
     const BEFORE: &str = r#"{"keyunwrapresults":{"optsdata":["#;
     const AFTER: &str = "]}}";
     // Room for all of it, since a text that grows leaves copies behind.
@@ -54,5 +54,5 @@ pub fn write_unwrapped(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
         let _ = write!(text, "{comma}{byte}");
     }
     text.push_str(AFTER);
-    Zeroizing::new(text.into_bytes())
+    text.into_bytes()
 }

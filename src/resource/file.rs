@@ -215,6 +215,8 @@ pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
         };
         let name = match Name::parse(&member.name) {
             Ok(name) => name,
+            // An id of a key is any text.
+            Err(_) if kind == Kind::Keys => Name::Other(member.name.clone()),
             Err(error) => {
                 let mend = "name it <repository>/<type>/<tag>".to_owned();
                 entries.problems.push(problem(error.to_string(), mend));

@@ -3,12 +3,10 @@
 //! `keyprovider.KeyProviderService`: unwrapped keys of image layers.
 
 use std::collections::HashMap;
-use std::mem;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ttrpc::asynchronous::{Service, TtrpcContext};
-use zeroize::Zeroize as _;
 
 use crate::keyprovider::{self, protocol};
 use crate::proto::keyprovider::{
@@ -42,9 +40,8 @@ impl KeyProviderService for KeyProvider {
         let key = lookup::key(&self.store.snapshot(), &packet.kid)?;
         let unwrapped =
             keyprovider::unwrap(&packet, key.expose()).map_err(status::invalid_argument)?;
-        let mut answer = protocol::write_unwrapped(&unwrapped);
         Ok(KeyProviderKeyWrapProtocolOutput {
-            KeyProviderKeyWrapProtocolOutput: mem::take(&mut answer),
+            KeyProviderKeyWrapProtocolOutput: protocol::write_unwrapped(&unwrapped),
             ..KeyProviderKeyWrapProtocolOutput::default()
         })
     }
@@ -52,10 +49,8 @@ impl KeyProviderService for KeyProvider {
     async fn wrap_key(
         &self,
         _context: &TtrpcContext,
-        mut request: KeyProviderKeyWrapProtocolInput,
+        _request: KeyProviderKeyWrapProtocolInput,
     ) -> ttrpc::Result<KeyProviderKeyWrapProtocolOutput> {
-        // It holds the layer's key in the clear.
-        request.KeyProviderKeyWrapProtocolInput.zeroize();
         Err(status::unimplemented(
             "keys are wrapped on the build host, by `offline-fs-kbc keyprovider` as ocicrypt's \
              command; over a socket no peer may name a key or a file for the daemon to use",

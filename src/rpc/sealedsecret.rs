@@ -3,7 +3,7 @@
 //! `api.SealedSecretService`: what a sealed secret names.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use crate::proto::api::{UnsealSecretInput, UnsealSecretOutput};
 use crate::proto::api_ttrpc::{SealedSecretService, create_sealed_secret_service};
 use crate::resource::file;
 use crate::resource::name::Name;
-use crate::resource::store::{Snapshot, Store};
+use crate::resource::store::{Snapshot, Store, is_absent};
 use crate::rpc::{lookup, status};
 use crate::sealedsecret::{Error, PublicKey, Sealed};
 use crate::server::call;
@@ -54,6 +54,7 @@ impl SealedSecretService for SealedSecrets {
         let snapshot = self.store.snapshot();
         if let Verification::On(directory) = &self.verification {
             let kid = sealed.signer().map_err(refusal)?;
+            call::set_subject(format!("signed by {}", Shown(&kid)));
             let key = public_key(&kid, &snapshot, directory)?;
             sealed.verify(&kid, &key).map_err(refusal)?;
         }
@@ -76,15 +77,13 @@ fn refusal(error: Error) -> ttrpc::Error {
 }
 
 /// The public key of this id: a `kbs://` URI of a resource, or the name of a file in `directory`.
-fn public_key(
-    kid: &str,
-    snapshot: &Snapshot,
-    directory: &std::path::Path,
-) -> ttrpc::Result<PublicKey> {
+fn public_key(kid: &str, snapshot: &Snapshot, directory: &Path) -> ttrpc::Result<PublicKey> {
     let shown = Shown(kid);
-    let key = if kid.starts_with("kbs://") {
+    let key = if kid.starts_with("kbs") && kid.contains("://") {
         let name = Name::parse(kid).map_err(status::invalid_argument)?;
-        PublicKey::from_jwk(lookup::resource(snapshot, &name)?.expose())
+        let key = lookup::resource(snapshot, &name)
+            .map_err(|error| status::about("the sealed secret's signing key", error))?;
+        PublicKey::from_jwk(key.expose())
     } else {
         // The peer chooses the name; it must not choose a directory.
         if kid.is_empty() || kid.contains(['/', '\0']) || kid == "." || kid == ".." {
@@ -92,18 +91,20 @@ fn public_key(
                 "the sealed secret's kid {shown} is neither a kbs:// URI nor a file name"
             )));
         }
-        let path = directory.join(kid);
-        let content = file::read(&path).map_err(|error| {
+        let content = file::read(&directory.join(kid)).map_err(|error| {
             let directory = directory.display();
-            status::failed_precondition(format_args!(
-                "the sealed secret's key {shown} can't be read in {directory}: {error}"
-            ))
+            let text = format!("the sealed secret's signing key {shown} in {directory}: {error}");
+            if is_absent(&error) {
+                status::absent(text)
+            } else {
+                status::failed_precondition(text)
+            }
         })?;
         PublicKey::from_jwk(&content.text)
     };
     key.ok_or_else(|| {
         status::failed_precondition(format_args!(
-            "the sealed secret's key {shown} is not a JWK of an EC key on P-256"
+            "the sealed secret's signing key {shown} is not a JWK of an EC key on P-256"
         ))
     })
 }

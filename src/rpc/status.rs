@@ -32,6 +32,21 @@ pub fn unimplemented(text: impl fmt::Display) -> Error {
     refuse(Code::UNIMPLEMENTED, text)
 }
 
+/// A NOT_FOUND with this text.
+pub fn absent(text: impl fmt::Display) -> Error {
+    refuse(Code::NOT_FOUND, text)
+}
+
+/// The same status, its text saying what it is about.
+pub fn about(what: &str, error: Error) -> Error {
+    match error {
+        Error::RpcStatus(status) => {
+            refuse(status.code(), format_args!("{what}: {}", status.message))
+        }
+        other => other,
+    }
+}
+
 /// A NOT_FOUND for a key, with the ids that there are.
 pub fn key_not_found(kid: &Name, snapshot: &Snapshot) -> Error {
     let known = snapshot.keys.keys().map(Name::as_str);

@@ -14,12 +14,15 @@ use protobuf::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{MessageHeader, Response};
 use zeroize::Zeroize as _;
 
-use crate::server::limits::{ANSWERED_BYTES, BATCH_BYTES, KEPT_BYTES, MAX_MESSAGE_BYTES};
-use crate::server::peer::Peer;
+use crate::server::admission::Ticket;
+use crate::server::limits::{
+    ANSWER_TIME, ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, KEPT_BYTES, MAX_MESSAGE_BYTES,
+};
 use crate::server::router::Router;
 
 /// Serves one peer until it closes the connection, or `stop` turns true; then what has arrived is
@@ -30,14 +33,16 @@ use crate::server::router::Router;
 /// As reading from or writing to the socket fails.
 pub async fn run(
     mut stream: UnixStream,
-    peer: Peer,
+    mut ticket: Ticket,
     router: Arc<Router>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    let peer = ticket.peer();
     let mut input = Input::default();
     let mut output = Output::default();
     let (mut last, mut stopped) = (false, false);
     while !last {
+        let deadline = input.deadline();
         let stopping = tokio::select! {
             ended = input.wait_and_read(&mut stream) => {
                 last = ended?;
@@ -45,6 +50,9 @@ pub async fn run(
             }
             // An error means that the sender is gone, which stops too.
             _ = stop.wait_for(|stop| *stop), if !stopped => true,
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                return Err(io::Error::other("a frame took too long"));
+            }
         };
         if stopping {
             // What is in the socket can still be read, then comes the end; nothing more arrives.
@@ -64,15 +72,27 @@ pub async fn run(
             };
             output.push(header.stream_id, response)?;
             if output.len() >= ANSWERED_BYTES {
+                if !ticket.hold(input.size() + output.size()) {
+                    return Err(no_room());
+                }
                 output.flush(&mut stream).await?;
                 // While the peer took its time the files may have changed.
                 up_to_date = false;
             }
         }
+        if !ticket.hold(input.size() + output.size()) {
+            return Err(no_room());
+        }
         output.flush(&mut stream).await?;
         input.compact();
+        // It is less than before.
+        let _ = ticket.hold(input.size());
     }
     Ok(())
+}
+
+fn no_room() -> io::Error {
+    io::Error::other("all connections together buffer as much as they may")
 }
 
 /// What was read and is not yet answered.
@@ -85,9 +105,23 @@ struct Input {
     done: usize,
     /// An oversized frame's header, and how much of its body is still to be thrown away.
     oversized: Option<(MessageHeader, usize)>,
+    /// When the frame began to arrive that has not arrived as a whole.
+    begun: Option<Instant>,
+    /// Whether a frame has been taken since that was set.
+    moved: bool,
 }
 
 impl Input {
+    /// How much memory it takes.
+    fn size(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// When the frame that has begun must have arrived; between frames a peer may rest for ever.
+    fn deadline(&self) -> Option<Instant> {
+        self.begun.map(|begun| begun + FRAME_TIME)
+    }
+
     /// Waits for bytes and reads what is there; tells whether the peer has sent its last byte.
     ///
     /// Nothing is lost when the wait is given up.
@@ -130,6 +164,7 @@ impl Input {
             }
             let header = *header;
             self.oversized = None;
+            self.moved = true;
             return Some((header, None));
         }
         let body = self.done + MESSAGE_HEADER_LENGTH;
@@ -142,6 +177,7 @@ impl Input {
         }
         let bytes = self.buffer.get(body..body + length)?;
         self.done = body + length;
+        self.moved = true;
         Some((header, Some(bytes)))
     }
 
@@ -152,6 +188,13 @@ impl Input {
         self.buffer[rest..].zeroize();
         self.buffer.truncate(rest);
         self.done = 0;
+        let between_frames = rest == 0 && self.oversized.is_none();
+        self.begun = match self.begun {
+            _ if between_frames => None,
+            Some(begun) if !self.moved => Some(begun),
+            _ => Some(Instant::now()),
+        };
+        self.moved = false;
         if rest == 0 && self.buffer.capacity() > KEPT_BYTES {
             self.buffer = Vec::new();
         }
@@ -165,6 +208,11 @@ struct Output(Vec<u8>);
 impl Output {
     fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// How much memory it takes.
+    fn size(&self) -> usize {
+        self.0.capacity()
     }
 
     fn push(&mut self, stream_id: u32, mut response: Response) -> io::Result<()> {
@@ -193,7 +241,12 @@ impl Output {
         if self.0.is_empty() {
             return Ok(());
         }
-        let written = stream.write_all(&self.0).await;
+        let written = match timeout(ANSWER_TIME, stream.write_all(&self.0)).await {
+            Ok(written) => written,
+            Err(_) => Err(io::Error::other(
+                "the peer did not take its answers in time",
+            )),
+        };
         self.0.zeroize();
         if self.0.capacity() > KEPT_BYTES {
             self.0 = Vec::new();

@@ -11,51 +11,88 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{error, info};
 
-use crate::server::limits::TAKE_OVER_PAUSE;
-use crate::server::listener::{self, Address, Bound, Claim};
+use crate::server::admission::Admission;
+use crate::server::limits::{PATH_CHECK, TAKE_OVER_PAUSE};
+use crate::server::listener::{self, Address, Bound, Claim, Mark};
 use crate::server::router::Router;
 
 /// Serves `address` until `stop` turns true. While another process answers there it waits, and takes
 /// over when that one is gone.
 ///
-/// `waiting` is told whether it waits, at the beginning and at each change.
+/// A `vigilant` one also notices when its path is taken away, as kata-agent does before it starts a
+/// copy: it serves the connections that it has, and waits for the address again.
+///
+/// `waiting` is told whether it waits, at each change.
 ///
 /// # Errors
 ///
-/// Where the socket can't be handed to the runtime.
+/// Where a socket can't be handed to the runtime.
 pub async fn serve(
     address: Address,
     first: Claim,
+    vigilant: bool,
     router: Arc<Router>,
+    admission: Arc<Admission>,
     mut stop: watch::Receiver<bool>,
     waiting: impl Fn(bool),
 ) -> io::Result<()> {
-    let bound = match first {
-        Claim::Bound(bound) => bound,
-        Claim::Live(holder) => {
-            waiting(true);
-            tokio::select! {
-                bound = take_over(&address, holder) => {
-                    info!("listening on {address}, which the other process has left");
-                    bound
+    let mut serving = JoinSet::new();
+    let mut claim = first;
+    loop {
+        let bound = match claim {
+            Claim::Bound(bound) => bound,
+            Claim::Live(holder) => {
+                waiting(true);
+                tokio::select! {
+                    bound = take_over(&address, Some(holder)) => {
+                        info!("listening on {address}, which the other process has left");
+                        bound
+                    }
+                    // An error means that the sender is gone, which stops too.
+                    _ = stop.wait_for(|stop| *stop) => break,
                 }
-                // An error means that the sender is gone, which stops too.
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
+        };
+        waiting(false);
+        let mark = bound.path.mark();
+        let listener = UnixListener::from_std(bound.listener)?;
+        serving.spawn(super::serve(
+            listener,
+            Some(bound.path),
+            Arc::clone(&router),
+            Arc::clone(&admission),
+            stop.clone(),
+        ));
+        tokio::select! {
+            () = lost(&mark), if vigilant => {}
+            _ = stop.wait_for(|stop| *stop) => break,
         }
-    };
-    waiting(false);
-    let listener = UnixListener::from_std(bound.listener)?;
-    super::serve(listener, Some(bound.path), router, stop).await;
+        info!("{address}: the path was taken away; serving on, and waiting for it");
+        claim = match listener::claim(&address, Duration::ZERO) {
+            Ok(claim) => claim,
+            Err(_) => tokio::select! {
+                bound = take_over(&address, None) => Claim::Bound(bound),
+                _ = stop.wait_for(|stop| *stop) => break,
+            },
+        };
+    }
+    while serving.join_next().await.is_some() {}
     Ok(())
 }
 
+/// Waits until the path is no longer the socket that was bound there.
+async fn lost(mark: &Mark) {
+    while mark.is_there() {
+        sleep(PATH_CHECK).await;
+    }
+}
+
 /// Waits until nobody else answers on the address, and takes it.
-async fn take_over(address: &Address, holder: UnixStream) -> Bound {
-    let mut holder = Some(holder);
+async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> Bound {
     let mut said = None;
     loop {
         // Their end shows at once; that the path was taken from them, only a look at it.

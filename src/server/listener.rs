@@ -179,7 +179,29 @@ pub struct BoundPath {
     _socket: UnixListener,
 }
 
+/// What tells whether a path still is the socket that was bound there.
+pub struct Mark {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl Mark {
+    /// Whether it is. It can't be told any more once the socket is closed.
+    pub fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file)
+    }
+}
+
 impl BoundPath {
+    /// What tells whether the path still is this socket.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            path: self.path.clone(),
+            file: self.file,
+        }
+    }
+
     /// Removes the path if it still is the socket that this process bound.
     ///
     /// To be called while the listener still accepts, so that nobody connects to a socket that nobody
@@ -191,9 +213,7 @@ impl BoundPath {
     pub fn remove(self) -> Result<(), Error> {
         // Without the lock it is not much worse: who finds this socket alive leaves it alone.
         let _lock = lock_directory_of(&self.path, Duration::ZERO);
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
-        if ours {
+        if self.mark().is_there() {
             fs::remove_file(&self.path).map_err(|error| Error::Remove {
                 path: self.path,
                 error,

@@ -4,6 +4,7 @@
 //!
 //! It calls what ttrpc's code generator makes of a service, and knows nothing of what is served.
 
+pub mod admission;
 pub mod call;
 pub mod connection;
 pub mod endpoint;
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use crate::server::admission::Admission;
 use crate::server::listener::BoundPath;
 use crate::server::peer::Peer;
 use crate::server::router::Router;
@@ -35,11 +37,25 @@ pub async fn serve(
     listener: UnixListener,
     path: Option<BoundPath>,
     router: Arc<Router>,
+    admission: Arc<Admission>,
     stop: watch::Receiver<bool>,
 ) {
+    let start = |stream: UnixStream, connections: &mut JoinSet<_>| {
+        // Who is not let in is closed.
+        if let Some(ticket) = admission.admit(Peer::of(&stream)) {
+            connections.spawn(connection::run(
+                stream,
+                ticket,
+                Arc::clone(&router),
+                stop.clone(),
+            ));
+        }
+    };
     let mut connections = JoinSet::new();
     let mut stopping = stop.clone();
     let mut failing = false;
+    // The most connections since memory was given back.
+    let mut crowd = 0;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -48,14 +64,19 @@ pub async fn serve(
             // Collects what ended, so that the set doesn't grow.
             Some(ended) = connections.join_next() => {
                 log_ended(ended);
+                let left = connections.len();
+                if crowd >= limits::CROWD && left <= crowd / 4 {
+                    crowd = left;
+                    admission.give_back();
+                }
                 continue;
             }
         };
         match accepted {
             Ok((stream, _)) => {
                 failing = false;
-                let peer = Peer::of(&stream);
-                connections.spawn(connection::run(stream, peer, router.clone(), stop.clone()));
+                start(stream, &mut connections);
+                crowd = crowd.max(connections.len());
             }
             Err(error) => {
                 // Said once until it works again: at the descriptor limit every attempt fails.
@@ -72,8 +93,7 @@ pub async fn serve(
     }
     // Who connected before the end is among those whose requests have arrived.
     for stream in backlog(listener) {
-        let peer = Peer::of(&stream);
-        connections.spawn(connection::run(stream, peer, router.clone(), stop.clone()));
+        start(stream, &mut connections);
     }
     let rest = async {
         while let Some(ended) = connections.join_next().await {

@@ -3,21 +3,44 @@
 //! Who is calling.
 
 use std::fmt;
+use std::fs;
 
 use tokio::net::UnixStream;
+
+use crate::text::Shown;
 
 /// The process at the other end of a connection, as the kernel recorded it when it connected.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
     /// Its process id, if it is in a pid namespace that this process sees.
     pub pid: Option<i32>,
+    /// Its user.
+    pub uid: Option<u32>,
 }
 
 impl Peer {
     /// The peer of `stream`.
     pub fn of(stream: &UnixStream) -> Self {
-        let pid = stream.peer_cred().ok().and_then(|cred| cred.pid());
-        Self { pid }
+        let credentials = stream.peer_cred().ok();
+        Self {
+            pid: credentials.as_ref().and_then(|cred| cred.pid()),
+            uid: credentials.map(|cred| cred.uid()),
+        }
+    }
+
+    /// The process with what can be found out about it, for the log.
+    pub fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let comm = self
+            .pid
+            .map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")));
+        if let Some(Ok(comm)) = comm {
+            text.push_str(&format!(" ({})", Shown(comm.trim_end())));
+        }
+        if let Some(uid) = self.uid {
+            text.push_str(&format!(" of uid {uid}"));
+        }
+        text
     }
 }
 

@@ -58,12 +58,16 @@ impl Router {
         };
         let response = within_cap(result.unwrap_or_else(refusal));
         let (method, subject) = request.unwrap_or_default();
+        // The text of a refusal names no value.
+        let status = response.status();
+        let reason = if status.message.is_empty() { "" } else { ": " };
         debug!(
-            "request from {peer}: {} {} {:?} in {} µs",
+            "request from {peer}: {} {} {:?} in {} µs{reason}{}",
             Clean(&method),
             subject.as_deref().unwrap_or("-"),
-            response.status.code(),
+            status.code(),
             start.elapsed().as_micros(),
+            status.message,
         );
         response
     }

@@ -9,8 +9,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
 use nix::sys::signal::Signal;
-use offline_fs_kbc::proto::api::{GetResourceRequest, GetResourceResponse};
+use offline_fs_kbc::proto::api::{
+    GetResourceRequest, GetResourceResponse, UnsealSecretInput, UnsealSecretOutput,
+};
 
 use crate::support::daemon::{Daemon, Root, called, called_apart, one};
 use crate::support::service_manager::Manager;
@@ -75,14 +78,21 @@ fn which_sockets_are_served() {
     ]);
     let mut daemon = Daemon::spawn(command);
     assert_eq!(daemon.wait().code(), Some(1));
-    assert!(daemon.log().is_empty() || !daemon.log().contains("listening"));
+    assert!(
+        daemon.log().contains("every socket is switched off"),
+        "{}",
+        daemon.log()
+    );
 
+    // One address may be several sockets: it has the services of each.
     let mut command = root.serve();
     command.arg("--cdh-sock").arg(root.socket());
+    root.write_resources(&one("Credential", "x"));
+    let _daemon = Daemon::start(command, &root.socket());
+    assert_eq!(get_from_hub(&root.socket()), b"x");
     assert_eq!(
-        Daemon::spawn(command).wait().code(),
-        Some(1),
-        "one address for two sockets"
+        get(&root.socket(), &g2("/default/credential/test")).unwrap(),
+        b"x"
     );
 }
 
@@ -95,7 +105,7 @@ fn the_hub_serves_its_own_socket() {
     fs::write(
         &config,
         format!(
-            "socket = \"unix://{}\"\n[kbc]\nname = \"cc_kbc\"\nurl = \"http://x\"\n\
+            "socket = \"unix://{}\"\nskip_sealed_secret_verification = true\n[kbc]\nname = \"cc_kbc\"\nurl = \"http://x\"\n\
              [[credentials]]\npath = \"/x\"\nresource_uri = \"kbs:///a/b/c\"\n[image]\na = 1\n[log]\nlevel = \"debug\"\n",
             socket.display()
         ),
@@ -106,6 +116,15 @@ fn the_hub_serves_its_own_socket() {
     command.env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", root.resources());
     let daemon = Daemon::start(command, &socket);
     assert_eq!(get_from_hub(&socket), b"x");
+    let payload = r#"{"type":"vault","name":"kbs:///default/credential/test"}"#;
+    let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(payload);
+    let request = UnsealSecretInput {
+        secret: format!("sealed.fakejwsheader.{payload}.fakesignature").into_bytes(),
+        ..UnsealSecretInput::default()
+    };
+    let answer: UnsealSecretOutput =
+        call(&socket, "api.SealedSecretService", "UnsealSecret", &request).unwrap();
+    assert_eq!(answer.plaintext, b"x", "the file switches verification off");
     let log = daemon.log();
     for part in [
         "ERROR",
@@ -114,6 +133,7 @@ fn the_hub_serves_its_own_socket() {
         "ignored: [image]",
         "ignored: url in [kbc]",
         "DEBUG",
+        "without verifying their signatures",
     ] {
         assert!(log.contains(part), "{part}: {log}");
     }
@@ -159,7 +179,8 @@ fn every_historic_command_line_starts() {
         for part in &warned {
             assert!(log.contains(part), "{part}: {log}");
         }
-        assert_eq!(log.matches(" WARN ").count(), warned.len(), "{log}");
+        let said = log.matches(" WARN ").count() + log.matches(" ERROR ").count();
+        assert_eq!(said, warned.len(), "{log}");
         assert!(!log.contains("hunter2"));
         daemon.signal(Signal::SIGTERM);
         assert_eq!(daemon.wait().code(), Some(0));
@@ -203,23 +224,10 @@ fn kata_agents_start_beside_the_unit() {
     assert_eq!(log.matches("it is left to that one").count(), 2, "{log}");
     assert_eq!(log.matches("listening on").count(), 1, "{log}");
 
-    unit.signal(Signal::SIGTERM);
-    assert_eq!(unit.wait().code(), Some(0));
-    assert!(
-        live(&root, "attestation-agent.sock"),
-        "the copy's own socket"
-    );
-    assert!(!root.socket().exists());
-
-    // The unit comes back, and the copy goes.
-    let _unit = Daemon::spawn(manager.manage(root.serve()));
-    manager.wait_for("READY=1");
-    assert!(AGENT_SOCKETS.iter().all(|name| live(&root, name)));
-    copy.signal(Signal::SIGTERM);
-    assert_eq!(copy.wait().code(), Some(0));
-    manager.wait_for(
-        "STATUS=serving 1 resource; credential: not an auth.json; 1 problem, see the log\n",
-    );
+    // The unit has noticed that its path is another's now, and takes over when that one is killed.
+    manager.wait_for("waiting for");
+    copy.signal(Signal::SIGKILL);
+    copy.wait();
     crate::support::wait_for("the unit to take over", || {
         live(&root, "attestation-agent.sock").then_some(())
     });
@@ -227,23 +235,62 @@ fn kata_agents_start_beside_the_unit() {
         get(&root.socket(), &g2("/default/credential/test")).unwrap(),
         b"x"
     );
+    assert_eq!(inode(&root.socket()), before);
+
+    // At its end nothing of it is left, the path that was taken from it included.
+    unit.signal(Signal::SIGTERM);
+    assert_eq!(unit.wait().code(), Some(0));
+    assert!(
+        AGENT_SOCKETS
+            .iter()
+            .all(|name| !root.socket_called(name).exists())
+    );
 }
 
-/// A client that connects while a copy starts is answered by one or the other.
+/// The other way round: the unit ends, and leaves the copy's socket alone.
+#[test]
+fn the_units_end_leaves_the_copys_socket() {
+    let root = Root::with(&one("Credential", "x"));
+    let manager = Manager::new();
+    let mut unit = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("READY=1");
+    let attestation = root.socket_called("attestation-agent.sock");
+    fs::remove_file(&attestation).unwrap();
+    let mut copy = Daemon::start(root.serve(), &attestation);
+    unit.signal(Signal::SIGTERM);
+    assert_eq!(unit.wait().code(), Some(0));
+    assert!(live(&root, "attestation-agent.sock"));
+    assert!(!root.socket().exists());
+
+    let _unit = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("READY=1");
+    assert!(AGENT_SOCKETS.iter().all(|name| live(&root, name)));
+    copy.signal(Signal::SIGTERM);
+    assert_eq!(copy.wait().code(), Some(0));
+    crate::support::wait_for("the unit to take over", || {
+        live(&root, "attestation-agent.sock").then_some(())
+    });
+}
+
+/// A client that connects while kata-agent takes a path away and starts a copy is answered.
 #[test]
 fn a_client_at_that_moment_is_answered() {
     let root = Root::with(&one("Credential", "x"));
     let _unit = root.start();
-    for _ in 0..10 {
-        let mut copy = Daemon::spawn(root.serve());
-        while copy.is_running() {
-            assert_eq!(
-                get(&root.socket(), &g2("/default/credential/test")).unwrap(),
-                b"x"
-            );
+    let attestation = root.socket_called("attestation-agent.sock");
+    let mut answers = 0;
+    let mut copies = Vec::new();
+    for _ in 0..5 {
+        fs::remove_file(&attestation).unwrap();
+        let copy = Daemon::spawn(root.serve());
+        while !live(&root, "attestation-agent.sock") {
+            let found = get(&root.socket(), &g2("/default/credential/test"));
+            assert_eq!(found.unwrap(), b"x");
+            answers += 1;
         }
-        assert_eq!(copy.wait().code(), Some(0));
+        copies.push(copy);
     }
+    assert!(answers > 0);
 }
 
 /// Two copies on overlapping addresses, started in either order: every address is answered, and the

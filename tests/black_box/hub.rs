@@ -199,7 +199,23 @@ fn sealed_secrets_are_verified() {
         (
             "kid that is missing",
             Code::NOT_FOUND,
-            "default/signing-key/none",
+            "signing key: no resource default/signing-key/none",
+        ),
+        (
+            "kid of a missing file",
+            Code::NOT_FOUND,
+            "signing key \"missing.jwk\" in",
+        ),
+        ("kid of a plugin", Code::INVALID_ARGUMENT, "names a plugin"),
+        (
+            "alg twice",
+            Code::INVALID_ARGUMENT,
+            "header has a name twice",
+        ),
+        (
+            "critical extension",
+            Code::INVALID_ARGUMENT,
+            "critical extensions",
         ),
         (
             "kid that climbs",
@@ -242,7 +258,7 @@ fn sealed_secrets_are_verified() {
     }
     assert_eq!(
         sealed.as_object().unwrap().len(),
-        21,
+        25,
         "a vector is not tried"
     );
     for text in [

@@ -113,7 +113,7 @@ fn install_fills_an_image_and_uninstall_empties_it() {
         fs::write(&upstream, "upstream").unwrap();
         let (made, code) = make(&["uninstall", &destdir, &prefix_arg]);
         assert_eq!(code, Some(0), "{made}");
-        assert_eq!(walk(image.path()), [upstream.clone()]);
+        assert_eq!(walk(image.path()), std::slice::from_ref(&upstream));
         fs::remove_file(upstream).unwrap();
     }
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod attestation;
+mod bounds;
 mod commands;
 mod components;
 mod files;

@@ -109,6 +109,13 @@ P384 = private_key(ec.SECP384R1(), "another curve")
 KID = "kbs:///default/signing-key/1"
 
 
+def seal_raw(header, payload, key):
+    """The same with a header given as text."""
+    signed = url(header.encode()) + "." + url(json.dumps(payload).encode())
+    r, s = decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+    return f"sealed.{signed}.{url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+
 def vault(name, **more):
     return {
         "version": "0.1.0",
@@ -155,6 +162,10 @@ sealed = {
     "kid that climbs": seal(SECRET, {"alg": "ES256", "kid": "../../../../../../signer.jwk"}, P256),
     "kid that is absolute": seal(SECRET, {"alg": "ES256", "kid": "/etc/signer.jwk"}, P256),
     "kid that is dots": seal(SECRET, {"alg": "ES256", "kid": ".."}, P256),
+    "alg twice": seal_raw('{"alg":"none","alg":"ES256","kid":"%s"}' % KID, SECRET, P256),
+    "critical extension": seal_raw('{"alg":"ES256","crit":["b64"],"b64":false,"kid":"%s"}' % KID, SECRET, P256),
+    "kid of a plugin": seal(SECRET, {"alg": "ES256", "kid": "kbs+x:///a/b/c"}, P256),
+    "kid of a missing file": seal(SECRET, {"alg": "ES256", "kid": "missing.jwk"}, P256),
     "signature cut": f"sealed.{head}.{payload}.{signature[:-4]}",
     "signature empty": f"sealed.{head}.{payload}.",
     "payload exchanged": f"sealed.{head}.{url(json.dumps(vault('kbs:///default/other/1')).encode())}.{signature}",

@@ -213,10 +213,6 @@ impl Daemon {
         kill(Pid::from_raw(self.child.0.id().try_into().unwrap()), signal).unwrap();
     }
 
-    pub fn is_running(&mut self) -> bool {
-        self.child.0.try_wait().unwrap().is_none()
-    }
-
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         wait_for("the daemon's end", || self.child.0.try_wait().unwrap())

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Who is let in, how many, and how much they may make the daemon hold, over all sockets together.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nix::unistd::geteuid;
+use thiserror::Error;
+use tracing::warn;
+
+use crate::server::limits::{
+    FREE_BYTES, LOG_PAUSE, MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS,
+};
+use crate::server::peer::Peer;
+
+/// Why a peer is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+enum Refusal {
+    #[error("its user is neither root nor the daemon's own")]
+    User,
+    #[error("there are {MAX_CONNECTIONS} connections, which is the cap")]
+    TooMany,
+    #[error("it has {MAX_CONNECTIONS_OF_PROCESS} connections, which is the cap for one process")]
+    TooManyOfProcess,
+}
+
+/// What is counted over all sockets.
+pub struct Admission {
+    counts: Mutex<Counts>,
+    give_back: fn(),
+}
+
+#[derive(Default)]
+struct Counts {
+    connections: usize,
+    by_process: HashMap<i32, usize>,
+    buffered: usize,
+    refusals: Rare,
+}
+
+impl Admission {
+    /// Nobody is in. `give_back` is called when a crowd of connections has gone, whose memory may then
+    /// go back to the system.
+    pub fn new(give_back: fn()) -> Self {
+        Self {
+            counts: Mutex::default(),
+            give_back,
+        }
+    }
+
+    /// Lets the peer in, or logs why not; then its connection is to be closed.
+    pub fn admit(self: &Arc<Self>, peer: Peer) -> Option<Ticket> {
+        let mut counts = self.counts();
+        let refusal = match counts.check(peer) {
+            Ok(()) => {
+                counts.connections += 1;
+                if let Some(pid) = peer.pid {
+                    *counts.by_process.entry(pid).or_default() += 1;
+                }
+                let admission = Arc::clone(self);
+                return Some(Ticket {
+                    admission,
+                    peer,
+                    held: 0,
+                });
+            }
+            Err(refusal) => refusal,
+        };
+        if let Some(before) = counts.refusals.now() {
+            drop(counts);
+            let peer = peer.describe();
+            warn!(
+                "a connection of {peer} is closed: {refusal}{}",
+                Before(before)
+            );
+        }
+        None
+    }
+
+    /// Gives memory back.
+    pub fn give_back(&self) {
+        (self.give_back)();
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn check(&self, peer: Peer) -> Result<(), Refusal> {
+        let of_process = peer.pid.and_then(|pid| self.by_process.get(&pid));
+        if !peer
+            .uid
+            .is_some_and(|uid| uid == 0 || uid == geteuid().as_raw())
+        {
+            Err(Refusal::User)
+        } else if self.connections >= MAX_CONNECTIONS {
+            Err(Refusal::TooMany)
+        } else if of_process.is_some_and(|&count| count >= MAX_CONNECTIONS_OF_PROCESS) {
+            Err(Refusal::TooManyOfProcess)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A place for one connection, given back when dropped.
+pub struct Ticket {
+    admission: Arc<Admission>,
+    peer: Peer,
+    /// How much of what is buffered in all is this connection's.
+    held: usize,
+}
+
+impl Ticket {
+    /// Whose place it is.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Says how many bytes the connection buffers now; tells whether there is room for that. What
+    /// every connection may hold is not counted, so that large ones don't push out small ones.
+    #[must_use]
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        let bytes = bytes.saturating_sub(FREE_BYTES);
+        if bytes == self.held {
+            return true;
+        }
+        let mut counts = self.admission.counts();
+        let buffered = counts.buffered - self.held + bytes;
+        if bytes > self.held && buffered > MAX_BUFFERED_BYTES {
+            return false;
+        }
+        counts.buffered = buffered;
+        self.held = bytes;
+        true
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut counts = self.admission.counts();
+        counts.connections -= 1;
+        counts.buffered -= self.held;
+        if let Some(pid) = self.peer.pid {
+            if let Entry::Occupied(mut count) = counts.by_process.entry(pid) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+    }
+}
+
+/// Something that may happen as fast as a peer likes, and is logged now and then.
+#[derive(Default)]
+pub struct Rare {
+    logged: Option<Instant>,
+    since: u64,
+}
+
+impl Rare {
+    /// Notes that it happened; if it is to be logged now, tells how often it was not logged before.
+    pub fn now(&mut self) -> Option<u64> {
+        if self.logged.is_some_and(|at| at.elapsed() < LOG_PAUSE) {
+            self.since += 1;
+            return None;
+        }
+        self.logged = Some(Instant::now());
+        Some(std::mem::take(&mut self.since))
+    }
+}
+
+/// How often something was not logged, for the end of a line.
+pub struct Before(pub u64);
+
+impl std::fmt::Display for Before {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            times => write!(f, " (and {times} times more since it was logged last)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn peer(pid: i32) -> Peer {
+        Peer {
+            pid: Some(pid),
+            uid: Some(0),
+        }
+    }
+
+    /// One process can't take all places, all together can't take more than there are, and a place
+    /// that is given back is free again.
+    #[test]
+    fn places_are_counted() {
+        let admission = Arc::new(Admission::new(|| {}));
+        let mut tickets: Vec<_> = (0..MAX_CONNECTIONS_OF_PROCESS)
+            .map(|_| admission.admit(peer(1)).unwrap())
+            .collect();
+        assert!(admission.admit(peer(1)).is_none());
+        let others = MAX_CONNECTIONS - MAX_CONNECTIONS_OF_PROCESS;
+        tickets.extend((0..others).map(|_| admission.admit(peer(2)).unwrap()));
+        assert!(admission.admit(peer(3)).is_none());
+        tickets.clear();
+        assert!(admission.admit(peer(1)).is_some());
+        assert!(admission.counts().by_process.is_empty());
+    }
+
+    #[test]
+    fn another_users_process_is_refused() {
+        let admission = Arc::new(Admission::new(|| {}));
+        let stranger = geteuid().as_raw() + 12_345;
+        for uid in [Some(stranger), None] {
+            assert!(admission.admit(Peer { pid: Some(1), uid }).is_none());
+        }
+        assert!(admission.admit(peer(1)).is_some());
+    }
+
+    /// What is buffered in all is bounded; small buffers are always there.
+    #[test]
+    fn bytes_are_counted() {
+        let admission = Arc::new(Admission::new(|| {}));
+        let mut large = admission.admit(peer(1)).unwrap();
+        let mut other = admission.admit(peer(1)).unwrap();
+        assert!(large.hold(FREE_BYTES + MAX_BUFFERED_BYTES));
+        assert!(!other.hold(FREE_BYTES + 1));
+        assert!(other.hold(FREE_BYTES));
+        assert!(large.hold(FREE_BYTES + 10));
+        assert!(other.hold(FREE_BYTES + 1));
+        drop((large, other));
+        assert_eq!(admission.counts().buffered, 0);
+    }
+
+    #[test]
+    fn what_happens_often_is_logged_once() {
+        let mut rare = Rare::default();
+        assert_eq!(rare.now(), Some(0));
+        assert_eq!(rare.now(), None);
+        assert_eq!(rare.now(), None);
+        assert_eq!(rare.since, 2);
+    }
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a hostile or broken peer can make the daemon hold, spend or say.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
+use offline_fs_kbc::server::limits::{
+    ANSWER_TIME, FRAME_TIME, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS,
+};
+
+use crate::support::daemon::{Daemon, Root, one, output, program, run};
+use crate::support::wire::{RECORDED_G2, Wire, frame, g2, get, get_frame, outcome};
+use crate::support::{PATIENCE, wait_for};
+
+const CREDENTIAL: &str = "/default/credential/test";
+
+/// A figure of `/proc/PID/status` in KiB.
+fn memory(daemon: &Daemon, figure: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(figure))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Processor time that the daemon has used.
+fn processor_time(daemon: &Daemon) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let ticks: u64 = rest
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|n| n.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Asks from another process than this one, which may have used up its places.
+fn answered_elsewhere(root: &Root) {
+    let dir = root.dir().display().to_string();
+    let (stdout, stderr, code) = run(&["get", "Credential", "--root", &dir]);
+    assert_eq!((stdout.as_str(), code), ("x", Some(0)), "{stderr}");
+}
+
+/// Connections are many here; the daemon's own limit is raised by itself.
+fn raise_own_limit() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    assert!(
+        hard > 8_000,
+        "the tests need 8,000 descriptors; the hard limit is {hard}"
+    );
+}
+
+/// Only root and the daemon's own user are served, whatever the modes of the socket have become.
+#[test]
+fn another_users_process_is_refused() {
+    if !geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+        eprintln!("left out: only root can start a process of another user");
+        return;
+    }
+    let root = Root::with(&one("Credential", "x"));
+    let daemon = root.start();
+    let socket = root.socket();
+    for path in socket
+        .ancestors()
+        .take_while(|path| path.starts_with(root.dir()))
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let ask = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command
+            .arg(program())
+            .args(["get", "Credential", "--socket"])
+            .arg(&socket);
+        output(&mut command)
+    };
+    for _ in 0..5 {
+        let (stdout, stderr, code) = ask();
+        assert_eq!((stdout.as_str(), code), ("", Some(1)), "{stderr}");
+        assert!(
+            stderr.contains("no answer") || stderr.contains("nobody"),
+            "{stderr}"
+        );
+    }
+    let log = daemon.log();
+    assert_eq!(
+        log.matches("is closed: its user is neither root").count(),
+        1,
+        "{log}"
+    );
+    assert!(log.contains("(\"offline-fs-kbc\") of uid 65534"), "{log}");
+    assert!(!log.contains("request from"), "{log}");
+    answered_elsewhere(&root);
+}
+
+/// One process that leaks connections is stopped at its cap; others are served, and so is it again
+/// when it lets go. The soft limit of descriptors, which is below the caps, is no obstacle.
+#[test]
+fn connections_are_capped_for_each_process() {
+    raise_own_limit();
+    let root = Root::with(&one("Credential", "x"));
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=64:8192", "--"]);
+    command.arg(program()).args(root.serve().get_args());
+    let daemon = Daemon::start(command, &root.socket());
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS_OF_PROCESS {
+        let mut wire = Wire::connect(&root.socket());
+        wire.ask(RECORDED_G2).unwrap();
+        held.push(wire);
+    }
+    assert!(Wire::connect(&root.socket()).is_closed());
+    assert!(Wire::connect(&root.socket()).is_closed());
+    answered_elsewhere(&root);
+    let log = daemon.log();
+    assert_eq!(
+        log.matches("which is the cap for one process").count(),
+        1,
+        "{log}"
+    );
+    held.pop();
+    wait_for("a place", || {
+        let mut wire = Wire::connect(&root.socket());
+        std::io::Write::write_all(&mut wire.0, RECORDED_G2).ok()?;
+        let mut byte = [0];
+        (std::io::Read::read(&mut wire.0, &mut byte).ok()? == 1).then_some(())
+    });
+    const { assert!(MAX_CONNECTIONS > MAX_CONNECTIONS_OF_PROCESS) };
+}
+
+/// Out of descriptors, the daemon waits instead of spinning and filling the log, and goes on.
+#[test]
+fn the_descriptor_limit_is_survived() {
+    let root = Root::with(&one("Credential", "x"));
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=16:16", "--"]);
+    command.arg(program()).args(root.serve().get_args());
+    let daemon = Daemon::start(command, &root.socket());
+    let held: Vec<_> = (0..40)
+        .map(|_| UnixStream::connect(root.socket()).unwrap())
+        .collect();
+    daemon.wait_for_log("can't accept a connection");
+    let before = processor_time(&daemon);
+    thread::sleep(Duration::from_secs(2));
+    assert!(
+        processor_time(&daemon) - before < Duration::from_millis(200),
+        "it spins"
+    );
+    assert!(
+        daemon.log().matches("can't accept").count() < 3,
+        "{}",
+        daemon.log()
+    );
+    drop(held);
+    wait_for("an answer", || {
+        let mut wire = Wire::connect(&root.socket());
+        wire.ask(RECORDED_G2).ok()
+    });
+}
+
+/// A frame that has begun must end, while a connection between frames may rest.
+#[test]
+fn a_frame_that_does_not_end_is_closed() {
+    let root = Root::with(&one("Credential", "x"));
+    let _daemon = root.start();
+    let mut idle = Wire::connect(&root.socket());
+    idle.ask(RECORDED_G2).unwrap();
+    let start = Instant::now();
+    let mut begun: Vec<_> = [
+        &RECORDED_G2[..1],
+        &RECORDED_G2[..50],
+        &frame(1, 1, &[0; 4 << 20])[..100],
+        &frame(1, 1, &[0; (4 << 20) + 1])[..100],
+        &[RECORDED_G2, &RECORDED_G2[..5]].concat(),
+    ]
+    .map(|part| {
+        let mut wire = Wire::connect(&root.socket());
+        wire.send(part);
+        wire
+    })
+    .into_iter()
+    .collect();
+    begun[4].receive();
+    // A drop now and then doesn't prolong it.
+    let mut dripping = Wire::connect(&root.socket());
+    let mut dripped = 0;
+    while dripped < 100
+        && std::io::Write::write_all(&mut dripping.0, &RECORDED_G2[dripped..=dripped]).is_ok()
+    {
+        dripped += 1;
+        thread::sleep(Duration::from_millis(200));
+        assert!(start.elapsed() < PATIENCE);
+    }
+    assert!(dripped < 100, "a frame may take for ever");
+    for wire in &mut begun {
+        assert!(wire.is_closed());
+    }
+    assert!(start.elapsed() >= FRAME_TIME);
+    assert_eq!(idle.ask(RECORDED_G2).unwrap(), b"x");
+}
+
+/// A peer that never takes its answers is closed, after longer than any client waits.
+#[test]
+fn answers_that_are_not_taken_are_given_up() {
+    let root = Root::with(&one("Credential", vec![b'x'; 1 << 20]));
+    let daemon = root.start();
+    let mut wire = Wire::connect(&root.socket());
+    wire.send(&RECORDED_G2.repeat(3));
+    let start = Instant::now();
+    crate::support::wait_within(ANSWER_TIME + PATIENCE, "the end", || {
+        daemon
+            .log()
+            .contains("did not take its answers in time")
+            .then_some(())
+    });
+    assert!(start.elapsed() >= ANSWER_TIME - Duration::from_secs(1));
+}
+
+/// One peer sends 500,000 requests and doesn't read: memory stays, others are served, and when it
+/// reads it gets every answer.
+#[test]
+fn a_flood_of_requests_takes_no_memory() {
+    const REQUESTS: usize = 500_000;
+    let root = Root::with(&one("Credential", "x"));
+    // Without a line for each request: the log is not what is measured.
+    let mut command = crate::support::daemon::command();
+    command.args(["serve", "--root"]).arg(root.dir());
+    let daemon = Daemon::start(command, &root.socket());
+    get(&root.socket(), &g2(CREDENTIAL)).unwrap();
+    // What the daemon holds, without the pages of its program, which come in with use.
+    let before = memory(&daemon, "RssAnon");
+    let mut peak = before;
+    let reader = Wire::connect(&root.socket());
+    let mut writer = reader.0.try_clone().unwrap();
+    writer
+        .set_write_timeout(Some(Duration::from_secs(120)))
+        .unwrap();
+    let sender = thread::spawn(move || {
+        let batch = get_frame(1, &g2(CREDENTIAL)).repeat(1000);
+        for _ in 0..REQUESTS / 1000 {
+            std::io::Write::write_all(&mut writer, &batch).unwrap();
+        }
+    });
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(10) {
+        assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
+        peak = peak.max(memory(&daemon, "RssAnon"));
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut reader = Wire(reader.0.try_clone().unwrap());
+    for n in 0..REQUESTS {
+        assert_eq!(outcome(&reader.receive().1).unwrap(), b"x");
+        if n % 1000 == 0 {
+            peak = peak.max(memory(&daemon, "RssAnon"));
+        }
+    }
+    sender.join().unwrap();
+    let grown = peak - before;
+    assert!(grown < 1024, "grew by {grown} KiB");
+}
+
+/// Thousands of connections, half-sent headers and announced frames at once: others are answered, and
+/// the memory comes back.
+#[test]
+fn a_crowd_leaves_nothing_behind() {
+    raise_own_limit();
+    let root = Root::with(&one("Credential", "x"));
+    let mut command = crate::support::daemon::command();
+    command.args(["serve", "--root"]).arg(root.dir());
+    let daemon = Daemon::start(command, &root.socket());
+    get(&root.socket(), &g2(CREDENTIAL)).unwrap();
+    let before = memory(&daemon, "VmRSS");
+    let announced = frame(1, 1, &[0; 4 << 20]);
+    let mut crowd = Vec::new();
+    for n in 0..5_000 {
+        let stream = UnixStream::connect(root.socket()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut wire = Wire(stream);
+        let part = match n {
+            0..500 => &announced[..5],
+            500..700 => &announced[..1000],
+            _ => &announced[..0],
+        };
+        let _ = std::io::Write::write(&mut wire.0, part);
+        crowd.push(wire);
+    }
+    answered_elsewhere(&root);
+    let grown = memory(&daemon, "VmRSS") - before;
+    assert!(grown < 16 << 10, "grew by {grown} KiB");
+    drop(crowd);
+    wait_for("the memory to come back", || {
+        answered_elsewhere(&root);
+        (memory(&daemon, "VmRSS") <= before + before / 10).then_some(())
+    });
+}
