@@ -4,7 +4,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::daemon::{Daemon, Root, one};
+use crate::support::daemon::{Daemon, Root, one, output};
 use crate::support::service_manager::Manager;
 use crate::support::wait_for;
 use crate::support::wire::{g2, get};
@@ -62,6 +62,29 @@ fn a_reload_is_announced_and_ended() {
         "READY=1\nSTATUS=serving 1 resource; credential: 2 registries\n"
     );
     assert!(daemon.log().contains("reloading every file"));
+}
+
+/// The unit's way to reload needs no program that a minimal image lacks.
+#[test]
+fn the_units_reload_works_with_a_shell_alone() {
+    let unit = include_str!("../../systemd/offline-fs-kbc.service");
+    let reload = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecReload="));
+    let script = reload
+        .and_then(|reload| reload.strip_prefix("/bin/sh -c \""))
+        .and_then(|rest| rest.strip_suffix('"'))
+        .expect("the shell's own kill");
+    let root = Root::new();
+    let daemon = root.start();
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", script]).env_clear();
+    shell
+        .env("MAINPID", daemon.pid().to_string())
+        .env("PATH", "");
+    let (_, stderr, code) = output(&mut shell);
+    assert_eq!(code, Some(0), "{stderr}");
+    daemon.wait_for_log("reloading every file");
 }
 
 #[test]
