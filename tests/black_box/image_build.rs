@@ -3,6 +3,7 @@
 //! The Makefile as the image build of cloud-api-adaptor and people who install call it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -62,6 +63,11 @@ fn has_interpreter(path: &PathBuf) -> bool {
 /// What can't be built stops with a line that says why.
 #[test]
 fn what_cannot_be_built_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let cargo = dir.path().join("cargo");
+    fs::write(&cargo, "#!/bin/sh\necho 'cargo 1.84.1 (x)'\n").unwrap();
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    let old_cargo = format!("CARGO={}", cargo.display());
     for (args, said) in [
         (&["KBC=cc_kbc", "LIBC=gnu"][..], "KBC=cc_kbc"),
         (&["LIBC=uclibc"], "LIBC=uclibc"),
@@ -69,6 +75,11 @@ fn what_cannot_be_built_is_said() {
             &["LIBC=musl", "ARCH=s390x"],
             "rustup target add s390x-unknown-linux-musl",
         ),
+        (
+            &["build", &old_cargo],
+            "cargo 1.85 or newer is needed; found: 1.84.1",
+        ),
+        (&["build", "CARGO=/nowhere"], "found: none"),
         (
             &["install", "BIN=/nowhere", "DESTDIR=/nowhere"],
             "BIN=/nowhere is missing",

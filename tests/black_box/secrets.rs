@@ -6,14 +6,19 @@ use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::process::Command;
 
+use aes_gcm::aead::AeadInOut as _;
+use aes_gcm::{Aes256Gcm, KeyInit as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::unistd::geteuid;
+use offline_fs_kbc::proto::keyprovider::{
+    KeyProviderKeyWrapProtocolInput, KeyProviderKeyWrapProtocolOutput,
+};
 use serde_json::json;
 
 use crate::support::daemon::{Daemon, Root, command, one, output};
 use crate::support::wait_for;
-use crate::support::wire::{Wire, g2, get_frame};
+use crate::support::wire::{Wire, call, g2, get_frame};
 
 /// Text that is nowhere but in the secret.
 const MARK: &str = "mArKeD-sEcReT-7f3a91c2e5d8b604";
@@ -29,12 +34,24 @@ fn traces() -> [Vec<u8>; 4] {
     [MARK.as_bytes().to_vec(), aligned(0), aligned(1), aligned(2)]
 }
 
-/// How often each trace is found in the whole memory of the process.
+/// How often each trace of the mark is found in the whole memory of the process.
 fn found_in_memory(daemon: &Daemon) -> [usize; 4] {
+    search(daemon, &traces()).try_into().unwrap()
+}
+
+/// How often `part` is in `bytes`.
+fn count(bytes: &[u8], part: &[u8]) -> usize {
+    bytes
+        .windows(part.len())
+        .filter(|window| *window == part)
+        .count()
+}
+
+/// How often each of these is found in the whole memory of the process.
+fn search(daemon: &Daemon, traces: &[Vec<u8>]) -> Vec<usize> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).unwrap();
     let mut memory = fs::File::open(format!("/proc/{}/mem", daemon.pid())).unwrap();
-    let traces = traces();
-    let mut found = [0; 4];
+    let mut found = vec![0; traces.len()];
     for line in maps.lines().filter(|line| !line.contains("[v")) {
         let (range, rest) = line.split_once(' ').unwrap();
         if !rest.starts_with('r') {
@@ -47,11 +64,8 @@ fn found_in_memory(daemon: &Daemon) -> [usize; 4] {
         if memory.read_exact(&mut bytes).is_err() {
             continue;
         }
-        for (trace, count) in traces.iter().zip(&mut found) {
-            *count += bytes
-                .windows(trace.len())
-                .filter(|window| window == trace)
-                .count();
+        for (trace, times) in traces.iter().zip(&mut found) {
+            *times += count(&bytes, trace);
         }
     }
     found
@@ -93,6 +107,55 @@ fn a_dropped_secret_is_in_no_page() {
         wire.ask(&ask).unwrap_err();
         assert_eq!(found_in_memory(&daemon), [0; 4], "{marks} {escaped}");
     }
+}
+
+/// The same of a key and of what it unwrapped, which goes out as a list of numbers.
+#[test]
+fn a_dropped_key_is_in_no_page() {
+    if !geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+        return;
+    }
+    let key: [u8; 32] = format!("{MARK}--").into_bytes().try_into().unwrap();
+    let layer_key = format!("{MARK}-").repeat(1_000);
+    let mut wrapped = layer_key.clone().into_bytes();
+    let tag = Aes256Gcm::new(&key.into())
+        .encrypt_inout_detached(&[0; 12].into(), &[], wrapped.as_mut_slice().into())
+        .unwrap();
+    wrapped.extend_from_slice(&tag);
+    let packet = json!({"kid": "default/key/1", "wrap_type": "A256GCM",
+        "iv": STANDARD.encode([0; 12]), "wrapped_data": STANDARD.encode(wrapped)});
+    let annotation = STANDARD.encode(packet.to_string());
+    let request = json!({"op": "keyunwrap", "keyunwrapparams": {"annotation": annotation}});
+    let input = KeyProviderKeyWrapProtocolInput {
+        KeyProviderKeyWrapProtocolInput: request.to_string().into_bytes(),
+        ..KeyProviderKeyWrapProtocolInput::default()
+    };
+    let numbers = json!(MARK.as_bytes()).to_string();
+    let numbers = numbers.trim_matches(['[', ']']).as_bytes();
+
+    let root = Root::new();
+    root.write_keys(&one("default/key/1", key));
+    let mut command = command();
+    command.args(["serve", "--root"]).arg(root.dir());
+    let daemon = Daemon::start(command, &root.socket_called("keyprovider.sock"));
+    let unwrap = || {
+        let socket = root.socket_called("keyprovider.sock");
+        let service = "keyprovider.KeyProviderService";
+        call::<KeyProviderKeyWrapProtocolOutput>(&socket, service, "UnWrapKey", &input)
+    };
+    for _ in 0..3 {
+        let answer = unwrap().unwrap().KeyProviderKeyWrapProtocolOutput;
+        assert_eq!(count(&answer, numbers), 1_000);
+    }
+    assert!(
+        found_in_memory(&daemon)[0] > 0,
+        "the search finds what is there"
+    );
+    root.write_keys("{}");
+    unwrap().unwrap_err();
+    assert_eq!(found_in_memory(&daemon), [0; 4]);
+    assert_eq!(search(&daemon, &[numbers.to_vec()]), [0]);
 }
 
 /// Every command, on every kind of wrong input, at the most verbose level: no output has the mark.
