@@ -187,6 +187,18 @@ fn every_historic_command_line_starts() {
     }
 }
 
+/// The hub too, whose configuration file need not be there.
+#[test]
+fn the_hub_starts_without_its_file() {
+    let mut command = called_apart("/usr/local/bin/confidential-data-hub");
+    command.args(["-c", "z"]);
+    let daemon = Daemon::spawn(command);
+    daemon.wait_for_log("listening on unix:///run/confidential-containers/cdh.sock\n");
+    let log = daemon.log();
+    assert!(log.contains("z: can't be read"), "{log}");
+    assert_eq!(log.matches("listening on").count(), 1, "{log}");
+}
+
 /// kata-agent's own start beside the unit's instance: it removes attestation-agent.sock, starts a
 /// copy, and waits for the socket. Each address stays answered, and each copy's end is its own.
 #[test]
