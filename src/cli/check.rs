@@ -101,6 +101,7 @@ impl Report {
                 entries,
                 bytes,
                 problems,
+                exposures,
             } => {
                 let entries = count(*entries, "entry", "entries");
                 self.line(format!("{path}: {entries}, {bytes} bytes"));
@@ -114,6 +115,15 @@ impl Report {
                         name => EntryName(name.as_str()).to_string(),
                     };
                     self.line(format!("  {name}{old}: {state}"));
+                }
+                // On a build host the file is another's and elsewhere than in the VM.
+                for exposure in exposures.iter().filter(|_| !must_exist) {
+                    let sentence = exposure.about(&file.source.path).to_string();
+                    if exposure.is_error() {
+                        self.problem(sentence);
+                    } else {
+                        self.line(format!("warning: {sentence}"));
+                    }
                 }
                 for problem in problems {
                     self.problem(format!("{path}: {problem}"));

@@ -103,6 +103,9 @@ impl Serve {
             error!("{mistake}");
         }
         self.warn_about_switches(&claims);
+        if self.root.has_swap() {
+            warn!("swap is active, and secrets may be written to it; `swapoff -a`");
+        }
         let store = Arc::new(Store::new(self.files.sources(&self.root)));
         store.refresh();
         let status = Arc::new(Status::new(Arc::clone(&store)));

@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use offline_fs_kbc::resource::file::Kind;
+use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::store::Source;
 use offline_fs_kbc::server::listener::{Address, AddressError};
 
@@ -25,6 +25,9 @@ const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
 
 /// The directory of the attestation components' sockets.
 const RUN: &str = "/run/confidential-containers";
+
+/// The kernel's list of swap devices.
+const SWAPS: &str = "/proc/swaps";
 
 /// Where the stock confidential-data-hub looks for public keys that are files.
 const SEALED_SECRET_KEYS: &str = "/run/confidential-containers/cdh/sealed-secret";
@@ -55,6 +58,13 @@ impl Root {
     /// Where public keys of sealed secrets may be, beside the resources.
     pub fn sealed_secret_keys(&self) -> PathBuf {
         self.path(SEALED_SECRET_KEYS)
+    }
+
+    /// Whether memory may be written to a swap device.
+    pub fn has_swap(&self) -> bool {
+        let swaps = file::read(&self.path(SWAPS));
+        // A heading, and a line for each device.
+        swaps.is_ok_and(|swaps| swaps.text.iter().filter(|&&byte| byte == b'\n').count() > 1)
     }
 
     /// The default address of a socket.

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::json::{self, Fault, Member, Position};
 use crate::keyprovider::KEY_BYTES;
 use crate::resource::base64;
+use crate::resource::exposure::Exposure;
 use crate::resource::name::Name;
 use crate::resource::problem::Problem;
 use crate::resource::secret::Secret;
@@ -96,6 +97,8 @@ pub struct Content {
     pub identity: Identity,
     /// Whether the identity is sure to change with the next change of the file.
     pub settled: bool,
+    /// What else about the file is worth saying.
+    pub exposures: Vec<Exposure>,
 }
 
 /// Reads the file at `path`, which must be regular and at most [`MAX_FILE_BYTES`] long.
@@ -125,6 +128,7 @@ pub fn read(path: &Path) -> io::Result<Content> {
                 text,
                 identity,
                 settled,
+                exposures: Exposure::of(&file, &before),
             });
         }
     }

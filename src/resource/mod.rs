@@ -5,6 +5,7 @@
 //! Nothing here knows who asks or how.
 
 pub mod base64;
+pub mod exposure;
 pub mod file;
 pub mod name;
 pub mod problem;

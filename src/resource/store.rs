@@ -11,8 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use crate::resource::exposure::Exposure;
 use crate::resource::file::{self, Entries, Identity, Kind, Value};
 use crate::resource::name::Name;
 use crate::resource::problem::Problem;
@@ -55,6 +56,8 @@ pub enum FileState {
         bytes: u64,
         /// What is wrong with single entries.
         problems: Vec<Problem>,
+        /// What else about it is worth saying.
+        exposures: Vec<Exposure>,
     },
     /// It could not be used as it is now.
     Failed {
@@ -193,6 +196,7 @@ impl Loaded {
                             entries: entries.len(),
                             bytes: content.text.len() as u64,
                             problems: std::mem::take(&mut entries.problems),
+                            exposures: content.exposures,
                         };
                         self.entries = entries;
                         (seen, state)
@@ -238,9 +242,18 @@ impl Loaded {
                 entries,
                 bytes,
                 problems,
+                exposures,
             } => {
                 let entries = count(*entries, "entry", "entries");
                 info!("{path}: {entries}, {bytes} bytes");
+                for exposure in exposures {
+                    let sentence = exposure.about(&self.file);
+                    if exposure.is_error() {
+                        error!("{sentence}");
+                    } else {
+                        warn!("{sentence}");
+                    }
+                }
                 for problem in problems.iter().take(LOGGED_PROBLEMS) {
                     error!("{path}: {problem}");
                 }

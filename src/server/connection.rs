@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
+use bytes::BufMut as _;
 use nix::sys::socket::{Shutdown, shutdown};
 use protobuf::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -126,23 +127,20 @@ impl Input {
     ///
     /// Nothing is lost when the wait is given up.
     async fn wait_and_read(&mut self, stream: &mut UnixStream) -> io::Result<bool> {
+        let enough = self.buffer.len() + BATCH_BYTES;
         self.buffer.reserve(KEPT_BYTES);
-        if stream.read_buf(&mut self.buffer).await? == 0 {
+        if stream
+            .read_buf(&mut (&mut self.buffer).limit(BATCH_BYTES))
+            .await?
+            == 0
+        {
             return Ok(true);
         }
         // A read that fills its space may have left something.
-        if self.buffer.len() < self.buffer.capacity() {
-            return Ok(false);
-        }
-        self.read(stream)
-    }
-
-    /// Reads what is there, up to a batch; tells whether the peer has sent its last byte.
-    fn read(&mut self, stream: &UnixStream) -> io::Result<bool> {
-        let enough = self.buffer.len() + BATCH_BYTES;
-        while self.buffer.len() < enough {
+        while self.buffer.len() == self.buffer.capacity() && self.buffer.len() < enough {
             self.buffer.reserve(KEPT_BYTES);
-            match stream.try_read_buf(&mut self.buffer) {
+            let space = enough - self.buffer.len();
+            match stream.try_read_buf(&mut (&mut self.buffer).limit(space)) {
                 Ok(0) => return Ok(true),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -184,9 +182,11 @@ impl Input {
     /// Wipes what is done with and keeps the beginning of the next frame.
     fn compact(&mut self) {
         let rest = self.buffer.len() - self.done;
-        self.buffer.copy_within(self.done.., 0);
-        self.buffer[rest..].zeroize();
-        self.buffer.truncate(rest);
+        if self.done > 0 {
+            self.buffer.copy_within(self.done.., 0);
+            self.buffer[rest..].zeroize();
+            self.buffer.truncate(rest);
+        }
         self.done = 0;
         let between_frames = rest == 0 && self.oversized.is_none();
         self.begun = match self.begun {
@@ -195,8 +195,15 @@ impl Input {
             _ => Some(Instant::now()),
         };
         self.moved = false;
-        if rest == 0 && self.buffer.capacity() > KEPT_BYTES {
-            self.buffer = Vec::new();
+        // What a large frame or a batch needed is not kept for the next.
+        let much = if rest == 0 {
+            KEPT_BYTES
+        } else {
+            2 * BATCH_BYTES
+        };
+        if self.buffer.capacity() > much && rest <= BATCH_BYTES {
+            // The heap wipes the place that is left.
+            self.buffer.shrink_to(KEPT_BYTES);
         }
     }
 }

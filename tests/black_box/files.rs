@@ -3,11 +3,12 @@
 //! What is served follows the files: late, replaced, broken, gone, and in the order of precedence.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::support::daemon::{Daemon, Root, one};
+use crate::support::daemon::{Daemon, Root, one, run};
 use crate::support::wire::{Wire, g2, get, get_frame};
 
 const CREDENTIAL: &str = "/default/credential/test";
@@ -203,4 +204,59 @@ fn no_value_is_logged() {
         "{log}"
     );
     assert!(!log.contains("TRACE"));
+}
+
+/// What lets others at the secrets, or keeps a root without capabilities from them, is said once, with
+/// what to type; the file is served all the same.
+#[test]
+fn exposed_files_are_warned_about_and_served() {
+    let root = Root::with(&one("Credential", "x"));
+    fs::create_dir(root.path("proc")).unwrap();
+    fs::write(
+        root.path("proc/swaps"),
+        "Filename Type\n/dev/vdb partition\n",
+    )
+    .unwrap();
+    let daemon = root.start();
+    let path = root.resources().display().to_string();
+    assert!(
+        daemon.log().contains("WARN swap is active"),
+        "{}",
+        daemon.log()
+    );
+    assert!(!daemon.log().contains("others can"), "{}", daemon.log());
+    let mode = |mode: u32| {
+        fs::set_permissions(root.resources(), fs::Permissions::from_mode(mode)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(served(&root).unwrap(), b"x");
+        }
+    };
+    for (bits, said) in [
+        (0o644, "others can read it (mode 0644)"),
+        (0o622, "others can write to it (mode 0622)"),
+        (0o666, "others can read it and write to it (mode 0666)"),
+    ] {
+        mode(bits);
+        let line = format!("WARN {path}: {said}; `chmod 0600 {path}`\n");
+        assert_eq!(daemon.log().matches(&line).count(), 1, "{}", daemon.log());
+        let dir = root.dir().display().to_string();
+        let (stdout, _, _) = run(&["check", "--root", &dir]);
+        assert!(
+            stdout.contains(&format!("warning: {path}: {said}")),
+            "{stdout}"
+        );
+    }
+    mode(0o600);
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(root.resources(), Some(65534), Some(65534)).unwrap();
+        assert_eq!(served(&root).unwrap(), b"x");
+        let said = format!(
+            "ERROR {path}: root without capabilities, as which the unit runs, can't read it (owner 65534, mode 0600)"
+        );
+        assert!(daemon.log().contains(&said), "{}", daemon.log());
+    }
+    let other = Root::new();
+    fs::create_dir(other.path("proc")).unwrap();
+    fs::write(other.path("proc/swaps"), "Filename Type\n").unwrap();
+    assert!(!other.start().log().contains("swap"));
 }

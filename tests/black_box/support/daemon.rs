@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,8 @@ impl Root {
 
     pub fn write_resources(&self, text: &str) {
         fs::write(self.resources(), text).unwrap();
+        // Nothing about it to warn of.
+        fs::set_permissions(self.resources(), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Replaces the resources file as editors and cloud-init do.

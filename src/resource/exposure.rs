@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What about a file, beside its content, lets others at its secrets or keeps the daemon from them.
+//! None of it is a reason not to serve.
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use nix::sys::statfs::fstatfs;
+
+/// File systems whose server, or whoever is on the way to it, sees the file: their magic numbers, as
+/// statfs(2) has them.
+const NETWORK: &[(u32, &str)] = &[
+    (0x0102_1997, "9p"),
+    (0x5346_414f, "AFS"),
+    (0x00c3_6400, "Ceph"),
+    (0xff53_4d42, "CIFS"),
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xfe53_4d42, "SMB 2"),
+];
+
+/// One such thing, with what to type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// The mode lets others read the file, or write to it.
+    Mode(u32),
+    /// It lies on a network file system.
+    Network(&'static str),
+    /// Its owner and mode keep out a root without capabilities, which is what the daemon's unit is.
+    NotForRoot {
+        /// The owner.
+        uid: u32,
+        /// The mode.
+        mode: u32,
+    },
+}
+
+impl Exposure {
+    /// What there is of a file that is open.
+    pub fn of(file: &File, metadata: &Metadata) -> Vec<Self> {
+        let mode = metadata.mode() & 0o7777;
+        let mut found = Vec::new();
+        if mode & 0o066 != 0 {
+            found.push(Self::Mode(mode));
+        }
+        let by_owner = metadata.uid() == 0 && mode & 0o400 != 0;
+        let by_group = metadata.gid() == 0 && mode & 0o040 != 0;
+        if !by_owner && !by_group && mode & 0o004 == 0 {
+            let uid = metadata.uid();
+            found.push(Self::NotForRoot { uid, mode });
+        }
+        if let Ok(statfs) = fstatfs(file) {
+            // The kernel's numbers have 32 bits; the type is wider on some architectures.
+            let magic = statfs.filesystem_type().0 as u32;
+            let network = NETWORK.iter().find(|(known, _)| *known == magic);
+            found.extend(network.map(|(_, name)| Self::Network(name)));
+        }
+        found
+    }
+
+    /// Whether the daemon can't serve the file for it, as its unit runs it.
+    pub fn is_error(&self) -> bool {
+        matches!(self, Self::NotForRoot { .. })
+    }
+
+    /// The sentence about the file at this path.
+    pub fn about(&self, path: &Path) -> impl fmt::Display {
+        let path = path.display();
+        match self {
+            Self::Mode(mode) => {
+                let what = match (mode & 0o044, mode & 0o022) {
+                    (_, 0) => "read it",
+                    (0, _) => "write to it",
+                    _ => "read it and write to it",
+                };
+                format!("{path}: others can {what} (mode {mode:04o}); `chmod 0600 {path}`")
+            }
+            Self::Network(name) => format!(
+                "{path}: on a network file system ({name}), whose server sees the secrets; copy it \
+                 to a local one"
+            ),
+            Self::NotForRoot { uid, mode } => format!(
+                "{path}: root without capabilities, as which the unit runs, can't read it (owner \
+                 {uid}, mode {mode:04o}); `chown root:root {path}; chmod 0600 {path}`"
+            ),
+        }
+    }
+}
