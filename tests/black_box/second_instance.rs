@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -123,23 +123,33 @@ fn an_inherited_notify_socket_makes_no_unit() {
     assert_eq!(Daemon::spawn(command).wait().code(), Some(0));
 }
 
-/// Many at once: one serves, the others leave, and nobody breaks another's socket.
+/// Many at once: each address is served by one of them, who finds none left leaves, and nobody breaks
+/// another's socket.
 #[test]
-fn a_race_has_one_winner() {
+fn a_race_has_one_winner_for_each_address() {
     let root = Root::with(&one("Credential", "x"));
     for _ in 0..5 {
         let mut copies: Vec<_> = (0..6).map(|_| Daemon::spawn(root.serve())).collect();
         for (index, copy) in copies.iter().enumerate() {
             wait_for(&format!("copy {index} to decide"), || {
                 let log = copy.log();
-                (log.contains("listening on") || log.contains("nothing left to serve"))
-                    .then_some(())
+                let decided = log.contains("resources.json: 1 entry");
+                (decided || log.contains("nothing left to serve")).then_some(())
             });
         }
-        let winners = copies
-            .iter()
-            .filter(|copy| copy.log().contains("listening on"));
-        assert_eq!(winners.count(), 1);
+        for name in [
+            "getresource.sock",
+            "keyprovider.sock",
+            "attestation-agent.sock",
+        ] {
+            let line = format!(
+                "listening on unix://{}\n",
+                root.socket_called(name).display()
+            );
+            let winners = copies.iter().filter(|copy| copy.log().contains(&line));
+            assert_eq!(winners.count(), 1, "{name}");
+            UnixStream::connect(root.socket_called(name)).expect(name);
+        }
         assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
         for copy in &mut copies {
             if copy.log().contains("nothing left to serve") {
