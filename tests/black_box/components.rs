@@ -17,7 +17,7 @@ use offline_fs_kbc::proto::api::{
 
 use crate::support::daemon::{Daemon, Root, called, called_apart, one};
 use crate::support::service_manager::Manager;
-use crate::support::wire::{call, g2, get};
+use crate::support::wire::{RECORDED_G2, Wire, call, g2, get};
 
 const AGENT_SOCKETS: [&str; 3] = [
     "getresource.sock",
@@ -41,6 +41,13 @@ fn get_from_hub(socket: &Path) -> Vec<u8> {
     let answer: GetResourceResponse =
         call(socket, "api.GetResourceService", "GetResource", &request).unwrap();
     answer.Resource
+}
+
+/// Waits until the unit's instance has seen its own attestation-agent.sock; its next look is after 10 s,
+/// in which kata-agent's copy takes the path.
+fn is_watching(root: &Root) {
+    let mut wire = Wire::connect(&root.socket_called("attestation-agent.sock"));
+    wire.ask(RECORDED_G2).expect_err("another service");
 }
 
 /// The agent's three by default, the hub's on request, each off by `none`.
@@ -207,6 +214,7 @@ fn kata_agents_start_beside_the_unit() {
     let manager = Manager::new();
     let mut unit = Daemon::spawn(manager.manage(root.serve()));
     manager.wait_for("READY=1");
+    is_watching(&root);
     let before = inode(&root.socket());
 
     let attestation = root.socket_called("attestation-agent.sock");
@@ -266,6 +274,7 @@ fn the_units_end_leaves_the_copys_socket() {
     let manager = Manager::new();
     let mut unit = Daemon::spawn(manager.manage(root.serve()));
     manager.wait_for("READY=1");
+    is_watching(&root);
     let attestation = root.socket_called("attestation-agent.sock");
     fs::remove_file(&attestation).unwrap();
     let mut copy = Daemon::start(root.serve(), &attestation);
