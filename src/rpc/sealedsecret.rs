@@ -51,6 +51,8 @@ impl SealedSecretService for SealedSecrets {
         let text = std::str::from_utf8(&request.secret)
             .map_err(|_| status::invalid_argument(Error::Malformed("it is not UTF-8")))?;
         let sealed = Sealed::parse(text).map_err(refusal)?;
+        // What files can't open is said first: no signature would help it.
+        let name = sealed.resource_name().map_err(refusal)?;
         let snapshot = self.store.snapshot();
         if let Verification::On(directory) = &self.verification {
             let kid = sealed.signer().map_err(refusal)?;
@@ -58,7 +60,6 @@ impl SealedSecretService for SealedSecrets {
             let key = public_key(&kid, &snapshot, directory)?;
             sealed.verify(&kid, &key).map_err(refusal)?;
         }
-        let name = sealed.resource_name().map_err(refusal)?;
         let name = Name::parse(&name).map_err(status::invalid_argument)?;
         call::set_subject(name.to_string());
         let secret = lookup::resource(&snapshot, &name)?;

@@ -261,6 +261,12 @@ fn sealed_secrets_are_verified() {
         25,
         "a vector is not tried"
     );
+    // What no signature would help is said first.
+    let payload = secret("envelope");
+    let payload = payload.split('.').nth(2).unwrap();
+    let unsigned = format!("sealed.fakejwsheader.{payload}.fakesignature");
+    let text = refused(unseal(&root, &unsigned), Code::UNIMPLEMENTED);
+    assert!(text.contains("\"aliyun\""), "{text}");
     for text in [
         "",
         "hunter2",
