@@ -14,10 +14,8 @@ use ttrpc::asynchronous::{Service, TtrpcContext};
 use crate::json;
 use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
 use crate::proto::getresource_ttrpc::{GetResourceService, create_get_resource_service};
-use crate::resource::name::Name;
 use crate::resource::store::Store;
 use crate::rpc::{lookup, status};
-use crate::server::call;
 use crate::text::Shown;
 
 /// The name of this KBC, as clients configure and send it.
@@ -51,15 +49,13 @@ impl GetResourceService for GetResource {
         request: GetResourceRequest,
     ) -> ttrpc::Result<GetResourceResponse> {
         let asked = Asked::from(&request);
-        call::set_subject(Shown(&asked.name).to_string());
+        let name = lookup::name(&asked.name)?;
         if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
             return Err(status::invalid_argument(format_args!(
                 "this is {KBC_NAME}, the request is for the KBC {}; mend aa_kbc_params",
                 Shown(asked.kbc)
             )));
         }
-        let name = Name::parse(&asked.name).map_err(status::invalid_argument)?;
-        call::set_subject(name.to_string());
         let secret = lookup::resource(&self.store.snapshot(), &name)?;
         Ok(GetResourceResponse {
             Resource: secret.expose().to_vec(),

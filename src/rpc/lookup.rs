@@ -9,6 +9,16 @@ use crate::resource::name::Name;
 use crate::resource::secret::Secret;
 use crate::resource::store::{Resource, Snapshot};
 use crate::rpc::status;
+use crate::server::call;
+use crate::text::Shown;
+
+/// Reads the name that a request has, and notes it for the log.
+pub fn name(text: &str) -> Result<Name> {
+    call::set_subject(Shown(text).to_string());
+    let name = Name::parse(text).map_err(status::invalid_argument)?;
+    call::set_subject(name.to_string());
+    Ok(name)
+}
 
 /// The resource of this name. Keys are none.
 pub fn resource(snapshot: &Snapshot, name: &Name) -> Result<Secret> {

@@ -10,11 +10,8 @@ use ttrpc::asynchronous::{Service, TtrpcContext};
 
 use crate::proto::api::{GetResourceRequest, GetResourceResponse};
 use crate::proto::api_ttrpc::{GetResourceService, create_get_resource_service};
-use crate::resource::name::Name;
 use crate::resource::store::Store;
-use crate::rpc::{lookup, status};
-use crate::server::call;
-use crate::text::Shown;
+use crate::rpc::lookup;
 
 /// The service, answering from `store`. With `expose_keys` it hands out image keys too, as the
 /// stock confidential-data-hub does.
@@ -34,9 +31,7 @@ impl GetResourceService for GetResource {
         _context: &TtrpcContext,
         request: GetResourceRequest,
     ) -> ttrpc::Result<GetResourceResponse> {
-        call::set_subject(Shown(&request.ResourcePath).to_string());
-        let name = Name::parse(&request.ResourcePath).map_err(status::invalid_argument)?;
-        call::set_subject(name.to_string());
+        let name = lookup::name(&request.ResourcePath)?;
         let snapshot = self.store.snapshot();
         let secret = if self.expose_keys {
             lookup::resource_or_key(&snapshot, &name)?

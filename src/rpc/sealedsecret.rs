@@ -60,8 +60,7 @@ impl SealedSecretService for SealedSecrets {
             let key = public_key(&kid, &snapshot, directory)?;
             sealed.verify(&kid, &key).map_err(refusal)?;
         }
-        let name = Name::parse(&name).map_err(status::invalid_argument)?;
-        call::set_subject(name.to_string());
+        let name = lookup::name(&name)?;
         let secret = lookup::resource(&snapshot, &name)?;
         Ok(UnsealSecretOutput {
             plaintext: secret.expose().to_vec(),

@@ -231,7 +231,8 @@ fn the_end_under_load_loses_no_request() {
         daemon.wait_for_log("credential/test OK");
         daemon.signal(Signal::SIGTERM);
         for client in clients {
-            assert!(client.join().expect("a request was lost") >= 0);
+            let answered = client.join().expect("a request was lost");
+            assert!(answered > 0, "the client was not in time to see the end");
         }
         assert_eq!(daemon.wait().code(), Some(0));
     }
