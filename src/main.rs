@@ -6,8 +6,8 @@
 mod cli;
 mod config;
 mod logging;
-mod memory;
 mod process;
+mod unchecked;
 
 use std::env;
 use std::io::{self, Write as _};

@@ -6,6 +6,7 @@ mod check;
 mod findings;
 mod get;
 mod historic;
+mod inherited;
 #[cfg(feature = "tools")]
 mod pack;
 mod private_file;

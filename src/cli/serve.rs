@@ -15,10 +15,11 @@ use offline_fs_kbc::rpc::{
     attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
 };
 use offline_fs_kbc::server::admission::Admission;
+use offline_fs_kbc::server::keep::Keep;
 use offline_fs_kbc::server::limits::LOCK_WAIT;
 use offline_fs_kbc::server::listener::{self, Address, Claim};
 use offline_fs_kbc::server::router::Router;
-use offline_fs_kbc::server::{endpoint, notify};
+use offline_fs_kbc::server::{Serving, endpoint, notify};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,9 +27,10 @@ use tracing::{error, info, warn};
 use ttrpc::asynchronous::Service;
 
 use crate::cli::findings;
+use crate::cli::inherited::Inherited;
 use crate::config::{Component, Files, Role, Root, Sockets, kbc};
 use crate::logging::{self, LogLevel};
-use crate::memory;
+use crate::unchecked;
 
 /// Serve the resources until SIGTERM or SIGINT; SIGHUP reloads every file
 #[derive(Args, Default)]
@@ -74,13 +76,14 @@ impl Serve {
         logging::start(self.log_level);
         crate::process::seclude()?;
         crate::process::raise_descriptor_limit();
+        let inherited = Inherited::take();
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
-            .block_on(self.serve())
+            .block_on(self.serve(inherited))
     }
 
-    async fn serve(self) -> anyhow::Result<ExitCode> {
+    async fn serve(self, mut inherited: Inherited) -> anyhow::Result<ExitCode> {
         info!("offline-fs-kbc {}", env!("CARGO_PKG_VERSION"));
         for warning in &self.warnings {
             warn!("{warning}");
@@ -93,8 +96,11 @@ impl Serve {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
 
-        let addresses = self.sockets.clone().addresses(&self.root, self.component)?;
-        let claims = match claim(addresses)? {
+        let mut sockets = self.sockets.clone();
+        let beyond = inherited.choose(&mut sockets);
+        let mut addresses = sockets.addresses(&self.root, self.component)?;
+        addresses.extend(beyond);
+        let claims = match claim(addresses, &mut inherited)? {
             Claims::Ours(claims) => claims,
             Claims::AllLive => return Ok(ExitCode::SUCCESS),
         };
@@ -112,7 +118,8 @@ impl Serve {
         let line = status.look();
 
         let (stop, stopped) = watch::channel(false);
-        let admission = Arc::new(Admission::new(memory::give_back));
+        let admission = Arc::new(Admission::new(unchecked::give_back));
+        let keep = Arc::new(Keep::new(notify::store_size()));
         let mut endpoints = JoinSet::new();
         let vigilant = notify::is_unit();
         for (address, roles, claim) in claims {
@@ -120,26 +127,21 @@ impl Serve {
                 .iter()
                 .flat_map(|&role| self.services(role, &store))
                 .collect();
-            let router = {
-                let status = Arc::clone(&status);
-                Arc::new(Router::new(services, move || status.refresh()))
+            let refreshed = Arc::clone(&status);
+            let serving = Serving {
+                router: Arc::new(Router::new(services, move || refreshed.refresh())),
+                admission: Arc::clone(&admission),
+                keep: Arc::clone(&keep),
+                stop: stopped.clone(),
             };
-            let (status, stopped) = (Arc::clone(&status), stopped.clone());
-            let admission = Arc::clone(&admission);
+            let kept = inherited.connections(&address);
+            let status = Arc::clone(&status);
             endpoints.spawn(async move {
                 let waiting = |waits| status.waiting(&address, waits);
-                endpoint::serve(
-                    address.clone(),
-                    claim,
-                    vigilant,
-                    router,
-                    admission,
-                    stopped,
-                    waiting,
-                )
-                .await
+                endpoint::serve(address.clone(), claim, vigilant, kept, serving, waiting).await
             });
         }
+        inherited.close_rest();
         notify::ready(&line);
 
         let signals = async {
@@ -225,11 +227,19 @@ enum Claims {
 
 /// Takes each address on its own. What another process answers on is left to it: the unit's instance
 /// waits for it, a copy started by hand or by kata-agent does not.
-fn claim(addresses: Vec<(Address, Vec<Role>)>) -> anyhow::Result<Claims> {
+fn claim(
+    addresses: Vec<(Address, Vec<Role>)>,
+    inherited: &mut Inherited,
+) -> anyhow::Result<Claims> {
     let is_unit = notify::is_unit();
     let mut claims = Vec::new();
     let mut failed = false;
     for (address, roles) in addresses {
+        if let Some(bound) = inherited.listener(&address) {
+            info!("listening on {address}, by the service manager's socket");
+            claims.push((address, roles, Claim::Bound(bound)));
+            continue;
+        }
         match listener::claim(&address, LOCK_WAIT) {
             Ok(claim @ Claim::Bound(_)) => {
                 info!("listening on {address}");

@@ -94,6 +94,28 @@ pub enum Role {
 }
 
 impl Role {
+    const ALL: [Self; 4] = [
+        Self::GetResource,
+        Self::KeyProvider,
+        Self::Attestation,
+        Self::ConfidentialDataHub,
+    ];
+
+    /// The role of a socket that the service manager hands over under this name
+    /// (`FileDescriptorName=`).
+    pub fn of_descriptor(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::GetResource => "getresource",
+            Self::KeyProvider => "keyprovider",
+            Self::Attestation => "attestation",
+            Self::ConfidentialDataHub => "cdh",
+        }
+    }
+
     /// The socket's place below the directory of the attestation components.
     fn place(self) -> &'static str {
         match self {
@@ -178,12 +200,7 @@ impl Sockets {
         component: Component,
     ) -> anyhow::Result<Vec<(Address, Vec<Role>)>> {
         let mut addresses: Vec<(Address, Vec<Role>)> = Vec::new();
-        for role in [
-            Role::GetResource,
-            Role::KeyProvider,
-            Role::Attestation,
-            Role::ConfidentialDataHub,
-        ] {
+        for role in Role::ALL {
             let is_hub = role == Role::ConfidentialDataHub;
             let by_default = is_hub == (component == Component::ConfidentialDataHub);
             let address = match self.choice(role).take() {

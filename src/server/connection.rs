@@ -10,7 +10,8 @@ use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
 use bytes::BufMut as _;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use protobuf::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -21,13 +22,16 @@ use ttrpc::{MessageHeader, Response};
 use zeroize::Zeroize as _;
 
 use crate::server::admission::Ticket;
+use crate::server::keep::Place;
 use crate::server::limits::{
-    ANSWER_TIME, ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, KEPT_BYTES, MAX_MESSAGE_BYTES,
+    ANSWER_TIME, ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, KEEP_AFTER, KEPT_BYTES, MAX_MESSAGE_BYTES,
 };
 use crate::server::router::Router;
 
 /// Serves one peer until it closes the connection, or `stop` turns true; then what has arrived is
-/// answered and the connection closed.
+/// answered, and the connection closed or left in the service manager's store.
+///
+/// With a `place` in that store, the connection is in it while it rests between two requests.
 ///
 /// # Errors
 ///
@@ -35,6 +39,7 @@ use crate::server::router::Router;
 pub async fn run(
     mut stream: UnixStream,
     mut ticket: Ticket,
+    mut place: Option<Place>,
     router: Arc<Router>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -42,25 +47,50 @@ pub async fn run(
     let mut input = Input::default();
     let mut output = Output::default();
     let (mut last, mut stopped) = (false, false);
+    // When the connection goes into the store, if it rests until then.
+    let mut rested = Some(Instant::now() + KEEP_AFTER);
     while !last {
-        let deadline = input.deadline();
-        let stopping = tokio::select! {
-            ended = input.wait_and_read(&mut stream) => {
-                last = ended?;
-                false
+        if stopped && input.is_between_frames() {
+            if let Some(mut kept) = place.take() {
+                if has_unread(&stream)? {
+                    // It was sent before the end, so it is answered.
+                    place = Some(kept);
+                } else if kept.put(&stream) {
+                    kept.leave();
+                    return Ok(());
+                } else {
+                    end_input(&stream)?;
+                }
             }
+        }
+        let deadline = input.deadline();
+        let rest = match &place {
+            Some(place) if !place.is_taken() && input.is_between_frames() => rested,
+            _ => None,
+        };
+        tokio::select! {
+            ended = input.wait_and_read(&mut stream, &mut place) => last = ended?,
             // An error means that the sender is gone, which stops too.
-            _ = stop.wait_for(|stop| *stop), if !stopped => true,
+            _ = stop.wait_for(|stop| *stop), if !stopped => {
+                stopped = true;
+                if place.is_none() {
+                    end_input(&stream)?;
+                }
+                continue;
+            }
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 return Err(io::Error::other("a frame took too long"));
             }
-        };
-        if stopping {
-            // What is in the socket can still be read, then comes the end; nothing more arrives.
-            shutdown(stream.as_raw_fd(), Shutdown::Read)?;
-            stopped = true;
-            continue;
+            () = sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => {
+                if let Some(place) = &mut place {
+                    // Where the store is full, it has to do without.
+                    place.put(&stream);
+                    rested = None;
+                }
+                continue;
+            }
         }
+        rested = Some(Instant::now() + KEEP_AFTER);
         let mut up_to_date = false;
         while let Some((header, body)) = input.next_frame() {
             if !up_to_date {
@@ -90,6 +120,21 @@ pub async fn run(
         let _ = ticket.hold(input.size());
     }
     Ok(())
+}
+
+/// What is in the socket can still be read, then comes the end; nothing more arrives.
+fn end_input(stream: &UnixStream) -> io::Result<()> {
+    Ok(shutdown(stream.as_raw_fd(), Shutdown::Read)?)
+}
+
+/// Whether something has arrived that was not read, be it the end.
+fn has_unread(stream: &UnixStream) -> io::Result<bool> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    match recv(stream.as_raw_fd(), &mut [0], flags) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn no_room() -> io::Error {
@@ -123,32 +168,53 @@ impl Input {
         self.begun.map(|begun| begun + FRAME_TIME)
     }
 
+    /// Whether nothing of a frame has been read that was not answered.
+    fn is_between_frames(&self) -> bool {
+        self.buffer.is_empty() && self.oversized.is_none()
+    }
+
     /// Waits for bytes and reads what is there; tells whether the peer has sent its last byte.
     ///
     /// Nothing is lost when the wait is given up.
-    async fn wait_and_read(&mut self, stream: &mut UnixStream) -> io::Result<bool> {
+    async fn wait_and_read(
+        &mut self,
+        stream: &mut UnixStream,
+        place: &mut Option<Place>,
+    ) -> io::Result<bool> {
         let enough = self.buffer.len() + BATCH_BYTES;
-        self.buffer.reserve(KEPT_BYTES);
-        if stream
-            .read_buf(&mut (&mut self.buffer).limit(BATCH_BYTES))
-            .await?
-            == 0
-        {
-            return Ok(true);
-        }
+        let mut more = match place {
+            Some(place) if place.is_taken() => {
+                stream.readable().await?;
+                // From here on a crash must end the connection.
+                place.take_back();
+                true
+            }
+            _ => {
+                self.buffer.reserve(KEPT_BYTES);
+                let space = &mut (&mut self.buffer).limit(BATCH_BYTES);
+                if stream.read_buf(space).await? == 0 {
+                    return Ok(true);
+                }
+                self.is_full()
+            }
+        };
         // A read that fills its space may have left something.
-        while self.buffer.len() == self.buffer.capacity() && self.buffer.len() < enough {
+        while more && self.buffer.len() < enough {
             self.buffer.reserve(KEPT_BYTES);
             let space = enough - self.buffer.len();
             match stream.try_read_buf(&mut (&mut self.buffer).limit(space)) {
                 Ok(0) => return Ok(true),
-                Ok(_) => {}
+                Ok(_) => more = self.is_full(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(false)
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffer.len() == self.buffer.capacity()
     }
 
     /// The next frame that has arrived as a whole, with its body unless that was oversized.
@@ -188,9 +254,8 @@ impl Input {
             self.buffer.truncate(rest);
         }
         self.done = 0;
-        let between_frames = rest == 0 && self.oversized.is_none();
         self.begun = match self.begun {
-            _ if between_frames => None,
+            _ if self.is_between_frames() => None,
             Some(begun) if !self.moved => Some(begun),
             _ => Some(Instant::now()),
         };

@@ -5,23 +5,20 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{error, info};
 
-use crate::server::admission::Admission;
 use crate::server::limits::{PATH_CHECK, TAKE_OVER_PAUSE};
 use crate::server::listener::{self, Address, Bound, Claim, Mark};
-use crate::server::router::Router;
+use crate::server::{Kept, Serving};
 
-/// Serves `address` until `stop` turns true. While another process answers there it waits, and takes
-/// over when that one is gone.
+/// Serves `address` until the end. While another process answers there it waits, and takes over when
+/// that one is gone. Connections that were `kept` from another process are served at once.
 ///
 /// A `vigilant` one also notices when its path is taken away, as kata-agent does before it starts a
 /// copy: it serves the connections that it has, and waits for the address again.
@@ -35,12 +32,15 @@ pub async fn serve(
     address: Address,
     first: Claim,
     vigilant: bool,
-    router: Arc<Router>,
-    admission: Arc<Admission>,
-    mut stop: watch::Receiver<bool>,
+    kept: Vec<Kept>,
+    serving: Serving,
     waiting: impl Fn(bool),
 ) -> io::Result<()> {
-    let mut serving = JoinSet::new();
+    let mut stop = serving.stop.clone();
+    let mut tasks = JoinSet::new();
+    if !kept.is_empty() {
+        tasks.spawn(super::resume(kept, serving.clone()));
+    }
     let mut claim = first;
     loop {
         let bound = match claim {
@@ -58,17 +58,10 @@ pub async fn serve(
             }
         };
         waiting(false);
-        let mark = bound.path.mark();
         let listener = UnixListener::from_std(bound.listener)?;
-        serving.spawn(super::serve(
-            listener,
-            Some(bound.path),
-            Arc::clone(&router),
-            Arc::clone(&admission),
-            stop.clone(),
-        ));
+        tasks.spawn(super::serve(listener, bound.path, serving.clone()));
         tokio::select! {
-            () = lost(&mark), if vigilant => {}
+            () = lost(&bound.mark), if vigilant => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
         info!("{address}: the path was taken away; serving on, and waiting for it");
@@ -80,7 +73,7 @@ pub async fn serve(
             },
         };
     }
-    while serving.join_next().await.is_some() {}
+    while tasks.join_next().await.is_some() {}
     Ok(())
 }
 

@@ -29,6 +29,10 @@ pub const MAX_BUFFERED_BYTES: usize = 32 << 20;
 /// deadline is 50 s at most.
 pub const FRAME_TIME: Duration = Duration::from_secs(10);
 
+/// How long a connection rests before it is handed to the service manager's store: a busy peer is not
+/// to keep the service manager busy too, and a crash within this time of an answer is rare.
+pub const KEEP_AFTER: Duration = Duration::from_millis(100);
+
 /// How long a peer may take to read the answers of a batch: longer than any client waits.
 pub const ANSWER_TIME: Duration = Duration::from_secs(60);
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::sockopt::{AcceptConn, PeerCredentials};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
@@ -162,46 +162,80 @@ impl Claim {
     }
 }
 
-/// A listening socket with the path that was made for it.
+/// A listening socket and its path.
 pub struct Bound {
     /// The socket.
     pub listener: UnixListener,
-    /// What removes the path at the end.
-    pub path: BoundPath,
+    /// What tells whether the path still leads to it.
+    pub mark: Mark,
+    /// What removes the path at the end; none where the socket was handed over, and stays for who comes
+    /// next.
+    pub path: Option<BoundPath>,
+}
+
+impl Bound {
+    /// A listening socket that the service manager made, with its address.
+    ///
+    /// # Errors
+    ///
+    /// Where it is no listening unix socket with a path.
+    pub fn handed_over(listener: UnixListener) -> io::Result<(Address, Self)> {
+        if !socket::getsockopt(&listener, AcceptConn)? {
+            return Err(io::Error::other("not a listening socket"));
+        }
+        let address = listener.local_addr()?;
+        let path = address.as_pathname().unwrap_or(Path::new(""));
+        let address = Address::new(path.to_owned()).map_err(io::Error::other)?;
+        listener.set_nonblocking(true)?;
+        let mark = Mark::of(path);
+        let path = None;
+        Ok((
+            address,
+            Self {
+                listener,
+                mark,
+                path,
+            },
+        ))
+    }
 }
 
 /// The path of a socket that this process bound.
 pub struct BoundPath {
-    path: PathBuf,
-    /// Device and inode of the socket file, which tell ours from another's.
-    file: (u64, u64),
+    mark: Mark,
     /// Keeps the inode from being given to another file as long as the two are compared.
     _socket: UnixListener,
 }
 
 /// What tells whether a path still is the socket that was bound there.
+#[derive(Clone)]
 pub struct Mark {
     path: PathBuf,
-    file: (u64, u64),
+    /// Device and inode of the socket file, which tell ours from another's; none if it was gone already.
+    file: Option<(u64, u64)>,
 }
 
 impl Mark {
+    /// The mark of what is at `path` now.
+    fn of(path: &Path) -> Self {
+        let path = path.to_owned();
+        let file = file_at(&path);
+        Self { path, file }
+    }
+
     /// Whether it is. It can't be told any more once the socket is closed.
     pub fn is_there(&self) -> bool {
-        fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file)
+        self.file.is_some() && file_at(&self.path) == self.file
     }
 }
 
-impl BoundPath {
-    /// What tells whether the path still is this socket.
-    pub fn mark(&self) -> Mark {
-        Mark {
-            path: self.path.clone(),
-            file: self.file,
-        }
-    }
+/// Device and inode of what is at `path`.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
 
+impl BoundPath {
     /// Removes the path if it still is the socket that this process bound.
     ///
     /// To be called while the listener still accepts, so that nobody connects to a socket that nobody
@@ -212,12 +246,10 @@ impl BoundPath {
     /// Where it can't be removed.
     pub fn remove(self) -> Result<(), Error> {
         // Without the lock it is not much worse: who finds this socket alive leaves it alone.
-        let _lock = lock_directory_of(&self.path, Duration::ZERO);
-        if self.mark().is_there() {
-            fs::remove_file(&self.path).map_err(|error| Error::Remove {
-                path: self.path,
-                error,
-            })?;
+        let path = self.mark.path.clone();
+        let _lock = lock_directory_of(&path, Duration::ZERO);
+        if self.mark.is_there() {
+            fs::remove_file(&path).map_err(|error| Error::Remove { path, error })?;
         }
         Ok(())
     }
@@ -265,14 +297,17 @@ pub fn claim(address: &Address, patience: Duration) -> Result<Claim, Error> {
     let listener = UnixListener::bind(path);
     umask(before);
     let listener = listener.map_err(failed)?;
-    let metadata = fs::symlink_metadata(path).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
+    let mark = Mark::of(path);
     let path = BoundPath {
-        path: path.to_owned(),
-        file: (metadata.dev(), metadata.ino()),
+        mark: mark.clone(),
         _socket: listener.try_clone().map_err(failed)?,
     };
-    Ok(Claim::Bound(Bound { listener, path }))
+    Ok(Claim::Bound(Bound {
+        listener,
+        mark,
+        path: Some(path),
+    }))
 }
 
 /// Connects to the socket at `path`, without waiting; none if nobody listens.
@@ -428,7 +463,7 @@ mod tests {
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(path.parent().unwrap()), 0o700);
         assert_eq!(mode(&shared), 0o755);
-        bound.path.remove().unwrap();
+        bound.path.unwrap().remove().unwrap();
         assert!(!path.exists());
     }
 
@@ -446,9 +481,9 @@ mod tests {
         // The first one's end must not remove the second one's socket.
         fs::remove_file(address.path()).unwrap();
         let second = bound(&address);
-        first.path.remove().unwrap();
+        first.path.unwrap().remove().unwrap();
         assert!(address.path().exists());
-        second.path.remove().unwrap();
+        second.path.unwrap().remove().unwrap();
         fs::write(address.path(), "mine").unwrap();
         assert!(matches!(
             claim(&address, Duration::ZERO),

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod call;
 pub mod connection;
 pub mod endpoint;
+pub mod keep;
 pub mod limits;
 pub mod listener;
 pub mod notify;
@@ -24,35 +25,72 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::server::admission::Admission;
+use crate::server::keep::Keep;
 use crate::server::listener::BoundPath;
 use crate::server::peer::Peer;
 use crate::server::router::Router;
 
-/// Answers every peer of `listener` by `router` until `stop` turns true or its sender is gone. What
-/// has arrived by then is still answered.
+/// What the connections of one address share.
+#[derive(Clone)]
+pub struct Serving {
+    /// Who answers.
+    pub router: Arc<Router>,
+    /// Who is let in.
+    pub admission: Arc<Admission>,
+    /// Where connections outlive the process.
+    pub keep: Arc<Keep>,
+    /// The end, when it turns true or its sender is gone.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// A connection from the service manager's store, with its name there.
+pub type Kept = (UnixStream, String);
+
+impl Serving {
+    /// Serves the connection in a task of its own, unless its peer is not let in: then it is closed.
+    fn start(&self, stream: UnixStream, kept: Option<String>, tasks: &mut Connections) {
+        let place = match kept {
+            Some(name) => Some(self.keep.place_of_kept(name)),
+            None => self.keep.place(&stream),
+        };
+        if let Some(ticket) = self.admission.admit(Peer::of(&stream)) {
+            let (router, stop) = (Arc::clone(&self.router), self.stop.clone());
+            tasks.spawn(connection::run(stream, ticket, place, router, stop));
+        }
+    }
+}
+
+/// The tasks of connections.
+type Connections = JoinSet<io::Result<()>>;
+
+/// Answers the peers of connections that outlived another process, whose callers are checked anew.
+pub async fn resume(kept: Vec<Kept>, serving: Serving) {
+    let mut connections = JoinSet::new();
+    for (stream, name) in kept {
+        serving.start(stream, Some(name), &mut connections);
+    }
+    let mut stop = serving.stop;
+    loop {
+        tokio::select! {
+            ended = connections.join_next() => match ended {
+                Some(ended) => log_ended(ended),
+                None => return,
+            },
+            // An error means that the sender is gone, which stops too.
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    finish(connections).await;
+}
+
+/// Answers every peer of `listener` until the end. What has arrived by then is still answered.
 ///
 /// `path` is removed at the end, before connections are closed: nobody is to connect to a socket that
-/// nobody serves.
-pub async fn serve(
-    listener: UnixListener,
-    path: Option<BoundPath>,
-    router: Arc<Router>,
-    admission: Arc<Admission>,
-    stop: watch::Receiver<bool>,
-) {
-    let start = |stream: UnixStream, connections: &mut JoinSet<_>| {
-        // Who is not let in is closed.
-        if let Some(ticket) = admission.admit(Peer::of(&stream)) {
-            connections.spawn(connection::run(
-                stream,
-                ticket,
-                Arc::clone(&router),
-                stop.clone(),
-            ));
-        }
-    };
+/// nobody serves. Without one the socket lives on elsewhere, and who waits there is left to the next
+/// process.
+pub async fn serve(listener: UnixListener, path: Option<BoundPath>, serving: Serving) {
     let mut connections = JoinSet::new();
-    let mut stopping = stop.clone();
+    let mut stop = serving.stop.clone();
     let mut failing = false;
     // The most connections since memory was given back.
     let mut crowd = 0;
@@ -60,14 +98,14 @@ pub async fn serve(
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // An error means that the sender is gone, which stops too.
-            _ = stopping.wait_for(|stop| *stop) => break,
+            _ = stop.wait_for(|stop| *stop) => break,
             // Collects what ended, so that the set doesn't grow.
             Some(ended) = connections.join_next() => {
                 log_ended(ended);
                 let left = connections.len();
                 if crowd >= limits::CROWD && left <= crowd / 4 {
                     crowd = left;
-                    admission.give_back();
+                    serving.admission.give_back();
                 }
                 continue;
             }
@@ -75,7 +113,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 failing = false;
-                start(stream, &mut connections);
+                serving.start(stream, None, &mut connections);
                 crowd = crowd.max(connections.len());
             }
             Err(error) => {
@@ -88,13 +126,20 @@ pub async fn serve(
             }
         }
     }
-    if let Some(Err(error)) = path.map(BoundPath::remove) {
-        warn!("{error}");
+    if let Some(path) = path {
+        if let Err(error) = path.remove() {
+            warn!("{error}");
+        }
+        // Who connected before the end is among those whose requests have arrived.
+        for stream in backlog(listener) {
+            serving.start(stream, None, &mut connections);
+        }
     }
-    // Who connected before the end is among those whose requests have arrived.
-    for stream in backlog(listener) {
-        start(stream, &mut connections);
-    }
+    finish(connections).await;
+}
+
+/// Waits for the connections' last answers, for a while.
+async fn finish(mut connections: Connections) {
     let rest = async {
         while let Some(ended) = connections.join_next().await {
             log_ended(ended);

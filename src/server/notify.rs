@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the service manager is told. Without one nothing is sent.
+//! What the service manager is told, and what it says to the process. Without one nothing is sent.
 
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
-use std::{env, process};
+use std::{env, io, process};
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,6 +18,30 @@ pub fn is_unit() -> bool {
     // Since version 248 systemd says which process it started, so that one which inherited the
     // environment doesn't take itself for the unit's.
     env::var_os("NOTIFY_SOCKET").is_some() && env::var_os("SYSTEMD_EXEC_PID").is_none_or(meant)
+}
+
+/// How many descriptors the service manager keeps for this process.
+///
+/// Since version 254 systemd says it in `FDSTORE`; for older ones the unit does.
+pub fn store_size() -> usize {
+    let size = || env::var("FDSTORE").ok()?.parse().ok();
+    if is_unit() {
+        size().unwrap_or_default()
+    } else {
+        0
+    }
+}
+
+/// Keeps a descriptor under `name` for the next process; tells whether that was said.
+pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
+    let state = [NotifyState::FdStore, NotifyState::FdName(name)];
+    let sent = sd_notify::notify_with_fds(&state, &[descriptor]);
+    sent.map_err(complain).is_ok()
+}
+
+/// Keeps it no longer.
+pub fn remove(name: &str) {
+    send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
 /// The sockets answer.
@@ -61,6 +86,10 @@ pub async fn keep_alive() {
 
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        warn!("can't tell the service manager: {error}");
+        complain(error);
     }
+}
+
+fn complain(error: io::Error) {
+    warn!("can't tell the service manager: {error}");
 }

@@ -20,6 +20,7 @@ mod keys;
 mod lifecycle;
 mod pull;
 mod requests;
+mod restarts;
 mod second_instance;
 mod secrets;
 mod service_manager;

@@ -1,26 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The service manager's end of sd_notify(3).
+//! The service manager's end of sd_notify(3) and sd_listen_fds(3): it hears what the daemon says, keeps
+//! the descriptors that it is given, and starts the next daemon with them.
 
-use std::os::unix::net::UnixDatagram;
-use std::process::Command;
+use std::cell::RefCell;
+use std::fs;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use tempfile::TempDir;
 
 use super::PATIENCE;
+use super::daemon::Daemon;
 
 pub struct Manager {
     socket: UnixDatagram,
     dir: TempDir,
+    /// The sockets of socket units, with their names.
+    listeners: Vec<(String, UnixListener)>,
+    /// The descriptor store.
+    store: RefCell<Vec<(String, OwnedFd)>>,
 }
+
+/// How many descriptors the tests' unit lets the daemon keep.
+const STORE_SIZE: usize = 8;
 
 impl Manager {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { socket, dir }
+        Self {
+            socket,
+            dir,
+            listeners: Vec::new(),
+            store: RefCell::default(),
+        }
     }
 
     /// The command as a unit of this manager.
@@ -29,11 +53,93 @@ impl Manager {
         command
     }
 
+    /// Listens as a socket unit does.
+    pub fn listen(&mut self, name: &str, path: &Path) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let listener = UnixListener::bind(path).unwrap();
+        self.listeners.push((name.to_owned(), listener));
+    }
+
+    /// Starts the command with the sockets and the store, and waits until it is ready.
+    pub fn start(&self, command: Command) -> Daemon {
+        self.start_with_store(command, STORE_SIZE)
+    }
+
+    /// The same with a store of another size.
+    pub fn start_with_store(&self, command: Command, size: usize) -> Daemon {
+        let mut launched = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/launch"));
+        launched.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => launched.env(name, value),
+                None => launched.env_remove(name),
+            };
+        }
+        launched.env("FDSTORE", size.to_string());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        launched.stdin(Stdio::from(OwnedFd::from(theirs)));
+        let daemon = Daemon::spawn(self.manage(launched));
+        self.hand_over(&ours);
+        self.wait_for("READY=1");
+        daemon
+    }
+
+    fn hand_over(&self, channel: &UnixStream) {
+        // What the one before said counts.
+        self.kept();
+        let store = self.store.borrow();
+        let listeners = self.listeners.iter();
+        let listeners = listeners.map(|(name, listener)| (name.as_str(), listener.as_fd()));
+        let kept = store
+            .iter()
+            .map(|(name, kept)| (name.as_str(), kept.as_fd()));
+        let (names, descriptors): (Vec<&str>, Vec<BorrowedFd>) = listeners.chain(kept).unzip();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(message.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        }
+        let names = names.join(":") + "\n";
+        let names = [IoSlice::new(names.as_bytes())];
+        sendmsg(channel, &names, &mut message, SendFlags::empty()).unwrap();
+    }
+
     /// The next message.
     pub fn receive(&self) -> String {
+        self.try_receive().expect("a message in time")
+    }
+
+    fn try_receive(&self) -> Option<String> {
         let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).expect("a message in time");
-        String::from_utf8(buffer[..length].to_vec()).unwrap()
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut descriptors = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut buffer)],
+            &mut descriptors,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let length = received.ok()?.bytes;
+        let message = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        let name = || {
+            let name = message
+                .lines()
+                .find_map(|line| line.strip_prefix("FDNAME="));
+            name.expect("a name").to_owned()
+        };
+        let mut store = self.store.borrow_mut();
+        if message.contains("FDSTORE=1\n") {
+            for descriptor in descriptors.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = descriptor {
+                    store.extend(descriptors.map(|descriptor| (name(), descriptor)));
+                }
+            }
+        } else if message.contains("FDSTOREREMOVE=1\n") {
+            let before = store.len();
+            store.retain(|(kept, _)| *kept != name());
+            assert!(store.len() < before, "{message} and it isn't there");
+        }
+        Some(message)
     }
 
     /// The next message that contains `part`.
@@ -46,5 +152,26 @@ impl Manager {
             }
         }
         panic!("no {part}");
+    }
+
+    /// How many descriptors are in the store, after all that was said.
+    pub fn kept(&self) -> usize {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.try_receive().is_some() {}
+        self.socket.set_nonblocking(false).unwrap();
+        self.store.borrow().len()
+    }
+
+    /// Waits until the store holds so many.
+    pub fn wait_until_kept(&self, count: usize) {
+        while self.kept() != count {
+            self.receive();
+        }
+    }
+
+    /// Puts a descriptor into the store that the daemon didn't.
+    pub fn keep(&self, name: &str, descriptor: impl Into<OwnedFd>) {
+        let mut store = self.store.borrow_mut();
+        store.push((name.to_owned(), descriptor.into()));
     }
 }

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The heap: wiped where it is freed, and given back where a crowd has gone.
+//! What the compiler can't check, and all the `unsafe` there is: the heap, which is wiped where it is
+//! freed and given back where a crowd has gone, and the descriptors that a process is started with.
 //!
-//! This is the one file with `unsafe`: an allocator can't be written without, and the C library's call
-//! that gives memory back has no safe form.
+//! An allocator can't be written without, the C library's call that gives memory back has no safe
+//! form, and that a number is a descriptor of nobody else is a promise.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::sync::Once;
 
 use zeroize::Zeroize as _;
 
@@ -44,6 +48,27 @@ unsafe impl GlobalAlloc for Wiping {
 
 #[global_allocator]
 static HEAP: Wiping = Wiping;
+
+/// The descriptors that the service manager started this process with, named; none at a second call.
+///
+/// # Errors
+///
+/// Where the environment announces them and they aren't there.
+pub fn take_descriptors() -> io::Result<Vec<(OwnedFd, String)>> {
+    static TAKEN: Once = Once::new();
+    let mut first = false;
+    TAKEN.call_once(|| first = true);
+    if !first {
+        return Ok(Vec::new());
+    }
+    let descriptors = sd_notify::listen_fds_with_names()?;
+    Ok(descriptors
+        // SAFETY: the environment says that this very process was started with them, and each was
+        // found open just now. The program opens nothing before it comes here, and it comes here once,
+        // so nobody else owns them.
+        .map(|(descriptor, name)| (unsafe { OwnedFd::from_raw_fd(descriptor) }, name))
+        .collect())
+}
 
 /// Gives memory that is free back to the system, where the C library doesn't by itself.
 pub fn give_back() {

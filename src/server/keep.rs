@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Connections that outlive the process: the service manager's descriptor store.
+//!
+//! Clients of today hold one connection for the life of the VM and never make another. So one that
+//! rests between two requests is handed to systemd, which hands it to the next process after a restart,
+//! an upgrade or a crash. Before a byte is read it is taken back: a process that dies with a request
+//! half read must take the connection with it, or the client would wait for its answer for ever.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::sys::stat::fstat;
+use tokio::net::UnixStream;
+
+use crate::server::notify;
+
+/// What the names of connections in the store begin with.
+const PREFIX: &str = "connection-";
+
+/// The descriptor store, for all connections together.
+#[derive(Debug, Default)]
+pub struct Keep {
+    /// How many more it takes.
+    free: AtomicUsize,
+    /// Whether there is one.
+    exists: bool,
+}
+
+impl Keep {
+    /// A store that takes `places` descriptors; none with 0.
+    pub fn new(places: usize) -> Self {
+        Self {
+            free: AtomicUsize::new(places),
+            exists: places > 0,
+        }
+    }
+
+    /// A place for the connection, if there is a store.
+    pub fn place(self: &Arc<Self>, stream: &UnixStream) -> Option<Place> {
+        if !self.exists {
+            return None;
+        }
+        Some(Place {
+            keep: Arc::clone(self),
+            name: name_of(stream.as_fd())?,
+            taken: false,
+        })
+    }
+
+    /// The place of a connection that came from the store, and still is in it.
+    pub fn place_of_kept(self: &Arc<Self>, name: String) -> Place {
+        let full = |free: usize| Some(free.saturating_sub(1));
+        let _ = self
+            .free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, full);
+        Place {
+            keep: Arc::clone(self),
+            name,
+            taken: true,
+        }
+    }
+}
+
+/// Whether a descriptor of this name is a connection that was put into the store.
+pub fn is_connection(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// The name of a connection in the store. The kernel gives each socket its own inode number, so no two
+/// have one name, whichever process put them there.
+fn name_of(stream: BorrowedFd<'_>) -> Option<String> {
+    let inode = fstat(stream).ok()?.st_ino;
+    Some(format!("{PREFIX}{inode}"))
+}
+
+/// One connection's place in the store. When it is dropped, the connection is taken out.
+#[derive(Debug)]
+pub struct Place {
+    keep: Arc<Keep>,
+    name: String,
+    taken: bool,
+}
+
+impl Place {
+    /// Whether the connection is in the store.
+    pub fn is_taken(&self) -> bool {
+        self.taken
+    }
+
+    /// Puts the connection into the store; tells whether it is in it.
+    pub fn put(&mut self, stream: &UnixStream) -> bool {
+        if !self.taken {
+            let one_less = |free: usize| free.checked_sub(1);
+            let free = &self.keep.free;
+            self.taken = free
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+                .is_ok();
+            if self.taken && !notify::store(&self.name, stream.as_fd()) {
+                self.give_back();
+            }
+        }
+        self.taken
+    }
+
+    /// Takes the connection out of the store.
+    pub fn take_back(&mut self) {
+        if self.taken {
+            notify::remove(&self.name);
+            self.give_back();
+        }
+    }
+
+    /// Leaves the connection in the store, if it is, for the next process.
+    pub fn leave(mut self) {
+        self.taken = false;
+    }
+
+    fn give_back(&mut self) {
+        self.taken = false;
+        self.keep.free.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// No more is put into the store than it takes: systemd would drop it without a word, and the
+    /// connection with it.
+    #[tokio::test]
+    async fn places_are_counted() {
+        let keep = Arc::new(Keep::new(1));
+        let (first, second) = UnixStream::pair().unwrap();
+        let mut one = keep.place(&first).unwrap();
+        let mut other = keep.place(&second).unwrap();
+        assert_ne!(one.name, other.name);
+        assert!(one.put(&first));
+        assert!(!other.put(&second));
+        one.take_back();
+        assert!(other.put(&second));
+        drop(other);
+        let kept = keep.place_of_kept("connection-1".to_owned());
+        assert!(!one.put(&first));
+        drop(kept);
+        assert!(one.put(&first));
+        assert!(Arc::new(Keep::new(0)).place(&first).is_none());
+    }
+}
