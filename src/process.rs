@@ -2,15 +2,41 @@
 
 //! What is set once for the process.
 
+use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+
+use crate::unchecked;
 
 /// Raises the soft limit of open descriptors to the hard one, so that the caps on connections are what
 /// bounds them. Where that fails the limit stays as it is, which is survived.
 pub fn raise_descriptor_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Keeps what the process holds from being written to swap; tells whether it is.
+///
+/// Pages are locked as they are used, so nothing is held that wouldn't be. It is done only where there
+/// is no limit: under one, memory that is asked for later would be refused, and the process ended.
+pub fn lock_memory() -> bool {
+    // nix has no name for the last.
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok()
+        && mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok()
+}
+
+/// Gives memory that is free back to the system.
+///
+/// The C library does it by a call that the kernel refuses for locked memory, so that is unlocked for
+/// as long as it takes; nothing else of the process runs meanwhile.
+pub fn give_back() {
+    let locked = munlockall().is_ok();
+    unchecked::give_back();
+    if locked {
+        lock_memory();
     }
 }
 

@@ -30,7 +30,7 @@ use crate::cli::findings;
 use crate::cli::inherited::Inherited;
 use crate::config::{Component, Files, Role, Root, Sockets, kbc};
 use crate::logging::{self, LogLevel};
-use crate::unchecked;
+use crate::process;
 
 /// Serve the resources until SIGTERM or SIGINT; SIGHUP reloads every file
 #[derive(Args, Default)]
@@ -74,8 +74,14 @@ impl Serve {
     /// address already.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log_level);
-        crate::process::seclude()?;
-        crate::process::raise_descriptor_limit();
+        process::seclude()?;
+        process::raise_descriptor_limit();
+        if !process::lock_memory() {
+            warn!(
+                "memory can't be locked, and may be written to swap; set LimitMEMLOCK=infinity in the \
+                 unit, or `swapoff -a`"
+            );
+        }
         let inherited = Inherited::take();
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -118,7 +124,7 @@ impl Serve {
         let line = status.look();
 
         let (stop, stopped) = watch::channel(false);
-        let admission = Arc::new(Admission::new(unchecked::give_back));
+        let admission = Arc::new(Admission::new(process::give_back));
         let keep = Arc::new(Keep::new(notify::store_size()));
         let mut endpoints = JoinSet::new();
         let vigilant = notify::is_unit();

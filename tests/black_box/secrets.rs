@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::support::daemon::{Daemon, Root, command, one, output};
 use crate::support::wait_for;
-use crate::support::wire::{Wire, call, g2, get_frame};
+use crate::support::wire::{Wire, call, g2, get, get_frame};
 
 /// Text that is nowhere but in the secret.
 const MARK: &str = "mArKeD-sEcReT-7f3a91c2e5d8b604";
@@ -267,4 +267,36 @@ fn the_process_is_not_traceable() {
     let (_, stderr, code) = output(&mut command);
     assert_ne!(code, Some(0));
     assert!(stderr.contains("Permission denied"), "{stderr}");
+}
+
+/// What is in memory stays out of swap; where that can't be had, the log says so and what to do.
+#[test]
+fn memory_is_locked_or_warned_about() {
+    let root = Root::with(&one("Credential", "x"));
+    let daemon = root.start();
+    let refused = |daemon: &Daemon| daemon.log().contains("memory can't be locked");
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+    let locked = line.unwrap().trim() != "0 kB";
+    assert_ne!(locked, refused(&daemon), "{status}");
+    assert!(locked || std::env::var_os("CI").is_none(), "{status}");
+    drop(daemon);
+    // Without the capability to raise it, the limit holds.
+    let served = root.serve();
+    let mut command = Command::new("prlimit");
+    command.args([
+        "--memlock=65536:65536",
+        "setpriv",
+        "--bounding-set=-sys_resource,-ipc_lock",
+    ]);
+    command
+        .args(["--inh-caps=-all"])
+        .arg(served.get_program())
+        .args(served.get_args());
+    let daemon = Daemon::start(command, &root.socket());
+    assert!(refused(&daemon), "{}", daemon.log());
+    assert_eq!(
+        get(&root.socket(), &g2("/default/credential/test")).unwrap(),
+        b"x"
+    );
 }
