@@ -24,8 +24,14 @@ pub fn raise_descriptor_limit() {
 pub fn lock_memory() -> bool {
     // nix has no name for the last.
     let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
-    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok()
-        && mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok()
+    let limit = Resource::RLIMIT_MEMLOCK;
+    if setrlimit(limit, RLIM_INFINITY, RLIM_INFINITY).is_err() {
+        // Where nothing may be locked, only who has the capability can, and that knows no limit.
+        if let Ok((_, hard)) = getrlimit(limit) {
+            let _ = setrlimit(limit, 0, hard);
+        }
+    }
+    mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok()
 }
 
 /// Gives memory that is free back to the system.

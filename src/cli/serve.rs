@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::bail;
 use clap::Args;
-use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
+use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Source, Store};
+use offline_fs_kbc::resource::watch::Watch;
 use offline_fs_kbc::rpc::sealedsecret::Verification;
 use offline_fs_kbc::rpc::{
     attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
@@ -76,12 +77,6 @@ impl Serve {
         logging::start(self.log_level);
         process::seclude()?;
         process::raise_descriptor_limit();
-        if !process::lock_memory() {
-            warn!(
-                "memory can't be locked, and may be written to swap; set LimitMEMLOCK=infinity in the \
-                 unit, or `swapoff -a`"
-            );
-        }
         let inherited = Inherited::take();
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -91,6 +86,12 @@ impl Serve {
 
     async fn serve(self, mut inherited: Inherited) -> anyhow::Result<ExitCode> {
         info!("offline-fs-kbc {}", env!("CARGO_PKG_VERSION"));
+        if !process::lock_memory() {
+            warn!(
+                "memory can't be locked, and may be written to swap; set LimitMEMLOCK=infinity in the \
+                 unit, or `swapoff -a`"
+            );
+        }
         for warning in &self.warnings {
             warn!("{warning}");
         }
@@ -162,6 +163,7 @@ impl Serve {
         let failed = tokio::select! {
             () = signals => None,
             () = notify::keep_alive() => None,
+            () = status.follow(self.files.sources(&self.root)) => None,
             // An endpoint ends by itself only where the runtime doesn't take its socket.
             Some(ended) = endpoints.join_next() => ended?.err(),
         };
@@ -286,6 +288,8 @@ struct Status {
     waiting: Mutex<BTreeSet<String>>,
     /// What is wrong with the content and was logged.
     logged: Mutex<HashSet<String>>,
+    /// What the service manager was told last.
+    said: Mutex<String>,
 }
 
 impl Status {
@@ -294,13 +298,14 @@ impl Status {
             store,
             waiting: Mutex::default(),
             logged: Mutex::default(),
+            said: Mutex::default(),
         }
     }
 
     /// Brings the store up to date before requests are answered.
     fn refresh(&self) {
         if self.store.refresh() {
-            notify::status(&self.look());
+            self.say();
         }
     }
 
@@ -311,6 +316,23 @@ impl Status {
         notify::ready(&self.look());
     }
 
+    /// Looks at the files when something happens to them, for the log and the service manager. Never
+    /// ends.
+    async fn follow(&self, files: Vec<Source>) {
+        let watch = Watch::new(files.into_iter().map(|source| source.path).collect());
+        let lost = match watch {
+            Ok(mut watch) => loop {
+                match watch.changed().await {
+                    Ok(()) => self.refresh(),
+                    Err(error) => break error,
+                }
+            },
+            Err(error) => error,
+        };
+        info!("changes of the files are logged when somebody asks, not before: no watch: {lost}");
+        std::future::pending().await
+    }
+
     fn waiting(&self, address: &Address, waits: bool) {
         let changed = if waits {
             lock(&self.waiting).insert(address.to_string())
@@ -318,7 +340,16 @@ impl Status {
             lock(&self.waiting).remove(&address.to_string())
         };
         if changed {
-            notify::status(&self.look());
+            self.say();
+        }
+    }
+
+    /// Tells the service manager how it stands, if that is news.
+    fn say(&self) {
+        let before = lock(&self.said).clone();
+        let line = self.look();
+        if line != before {
+            notify::status(&line);
         }
     }
 
@@ -339,6 +370,7 @@ impl Status {
             error!("{finding}");
         }
         *logged = found.into_iter().collect();
+        lock(&self.said).clone_from(&line);
         line
     }
 }

@@ -11,3 +11,4 @@ pub mod name;
 pub mod problem;
 pub mod secret;
 pub mod store;
+pub mod watch;

@@ -25,3 +25,4 @@ mod second_instance;
 mod secrets;
 mod service_manager;
 mod support;
+mod watching;

@@ -52,7 +52,7 @@ fn a_reload_is_announced_and_ended() {
     manager.wait_for("READY=1");
     root.write_resources(&one("Credential", AUTH));
     daemon.signal(Signal::SIGHUP);
-    let message = manager.receive();
+    let message = manager.wait_for("RELOADING=1");
     let time = message
         .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
         .expect("a reload");

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Log and status follow the files without a request; what is served doesn't depend on that.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::daemon::{Daemon, Root, one};
+use crate::support::service_manager::Manager;
+use crate::support::wire::{g2, get};
+
+const CREDENTIAL: &str = "/default/credential/test";
+
+/// A mistake is said when it is made, not when a pull fails.
+#[test]
+fn the_log_follows_without_a_request() {
+    let root = Root::with(&one("Credential", r#"{"auths":{"a":{"auth":"dTpw"}}}"#));
+    let manager = Manager::new();
+    let daemon = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("READY=1");
+    root.rename_resources("{");
+    daemon.wait_for_log("not JSON: the text ends too early");
+    manager.wait_for("STATUS=serving 1 resource; credential: 1 registry; 1 problem");
+    fs::remove_file(root.resources()).unwrap();
+    manager.wait_for("STATUS=serving 0 resources");
+    // The directory itself may go and come back.
+    fs::rename(root.path("etc"), root.path("old")).unwrap();
+    fs::create_dir(root.path("etc")).unwrap();
+    root.write_resources(&one("a/b/c", "x"));
+    manager.wait_for("STATUS=serving 1 resource;");
+}
+
+/// Without a watch the log is late, and the answers are not.
+#[test]
+fn a_watch_that_cant_be_had_changes_no_answer() {
+    let root = Root::with(&one("Credential", "x"));
+    let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
+    let served = root.serve();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c", script, "sh"]);
+    command.arg(served.get_program()).args(served.get_args());
+    let daemon = Daemon::start(command, &root.socket());
+    daemon.wait_for_log("no watch: ");
+    assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
+    root.rename_resources(&one("Credential", "y"));
+    assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"y");
+    fs::rename(root.path("etc"), root.path("old")).unwrap();
+    get(&root.socket(), &g2(CREDENTIAL)).unwrap_err();
+    fs::rename(root.path("old"), root.path("etc")).unwrap();
+    assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"y");
+}
