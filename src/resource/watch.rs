@@ -134,7 +134,7 @@ fn directories_of(path: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::expect_used, clippy::unwrap_used)]
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
