@@ -16,6 +16,11 @@ ARCH ?= $(shell uname -m)
 DESTDIR ?=
 PREFIX ?= /usr/local
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+SHAREDIR ?= $(PREFIX)/share/offline-fs-kbc
+# The names of drop-ins to install in place, without .conf; see docs/systemd.md.
+DROP_INS ?=
 
 # 1 to install the program as confidential-data-hub too.
 CDH ?=
@@ -36,6 +41,12 @@ IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 REGISTRY := target/registry/usr/bin/docker-registry
+TEST_ENV = OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
+	GO_CLIENT=$(CURDIR)/$(GO_CLIENT)
+SECCOMP := target/seccomp
+SYSTEM_CALLS := target/system-calls
+# What builds, and what runs the program by other ways than the tests' own, has nothing to prove there.
+NOT_UNDER_FILTER := --skip image_build --skip commands::answers_that_are --skip units
 # A Go of Debian's with containerd's ttrpc, unpacked and not installed.
 GO := target/go
 GO_CLIENT := $(GO)/go-client
@@ -78,24 +89,50 @@ install:
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/$(NAME)
 	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME)
 	if [ "$(CDH)" = 1 ]; then ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HUB_NAME); fi
-	install -d $(DESTDIR)$(UNITDIR)
-	sed 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' systemd/$(NAME).service \
-		> $(DESTDIR)$(UNITDIR)/$(NAME).service
-	chmod 0644 $(DESTDIR)$(UNITDIR)/$(NAME).service
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SHAREDIR)/drop-ins
+	install -m 0644 systemd/*.service systemd/*.socket $(DESTDIR)$(UNITDIR)
+	install -m 0644 systemd/drop-ins/*.conf $(DESTDIR)$(SHAREDIR)/drop-ins
+	sed -i 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' $(DESTDIR)$(UNITDIR)/$(NAME).service \
+		$(DESTDIR)$(SHAREDIR)/drop-ins/*.conf
+	install -D -m 0644 systemd/$(NAME).tmpfiles $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf
+	install -D -m 0644 systemd/$(NAME).preset $(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
+	for name in $(DROP_INS); do \
+		unit=$(NAME).service; if [ $$name = no-activation ]; then unit=$(NAME)-.socket; fi; \
+		install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf \
+			$(DESTDIR)$(UNITDIR)/$$unit.d/$$name.conf || exit 1; \
+	done
 
 # The components' names go only if they are this program's: an upstream component may have come back.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/$(NAME) $(DESTDIR)$(UNITDIR)/$(NAME).service
+	rm -f $(DESTDIR)$(PREFIX)/bin/$(NAME) $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf \
+		$(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
+	rm -rf $(DESTDIR)$(SHAREDIR)
+	for unit in $(notdir $(wildcard systemd/*.service systemd/*.socket)); do \
+		rm -f $(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
+	done
+	for conf in $(notdir $(wildcard systemd/drop-ins/*.conf)); do \
+		rm -f $(DESTDIR)$(UNITDIR)/$(NAME).service.d/$$conf $(DESTDIR)$(UNITDIR)/$(NAME)-.socket.d/$$conf; \
+	done
+	-rmdir $(DESTDIR)$(UNITDIR)/$(NAME).service.d $(DESTDIR)$(UNITDIR)/$(NAME)-.socket.d 2>/dev/null
 	@for name in $(HISTORIC_NAME) $(HUB_NAME); do \
 		path=$(DESTDIR)$(PREFIX)/bin/$$name; \
 		if [ "$$(readlink $$path)" = $(NAME) ]; then rm -f $$path; fi; \
 	done
 
 # The tests run the release binary, built on its own: built with the tests, it would have their
-# crates' features too.
-test: build registry go-client
-	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
-		GO_CLIENT=$(CURDIR)/$(GO_CLIENT) $(CARGO) test --locked
+# crates' features too. They run twice: the second time a system call that the unit doesn't allow kills.
+test: build registry go-client $(SYSTEM_CALLS)
+	$(TEST_ENV) $(CARGO) test --locked
+	$(TEST_ENV) PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages \
+		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
+		$(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
+
+# The unit's system calls, a name a line, and what loads such a list.
+$(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched
+	tests/under-filter --expand $< > $@.new && mv $@.new $@
+
+$(SECCOMP)/fetched:
+	tests/fetch-debs $(CURDIR)/$(SECCOMP) python3-seccomp libseccomp2
 
 demo: build registry
 	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \

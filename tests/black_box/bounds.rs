@@ -15,7 +15,7 @@ use offline_fs_kbc::server::limits::{
     ANSWER_TIME, FRAME_TIME, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS,
 };
 
-use crate::support::daemon::{Daemon, Root, one, output, program, run};
+use crate::support::daemon::{Daemon, Root, one, output, program, run, started_by};
 use crate::support::wire::{RECORDED_G2, Wire, frame, g2, get, get_frame, outcome};
 use crate::support::{PATIENCE, wait_for};
 
@@ -112,9 +112,7 @@ fn another_users_process_is_refused() {
 fn connections_are_capped_for_each_process() {
     raise_own_limit();
     let root = Root::with(&one("Credential", "x"));
-    let mut command = Command::new("prlimit");
-    command.args(["--nofile=64:8192", "--"]);
-    command.arg(program()).args(root.serve().get_args());
+    let command = started_by("prlimit", &["--nofile=64:8192", "--"], &root.serve());
     let daemon = Daemon::start(command, &root.socket());
     let mut held = Vec::new();
     for _ in 0..MAX_CONNECTIONS_OF_PROCESS {
@@ -145,9 +143,7 @@ fn connections_are_capped_for_each_process() {
 #[test]
 fn the_descriptor_limit_is_survived() {
     let root = Root::with(&one("Credential", "x"));
-    let mut command = Command::new("prlimit");
-    command.args(["--nofile=16:16", "--"]);
-    command.arg(program()).args(root.serve().get_args());
+    let command = started_by("prlimit", &["--nofile=16:16", "--"], &root.serve());
     let daemon = Daemon::start(command, &root.socket());
     let held: Vec<_> = (0..40)
         .map(|_| UnixStream::connect(root.socket()).unwrap())

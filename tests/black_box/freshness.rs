@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::daemon::{Daemon, Root, one, output, program};
+use crate::support::daemon::{Daemon, Root, one, output, started_by};
 use crate::support::wire::{Wire, g2, get_frame};
 
 /// Asks on one connection for the life of the daemon, as clients since November 2023 do.
@@ -127,14 +127,13 @@ fn permission_lost_and_regained() {
         return;
     }
     let root = Root::with(&one("Credential", "one"));
-    let mut command = Command::new("setpriv");
-    command.args([
+    let powerless = [
         "--bounding-set=-all",
         "--inh-caps=-all",
         "--ambient-caps=-all",
         "--",
-    ]);
-    command.arg(program()).args(root.serve().get_args());
+    ];
+    let command = started_by("setpriv", &powerless, &root.serve());
     let daemon = Daemon::start(command, &root.socket());
     let mut client = Client(Wire::connect(&root.socket()));
     let mode = |path: &Path, mode: u32| {

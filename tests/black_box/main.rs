@@ -25,4 +25,5 @@ mod second_instance;
 mod secrets;
 mod service_manager;
 mod support;
+mod units;
 mod watching;

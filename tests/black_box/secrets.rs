@@ -16,7 +16,7 @@ use offline_fs_kbc::proto::keyprovider::{
 };
 use serde_json::json;
 
-use crate::support::daemon::{Daemon, Root, command, one, output};
+use crate::support::daemon::{Daemon, Root, command, one, output, started_by};
 use crate::support::wait_for;
 use crate::support::wire::{Wire, call, g2, get, get_frame};
 
@@ -282,17 +282,13 @@ fn memory_is_locked_or_warned_about() {
     assert!(locked || std::env::var_os("CI").is_none(), "{status}");
     drop(daemon);
     // Without the capability to raise it, the limit holds.
-    let served = root.serve();
-    let mut command = Command::new("prlimit");
-    command.args([
+    let powerless = [
         "--memlock=65536:65536",
         "setpriv",
         "--bounding-set=-sys_resource,-ipc_lock",
-    ]);
-    command
-        .args(["--inh-caps=-all"])
-        .arg(served.get_program())
-        .args(served.get_args());
+        "--inh-caps=-all",
+    ];
+    let command = started_by("prlimit", &powerless, &root.serve());
     let daemon = Daemon::start(command, &root.socket());
     assert!(refused(&daemon), "{}", daemon.log());
     assert_eq!(

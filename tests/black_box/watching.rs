@@ -3,9 +3,8 @@
 //! Log and status follow the files without a request; what is served doesn't depend on that.
 
 use std::fs;
-use std::process::Command;
 
-use crate::support::daemon::{Daemon, Root, one};
+use crate::support::daemon::{Daemon, Root, one, started_by};
 use crate::support::service_manager::Manager;
 use crate::support::wire::{g2, get};
 
@@ -35,10 +34,8 @@ fn the_log_follows_without_a_request() {
 fn a_watch_that_cant_be_had_changes_no_answer() {
     let root = Root::with(&one("Credential", "x"));
     let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
-    let served = root.serve();
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "sh", "-c", script, "sh"]);
-    command.arg(served.get_program()).args(served.get_args());
+    let apart = ["--user", "--map-root-user", "sh", "-c", script, "sh"];
+    let command = started_by("unshare", &apart, &root.serve());
     let daemon = Daemon::start(command, &root.socket());
     daemon.wait_for_log("no watch: ");
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");

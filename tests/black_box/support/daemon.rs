@@ -33,10 +33,45 @@ pub fn program() -> PathBuf {
 
 /// The program with nothing of this process's environment that it would read.
 pub fn command() -> Command {
-    clean(Command::new(program()))
+    called("offline-fs-kbc")
 }
 
-fn clean(mut command: Command) -> Command {
+/// A command under another name in its argument list, as a symbolic link gives it.
+pub fn called(name: &str) -> Command {
+    let mut command = match std::env::var_os("OFFLINE_FS_KBC_SYSTEM_CALLS") {
+        // Under the unit's list of system calls, where one outside it kills.
+        Some(list) => {
+            let filter = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/under-filter");
+            let mut command = Command::new(filter);
+            command.arg(list).arg(name).arg(program());
+            command
+        }
+        None => {
+            let mut command = Command::new(program());
+            command.arg0(name);
+            command
+        }
+    };
+    clean(&mut command);
+    command
+}
+
+/// The command run by another program, which has these arguments before it.
+pub fn started_by<S: AsRef<OsStr>>(starter: &str, args: &[S], inner: &Command) -> Command {
+    let mut command = Command::new(starter);
+    clean(&mut command);
+    command.args(args).arg(inner.get_program());
+    command.args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+fn clean(command: &mut Command) {
     command
         .env_remove("AA_KBC_PARAMS")
         .env_remove("SKIP_SEALED_SECRET_VERIFICATION")
@@ -47,7 +82,6 @@ fn clean(mut command: Command) -> Command {
         .env_remove("WATCHDOG_PID")
         .env_remove("JOURNAL_STREAM")
         .stdin(Stdio::null());
-    command
 }
 
 /// A directory that stands for `/`.
@@ -256,18 +290,15 @@ impl Drop for Ended {
     }
 }
 
-/// A command under another name in its argument list, as a symbolic link gives it.
-pub fn called(name: &str) -> Command {
-    let mut command = command();
-    command.arg0(name);
-    command
-}
-
 /// The same with a `/run` of its own, so that what it serves by default touches no other process.
 pub fn called_apart(name: &str) -> Command {
-    let script = "mount -t tmpfs none /run && exec -a \"$0\" \"$@\"";
-    let mut command = clean(Command::new("unshare"));
-    command.args(["--map-root-user", "--mount", "bash", "-c", script, name]);
-    command.arg(program());
-    command
+    let script = "mount -t tmpfs none /run && exec \"$@\"";
+    let inner = called(name);
+    // A shell that replaces itself passes the name on only where it is told to.
+    let script = match std::env::var_os("OFFLINE_FS_KBC_SYSTEM_CALLS") {
+        Some(_) => script.to_owned(),
+        None => script.replace("exec", &format!("exec -a {name}")),
+    };
+    let apart = ["--map-root-user", "--mount", "bash", "-c", &script, "bash"];
+    started_by("unshare", &apart, &inner)
 }

@@ -20,7 +20,7 @@ use rustix::net::{
 use tempfile::TempDir;
 
 use super::PATIENCE;
-use super::daemon::Daemon;
+use super::daemon::{Daemon, started_by};
 
 pub struct Manager {
     socket: UnixDatagram,
@@ -67,14 +67,8 @@ impl Manager {
 
     /// The same with a store of another size.
     pub fn start_with_store(&self, command: Command, size: usize) -> Daemon {
-        let mut launched = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/launch"));
-        launched.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => launched.env(name, value),
-                None => launched.env_remove(name),
-            };
-        }
+        let launch = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/launch");
+        let mut launched = started_by::<&str>(launch, &[], &command);
         launched.env("FDSTORE", size.to_string());
         let (ours, theirs) = UnixStream::pair().unwrap();
         launched.stdin(Stdio::from(OwnedFd::from(theirs)));
