@@ -4,12 +4,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::env;
+use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::bail;
 use clap::Args;
-use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Source, Store};
+use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
 use offline_fs_kbc::resource::watch::Watch;
 use offline_fs_kbc::rpc::sealedsecret::Verification;
 use offline_fs_kbc::rpc::{
@@ -119,7 +120,10 @@ impl Serve {
         if self.root.has_swap() {
             warn!("swap is active, and secrets may be written to it; `swapoff -a`");
         }
-        let store = Arc::new(Store::new(self.files.sources(&self.root)));
+        let sources = self.files.sources(&self.root);
+        // Before the first load, so that no change after it is missed.
+        let watch = Watch::new(sources.iter().map(|source| source.path.clone()).collect());
+        let store = Arc::new(Store::new(sources));
         store.refresh();
         let status = Arc::new(Status::new(Arc::clone(&store)));
         let line = status.look();
@@ -163,7 +167,7 @@ impl Serve {
         let failed = tokio::select! {
             () = signals => None,
             () = notify::keep_alive() => None,
-            () = status.follow(self.files.sources(&self.root)) => None,
+            () = status.follow(watch) => None,
             // An endpoint ends by itself only where the runtime doesn't take its socket.
             Some(ended) = endpoints.join_next() => ended?.err(),
         };
@@ -318,8 +322,7 @@ impl Status {
 
     /// Looks at the files when something happens to them, for the log and the service manager. Never
     /// ends.
-    async fn follow(&self, files: Vec<Source>) {
-        let watch = Watch::new(files.into_iter().map(|source| source.path).collect());
+    async fn follow(&self, watch: io::Result<Watch>) {
         let lost = match watch {
             Ok(mut watch) => loop {
                 match watch.changed().await {

@@ -15,7 +15,7 @@ use offline_fs_kbc::proto::api::{
     GetResourceRequest, GetResourceResponse, UnsealSecretInput, UnsealSecretOutput,
 };
 
-use crate::support::daemon::{Daemon, Root, called, called_apart, one};
+use crate::support::daemon::{Daemon, Root, called, called_apart, complaints, one};
 use crate::support::service_manager::Manager;
 use crate::support::wire::{RECORDED_G2, Wire, call, g2, get};
 
@@ -186,8 +186,7 @@ fn every_historic_command_line_starts() {
         for part in &warned {
             assert!(log.contains(part), "{part}: {log}");
         }
-        let said = log.matches(" WARN ").count() + log.matches(" ERROR ").count();
-        assert_eq!(said, warned.len(), "{log}");
+        assert_eq!(complaints(&log), warned.len(), "{log}");
         assert!(!log.contains("hunter2"));
         daemon.signal(Signal::SIGTERM);
         assert_eq!(daemon.wait().code(), Some(0));

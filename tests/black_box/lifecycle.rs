@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::support::daemon::{Daemon, Root, called, called_apart, one, output, run};
+use crate::support::daemon::{Daemon, Root, called, called_apart, complaints, one, output, run};
 use crate::support::wire::{RECORDED_G2, Wire, g2, get, outcome};
 
 const CREDENTIAL: &str = "/default/credential/test";
@@ -166,11 +166,7 @@ fn historic_command_lines_serve() {
             let log = daemon.log();
             let unknown = ["--from-the-future", "-z"];
             let unknown = unknown.iter().filter(|flag| line.contains(flag));
-            // In a user namespace memory can't be locked.
-            let warnings = log
-                .lines()
-                .filter(|line| line.contains("WARN") && !line.contains("memory can't be locked"));
-            assert_eq!(warnings.count(), unknown.clone().count(), "{log}");
+            assert_eq!(complaints(&log), unknown.clone().count(), "{log}");
             for flag in unknown {
                 assert!(log.contains(flag), "{log}");
             }

@@ -302,3 +302,12 @@ pub fn called_apart(name: &str) -> Command {
     let apart = ["--map-root-user", "--mount", "bash", "-c", &script, "bash"];
     started_by("unshare", &apart, &inner)
 }
+
+/// How many warnings and errors a log has, beyond that memory can't be locked in a user namespace.
+pub fn complaints(log: &str) -> usize {
+    let complains = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
+    let lines = log.lines().filter(complains);
+    lines
+        .filter(|line| !line.contains("memory can't be locked"))
+        .count()
+}
