@@ -4,6 +4,7 @@
 # make build      the program for this machine, with the build host's tools
 # make demo       the main job on real input: a private image refused, then pulled
 # make test       everything that is tested
+# make test-podvm the installed daemon in a booted VM
 # make install    into DESTDIR, below PREFIX
 
 CARGO ?= cargo
@@ -51,7 +52,7 @@ NOT_UNDER_FILTER := --skip image_build --skip commands --skip pull --skip units
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: image build install uninstall test demo registry go-client clean check-cargo check-image
+.PHONY: image build install uninstall test test-podvm demo registry go-client clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
@@ -126,6 +127,10 @@ test: build registry go-client $(SYSTEM_CALLS)
 	$(TEST_ENV) PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages \
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
 		$(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
+
+# In a real VM, with the image's binary; as root. Without KVM it takes a few minutes.
+test-podvm: image
+	tests/podvm/run $(CURDIR)/$(IMAGE_DIR)/$(HISTORIC_NAME) $(CURDIR)/target/podvm
 
 # The unit's system calls, a name a line, and what loads such a list.
 $(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched
