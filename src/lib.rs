@@ -12,6 +12,7 @@
 //! - [`credential`] reads `auth.json` as clients do.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
 //! - [`server`] knows sockets, frames and peers, and no resource.
+//! - [`rate`] is how often messages come that peers and files cause.
 //! - [`text`] is how messages show what came from outside.
 //!
 //! Dependencies point down this list only where they must: `resource` knows no ttrpc, `server` knows no
@@ -21,6 +22,7 @@
 pub mod credential;
 pub mod json;
 pub mod keyprovider;
+pub mod rate;
 pub mod resource;
 pub mod rpc;
 pub mod sealedsecret;

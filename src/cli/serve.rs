@@ -2,14 +2,16 @@
 
 //! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::env;
 use std::io;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::bail;
 use clap::Args;
+use offline_fs_kbc::rate::{self, Rate};
 use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
 use offline_fs_kbc::resource::watch::Watch;
 use offline_fs_kbc::rpc::sealedsecret::Verification;
@@ -25,6 +27,7 @@ use offline_fs_kbc::server::{Serving, endpoint, notify};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 use ttrpc::asynchronous::Service;
 
@@ -291,9 +294,13 @@ struct Status {
     /// The addresses that another process answers on.
     waiting: Mutex<BTreeSet<String>>,
     /// What is wrong with the content and was logged.
-    logged: Mutex<HashSet<String>>,
+    logged: Mutex<BTreeSet<String>>,
     /// What the service manager was told last.
     said: Mutex<String>,
+    /// How often either is said.
+    rate: Rate,
+    /// Whether there is news that was not said, since there is too much of it.
+    behind: AtomicBool,
 }
 
 impl Status {
@@ -303,14 +310,20 @@ impl Status {
             waiting: Mutex::default(),
             logged: Mutex::default(),
             said: Mutex::default(),
+            rate: Rate::new(rate::CHANGES),
+            behind: AtomicBool::new(false),
         }
     }
 
     /// Brings the store up to date before requests are answered.
     fn refresh(&self) {
-        if self.store.refresh() {
+        if self.store.refresh() || self.behind.load(Ordering::Relaxed) {
             self.say();
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.store.is_behind() || self.behind.load(Ordering::Relaxed)
     }
 
     fn reload(&self) {
@@ -325,7 +338,14 @@ impl Status {
     async fn follow(&self, watch: io::Result<Watch>) {
         let lost = match watch {
             Ok(mut watch) => loop {
-                match watch.changed().await {
+                // A while after the last change there is room to say what there was no room for.
+                let looked = match self.is_behind() {
+                    true => timeout(rate::PERIOD, watch.changed())
+                        .await
+                        .unwrap_or(Ok(())),
+                    false => watch.changed().await,
+                };
+                match looked {
                     Ok(()) => self.refresh(),
                     Err(error) => break error,
                 }
@@ -347,18 +367,27 @@ impl Status {
         }
     }
 
-    /// Tells the service manager how it stands, if that is news.
+    /// Logs and tells the service manager how it stands, if that is news.
     fn say(&self) {
-        let before = lock(&self.said).clone();
-        let line = self.look();
-        if line != before {
+        let (line, found) = self.state();
+        let news = *lock(&self.said) != line || !found.is_subset(&lock(&self.logged));
+        let left_out = news && self.rate.now().is_none();
+        self.behind.store(left_out, Ordering::Relaxed);
+        if news && !left_out {
             notify::status(&line);
+            self.log(line, found);
         }
     }
 
-    /// Logs what is newly wrong with the content of what was loaded (the store logs the rest), and
-    /// gives the line for the service manager.
+    /// How it stands, for the service manager at a start or a reload; it is logged.
     fn look(&self) -> String {
+        let (line, found) = self.state();
+        self.log(line.clone(), found);
+        line
+    }
+
+    /// A line for the service manager, and what is wrong with the content of what was loaded.
+    fn state(&self) -> (String, BTreeSet<String>) {
         let snapshot = self.store.snapshot();
         let found = findings::of_content(&snapshot);
         let mut line = findings::summary(&snapshot, found.len());
@@ -367,14 +396,17 @@ impl Status {
                 "; waiting for {address}, where another process answers"
             ));
         }
+        (line, found.into_iter().collect())
+    }
+
+    /// Logs what is newly wrong with the content; the store logs the rest.
+    fn log(&self, line: String, found: BTreeSet<String>) {
         let mut logged = lock(&self.logged);
-        let new = found.iter().filter(|finding| !logged.contains(*finding));
-        for finding in new.take(LOGGED_PROBLEMS) {
+        for finding in found.difference(&logged).take(LOGGED_PROBLEMS) {
             error!("{finding}");
         }
-        *logged = found.into_iter().collect();
-        lock(&self.said).clone_from(&line);
-        line
+        *logged = found;
+        *lock(&self.said) = line;
     }
 }
 

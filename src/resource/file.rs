@@ -135,6 +135,10 @@ pub fn read(path: &Path) -> io::Result<Content> {
     Err(io::Error::other("it is being written to all the time"))
 }
 
+fn no_memory(bytes: usize) -> io::Error {
+    io::Error::other(format!("no memory for its {bytes} bytes"))
+}
+
 fn read_regular(file: &File, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8>>> {
     if !metadata.is_file() {
         let kind = metadata.file_type();
@@ -160,7 +164,10 @@ fn read_regular(file: &File, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8
     // One byte more than the file has: the end is then seen without growing, which would leave an
     // unwiped copy.
     let capacity = usize::try_from(metadata.len()).map_err(io::Error::other)? + 1;
-    let mut text = Zeroizing::new(Vec::with_capacity(capacity));
+    let mut text = Zeroizing::new(Vec::new());
+    // Where memory is limited, a file that is too large for it is an error and no end of the process.
+    text.try_reserve_exact(capacity)
+        .map_err(|_| no_memory(capacity))?;
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(too_large(text.len() as u64));

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tracing::{error, info, warn};
 
+use crate::rate::{Before, CHANGES, Rate};
 use crate::resource::exposure::Exposure;
 use crate::resource::file::{self, Entries, Identity, Kind, Value};
 use crate::resource::name::Name;
@@ -103,6 +104,10 @@ struct Loaded {
     state: FileState,
     /// The last good content.
     entries: Entries,
+    /// How often its state is logged.
+    rate: Rate,
+    /// Whether its state was not logged, since it changes too often.
+    unsaid: bool,
 }
 
 /// What was found at a file's path when it was looked at last.
@@ -129,6 +134,8 @@ impl Store {
                 seen: Seen::Never,
                 state: FileState::Absent,
                 entries: Entries::default(),
+                rate: Rate::new(CHANGES),
+                unsaid: false,
             })
             .collect();
         Self {
@@ -149,6 +156,13 @@ impl Store {
         self.load(Loaded::may_have_changed)
     }
 
+    /// Whether there is news of a file that was not logged, since it changes too often. The next
+    /// [`Store::refresh`] after a while logs it.
+    pub fn is_behind(&self) -> bool {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.iter().any(|file| file.unsaid)
+    }
+
     /// Reads every file anew, changed or not.
     pub fn reload(&self) {
         self.load(|_| true);
@@ -157,8 +171,11 @@ impl Store {
     fn load(&self, wanted: impl Fn(&Loaded) -> bool) -> bool {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = false;
-        for file in loaded.iter_mut().filter(|file| wanted(file)) {
-            changed |= file.load();
+        for file in loaded.iter_mut() {
+            if wanted(file) {
+                changed |= file.load();
+            }
+            file.log_news();
         }
         if changed {
             let snapshot = Arc::new(merge(&loaded));
@@ -223,10 +240,18 @@ impl Loaded {
         let changed = news || matches!(seen, Seen::Read { .. });
         self.seen = seen;
         self.state = state;
-        if news {
-            self.log();
-        }
+        self.unsaid |= news;
         changed
+    }
+
+    /// Logs the file's state if that is news and there was not too much of it.
+    fn log_news(&mut self) {
+        if self.unsaid {
+            if let Some(before) = self.rate.now() {
+                self.unsaid = false;
+                self.log(before);
+            }
+        }
     }
 
     fn failed(&self, problem: Problem) -> FileState {
@@ -234,10 +259,10 @@ impl Loaded {
         FileState::Failed { problem, kept }
     }
 
-    fn log(&self) {
+    fn log(&self, before: Before) {
         let path = self.file.display();
         match &self.state {
-            FileState::Absent => info!("{path}: absent"),
+            FileState::Absent => info!("{path}: absent{before}"),
             FileState::Loaded {
                 entries,
                 bytes,
@@ -245,7 +270,7 @@ impl Loaded {
                 exposures,
             } => {
                 let entries = count(*entries, "entry", "entries");
-                info!("{path}: {entries}, {bytes} bytes");
+                info!("{path}: {entries}, {bytes} bytes{before}");
                 for exposure in exposures {
                     let sentence = exposure.about(&self.file);
                     if exposure.is_error() {
@@ -266,12 +291,12 @@ impl Loaded {
                 problem,
                 kept: true,
             } => {
-                error!("{path}: {problem} (until then what it held before is served)");
+                error!("{path}: {problem} (until then what it held before is served){before}");
             }
             FileState::Failed {
                 problem,
                 kept: false,
-            } => error!("{path}: {problem}"),
+            } => error!("{path}: {problem}{before}"),
         }
     }
 }

@@ -5,14 +5,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use nix::unistd::geteuid;
 use thiserror::Error;
 use tracing::warn;
 
+use crate::rate::Rate;
 use crate::server::limits::{
-    FREE_BYTES, LOG_PAUSE, MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS,
+    FREE_BYTES, MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS,
 };
 use crate::server::peer::Peer;
 
@@ -30,6 +30,7 @@ enum Refusal {
 /// What is counted over all sockets.
 pub struct Admission {
     counts: Mutex<Counts>,
+    refusals: Rate,
     give_back: fn(),
 }
 
@@ -38,7 +39,6 @@ struct Counts {
     connections: usize,
     by_process: HashMap<i32, usize>,
     buffered: usize,
-    refusals: Rare,
 }
 
 impl Admission {
@@ -47,6 +47,7 @@ impl Admission {
     pub fn new(give_back: fn()) -> Self {
         Self {
             counts: Mutex::default(),
+            refusals: Rate::new(1),
             give_back,
         }
     }
@@ -69,13 +70,10 @@ impl Admission {
             }
             Err(refusal) => refusal,
         };
-        if let Some(before) = counts.refusals.now() {
-            drop(counts);
+        drop(counts);
+        if let Some(before) = self.refusals.now() {
             let peer = peer.describe();
-            warn!(
-                "a connection of {peer} is closed: {refusal}{}",
-                Before(before)
-            );
+            warn!("a connection of {peer} is closed: {refusal}{before}");
         }
         None
     }
@@ -157,37 +155,6 @@ impl Drop for Ticket {
     }
 }
 
-/// Something that may happen as fast as a peer likes, and is logged now and then.
-#[derive(Default)]
-pub struct Rare {
-    logged: Option<Instant>,
-    since: u64,
-}
-
-impl Rare {
-    /// Notes that it happened; if it is to be logged now, tells how often it was not logged before.
-    pub fn now(&mut self) -> Option<u64> {
-        if self.logged.is_some_and(|at| at.elapsed() < LOG_PAUSE) {
-            self.since += 1;
-            return None;
-        }
-        self.logged = Some(Instant::now());
-        Some(std::mem::take(&mut self.since))
-    }
-}
-
-/// How often something was not logged, for the end of a line.
-pub struct Before(pub u64);
-
-impl std::fmt::Display for Before {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            0 => Ok(()),
-            times => write!(f, " (and {times} times more since it was logged last)"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -240,14 +207,5 @@ mod tests {
         assert!(other.hold(FREE_BYTES + 1));
         drop((large, other));
         assert_eq!(admission.counts().buffered, 0);
-    }
-
-    #[test]
-    fn what_happens_often_is_logged_once() {
-        let mut rare = Rare::default();
-        assert_eq!(rare.now(), Some(0));
-        assert_eq!(rare.now(), None);
-        assert_eq!(rare.now(), None);
-        assert_eq!(rare.since, 2);
     }
 }

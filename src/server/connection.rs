@@ -137,6 +137,10 @@ fn has_unread(stream: &UnixStream) -> io::Result<bool> {
     }
 }
 
+fn no_memory() -> io::Error {
+    io::Error::from(io::ErrorKind::OutOfMemory)
+}
+
 fn no_room() -> io::Error {
     io::Error::other("all connections together buffer as much as they may")
 }
@@ -190,7 +194,7 @@ impl Input {
                 true
             }
             _ => {
-                self.buffer.reserve(KEPT_BYTES);
+                self.make_room()?;
                 let space = &mut (&mut self.buffer).limit(BATCH_BYTES);
                 if stream.read_buf(space).await? == 0 {
                     return Ok(true);
@@ -200,7 +204,7 @@ impl Input {
         };
         // A read that fills its space may have left something.
         while more && self.buffer.len() < enough {
-            self.buffer.reserve(KEPT_BYTES);
+            self.make_room()?;
             let space = enough - self.buffer.len();
             match stream.try_read_buf(&mut (&mut self.buffer).limit(space)) {
                 Ok(0) => return Ok(true),
@@ -211,6 +215,13 @@ impl Input {
             }
         }
         Ok(false)
+    }
+
+    /// Makes room for another read. Where memory is limited, a peer that sends too much for it loses its
+    /// connection, and the process goes on.
+    fn make_room(&mut self) -> io::Result<()> {
+        let made = self.buffer.try_reserve(KEPT_BYTES);
+        made.map_err(|_| no_memory())
     }
 
     fn is_full(&self) -> bool {
@@ -290,7 +301,7 @@ impl Output {
     fn push(&mut self, stream_id: u32, mut response: Response) -> io::Result<()> {
         let size = response.compute_size();
         let length = u32::try_from(size).map_err(io::Error::other)?;
-        self.make_room(MESSAGE_HEADER_LENGTH + length as usize);
+        self.make_room(MESSAGE_HEADER_LENGTH + length as usize)?;
         self.0.extend(length.to_be_bytes());
         self.0.extend(stream_id.to_be_bytes());
         self.0.extend([MESSAGE_TYPE_RESPONSE, 0]);
@@ -300,13 +311,18 @@ impl Output {
     }
 
     /// Makes room for `more` bytes; where the buffer must move, the old place is wiped.
-    fn make_room(&mut self, more: usize) {
+    fn make_room(&mut self, more: usize) -> io::Result<()> {
         if self.0.capacity() - self.0.len() < more {
-            let mut larger = Vec::with_capacity((self.0.len() + more).next_power_of_two());
+            let mut larger = Vec::new();
+            let capacity = (self.0.len() + more).next_power_of_two();
+            larger
+                .try_reserve_exact(capacity)
+                .map_err(|_| no_memory())?;
             larger.extend_from_slice(&self.0);
             self.0.zeroize();
             self.0 = larger;
         }
+        Ok(())
     }
 
     async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {

@@ -36,9 +36,6 @@ pub const KEEP_AFTER: Duration = Duration::from_millis(100);
 /// How long a peer may take to read the answers of a batch: longer than any client waits.
 pub const ANSWER_TIME: Duration = Duration::from_secs(60);
 
-/// The pause between two log lines about the same kind of misbehaviour.
-pub const LOG_PAUSE: Duration = Duration::from_secs(10);
-
 /// How much is read before what was read is answered: hundreds of requests of today's clients, and
 /// little enough that one busy peer does not hold up the others.
 pub const BATCH_BYTES: usize = 64 << 10;

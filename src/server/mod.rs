@@ -22,8 +22,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
+use crate::rate::Rate;
 use crate::server::admission::Admission;
 use crate::server::keep::Keep;
 use crate::server::listener::BoundPath;
@@ -91,7 +92,7 @@ pub async fn resume(kept: Vec<Kept>, serving: Serving) {
 pub async fn serve(listener: UnixListener, path: Option<BoundPath>, serving: Serving) {
     let mut connections = JoinSet::new();
     let mut stop = serving.stop.clone();
-    let mut failing = false;
+    let failures = Rate::new(1);
     // The most connections since memory was given back.
     let mut crowd = 0;
     loop {
@@ -112,16 +113,13 @@ pub async fn serve(listener: UnixListener, path: Option<BoundPath>, serving: Ser
         };
         match accepted {
             Ok((stream, _)) => {
-                failing = false;
                 serving.start(stream, None, &mut connections);
                 crowd = crowd.max(connections.len());
             }
             Err(error) => {
-                // Said once until it works again: at the descriptor limit every attempt fails.
-                if !failing {
-                    warn!("can't accept a connection, trying on: {error}");
+                if let Some(before) = failures.now() {
+                    warn!("can't accept a connection, trying on: {error}{before}");
                 }
-                failing = true;
                 sleep(limits::ACCEPT_BACK_OFF).await;
             }
         }
@@ -168,6 +166,11 @@ fn log_ended(ended: Result<io::Result<()>, tokio::task::JoinError>) {
     match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!("connection ended: {error}"),
-        Err(error) => warn!("connection ended: {error}"),
+        Err(error) => {
+            static PANICS: Rate = Rate::new(1);
+            if let Some(before) = PANICS.now() {
+                error!("a bug: a connection's task panicked; the daemon goes on: {error}{before}");
+            }
+        }
     }
 }

@@ -11,6 +11,8 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
+use crate::rate::Rate;
+
 /// Whether a service manager started this process and waits for its word: it is the unit's instance
 /// and not a copy started by hand or by kata-agent.
 pub fn is_unit() -> bool {
@@ -91,5 +93,8 @@ fn send(state: &[NotifyState<'_>]) {
 }
 
 fn complain(error: io::Error) {
-    warn!("can't tell the service manager: {error}");
+    static FAILURES: Rate = Rate::new(1);
+    if let Some(before) = FAILURES.now() {
+        warn!("can't tell the service manager: {error}{before}");
+    }
 }

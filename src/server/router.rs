@@ -16,6 +16,7 @@ use ttrpc::proto::MESSAGE_TYPE_REQUEST;
 use ttrpc::{Code, MessageHeader, Request, Response, Status, get_status};
 use zeroize::Zeroize as _;
 
+use crate::rate::Rate;
 use crate::server::call;
 use crate::server::limits::MAX_MESSAGE_BYTES;
 use crate::server::peer::Peer;
@@ -118,7 +119,10 @@ impl Router {
                 "the request's payload does not decode",
             )),
             None => {
-                error!("a bug: a request made its handler panic; the daemon goes on");
+                static PANICS: Rate = Rate::new(1);
+                if let Some(before) = PANICS.now() {
+                    error!("a bug: a request made its handler panic; the daemon goes on{before}");
+                }
                 Err(get_status(
                     Code::INTERNAL,
                     "a bug in offline-fs-kbc; its log has the place",

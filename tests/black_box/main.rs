@@ -18,6 +18,7 @@ mod hub;
 mod image_build;
 mod keys;
 mod lifecycle;
+mod odd_input;
 mod pull;
 mod requests;
 mod restarts;

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! How often something is said that happens as fast as a peer or a file likes.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The time for which a rate counts: long enough that a log of one day stays small (8,640 lines at one a
+/// time), and short enough that a person who looks sees that it goes on.
+pub const PERIOD: Duration = Duration::from_secs(10);
+
+/// How many changes of one thing are said in that time: more than a person makes. The last one is said in
+/// any case, if late.
+pub const CHANGES: u32 = 10;
+
+/// At most so many times in each [`PERIOD`].
+#[derive(Debug)]
+pub struct Rate {
+    times: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When the period began.
+    start: Option<Instant>,
+    /// How often it was said since.
+    said: u32,
+    /// How often it was not said since it was said last.
+    unsaid: u64,
+}
+
+impl Rate {
+    /// At most `times` in each period.
+    pub const fn new(times: u32) -> Self {
+        let state = State {
+            start: None,
+            said: 0,
+            unsaid: 0,
+        };
+        Self {
+            times,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// To be called when it happens: whether it may be said now, and how often it was not.
+    pub fn now(&self) -> Option<Before> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.start.is_none_or(|start| start.elapsed() >= PERIOD) {
+            state.start = Some(Instant::now());
+            state.said = 0;
+        }
+        if state.said >= self.times {
+            state.unsaid += 1;
+            return None;
+        }
+        state.said += 1;
+        Some(Before(std::mem::take(&mut state.unsaid)))
+    }
+}
+
+/// How often something was not said, for the end of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before(u64);
+
+impl fmt::Display for Before {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            times => write!(f, " (and {times} times more since it was logged last)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_often_is_said_seldom() {
+        let rate = Rate::new(2);
+        assert_eq!(rate.now(), Some(Before(0)));
+        assert_eq!(rate.now(), Some(Before(0)));
+        for _ in 0..5 {
+            assert_eq!(rate.now(), None);
+        }
+        // The period ends.
+        if let Ok(mut state) = rate.state.lock() {
+            state.start = Instant::now().checked_sub(PERIOD);
+        }
+        let before = rate.now();
+        assert_eq!(before, Some(Before(5)));
+        assert!(before.is_some_and(|before| before.to_string().contains("and 5 times more")));
+    }
+}
