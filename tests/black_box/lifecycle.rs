@@ -8,7 +8,9 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::support::daemon::{Daemon, Root, called, called_apart, complaints, one, output, run};
+use crate::support::daemon::{
+    ANONYMOUS, Daemon, Root, called, called_apart, complaints, one, output, run,
+};
 use crate::support::wire::{RECORDED_G2, Wire, g2, get, outcome};
 
 const CREDENTIAL: &str = "/default/credential/test";
@@ -132,7 +134,7 @@ fn what_is_no_socket_is_left_alone() {
 /// kata-agent's command lines of 2023, by the name it looks for and by the flags alone.
 #[test]
 fn historic_command_lines_serve() {
-    let root = Root::with(&one("Credential", "x"));
+    let root = Root::with(&one("Credential", ANONYMOUS));
     let path = root.path("sockets/g.sock");
     let address = |name: &str| format!("unix://{}", root.path("sockets").join(name).display());
     let (g, k, a) = (address("g.sock"), address("k.sock"), address("a.sock"));
@@ -162,7 +164,8 @@ fn historic_command_lines_serve() {
             command.args(line);
             command.env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", root.resources());
             let mut daemon = Daemon::start(command, &path);
-            assert_eq!(get(&path, &g2(CREDENTIAL)).unwrap(), b"x", "{line:?}");
+            let got = get(&path, &g2(CREDENTIAL)).unwrap();
+            assert_eq!(got, ANONYMOUS.as_bytes(), "{line:?}");
             let log = daemon.log();
             let unknown = ["--from-the-future", "-z"];
             let unknown = unknown.iter().filter(|flag| line.contains(flag));

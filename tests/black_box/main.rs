@@ -11,6 +11,7 @@ mod attestation;
 mod bounds;
 mod commands;
 mod components;
+mod faults;
 mod files;
 mod freshness;
 mod go_client;

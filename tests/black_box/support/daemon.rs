@@ -181,6 +181,9 @@ pub fn one(name: &str, value: impl AsRef<[u8]>) -> String {
     format!("{{\"{name}\":\"{}\"}}", STANDARD.encode(value))
 }
 
+/// A credential that every client can read, and finds nothing in.
+pub const ANONYMOUS: &str = r#"{"auths":{}}"#;
+
 /// A running daemon, ended with the value.
 pub struct Daemon {
     child: Ended,
