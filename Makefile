@@ -42,10 +42,13 @@ IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 REGISTRY := target/registry/usr/bin/docker-registry
-TEST_ENV = OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
+TOOLS := target/tools
+TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
 	GO_CLIENT=$(CURDIR)/$(GO_CLIENT)
 SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
+# What the tests call that a small machine may lack: strace, and what systemd reads units with.
+TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles
 # What builds, and what a person runs, is not what the unit runs.
 NOT_UNDER_FILTER := --skip image_build --skip commands --skip pull --skip units
 # A Go of Debian's with containerd's ttrpc, unpacked and not installed.
@@ -122,7 +125,7 @@ uninstall:
 
 # The tests run the release binary, built on its own: built with the tests, it would have their
 # crates' features too. They run twice: the second time a system call that the unit doesn't allow kills.
-test: build registry go-client $(SYSTEM_CALLS)
+test: build registry go-client $(TOOLS)/fetched $(SYSTEM_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked
 	$(TEST_ENV) PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages \
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
@@ -133,11 +136,23 @@ test-podvm: image
 	tests/podvm/run $(CURDIR)/$(IMAGE_DIR)/$(HISTORIC_NAME) $(CURDIR)/target/podvm
 
 # The unit's system calls, a name a line, and what loads such a list.
-$(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched
-	tests/under-filter --expand $< > $@.new && mv $@.new $@
+$(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched
+	PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" tests/under-filter --expand $< > $@.new && mv $@.new $@
 
 $(SECCOMP)/fetched:
 	tests/fetch-debs $(CURDIR)/$(SECCOMP) python3-seccomp libseccomp2
+
+# Unpacked and not installed; the machine's own tools come first.
+$(TOOLS)/fetched:
+	tests/fetch-debs $(CURDIR)/$(TOOLS) strace libunwind8 systemd libsystemd-shared libkmod2 \
+		libapparmor1 libip4tc2 libseccomp2 libcap2
+	mkdir $(TOOLS)/run
+	for tool in $(TOOL_NAMES); do \
+		program=$$(ls $(CURDIR)/$(TOOLS)/bin/$$tool $(CURDIR)/$(TOOLS)/usr/bin/$$tool 2>/dev/null); \
+		libraries=$$(find $(CURDIR)/$(TOOLS) -name 'lib*.so*' -printf '%h\n' | sort -u | paste -s -d :); \
+		printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$$@"\n' "$$libraries" "$$program" \
+			>$(TOOLS)/run/$$tool && chmod +x $(TOOLS)/run/$$tool || exit 1; \
+	done
 
 demo: build registry
 	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
