@@ -17,6 +17,10 @@ const PACKAGES: &[(&str, &str)] = &[
         "Package `getresource`: what the attestation-agent of 2023 serves.",
     ),
     (
+        "offline_fs_kbc",
+        "Package `offline_fs_kbc`: how this daemon stands.",
+    ),
+    (
         "keyprovider",
         "Package `keyprovider`: the key-provider protocol of ocicrypt.",
     ),

@@ -30,6 +30,19 @@ pub struct Position {
     pub column: usize,
 }
 
+impl Position {
+    /// This place in a part of a text, as a place in the whole, where the part begins at `start`.
+    pub fn within(self, start: Self) -> Self {
+        Self {
+            line: start.line + self.line - 1,
+            column: match self.line {
+                1 => start.column + self.column - 1,
+                _ => self.column,
+            },
+        }
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {} column {}", self.line, self.column)

@@ -9,7 +9,8 @@
 //! - [`resource`] reads the files, and holds the snapshot that is served.
 //! - [`keyprovider`] unwraps image layers' keys, [`sealedsecret`] opens sealed secrets; both are told
 //!   which key is meant.
-//! - [`credential`] reads `auth.json` as clients do.
+//! - [`credential`] reads `auth.json` as clients do, and mends what they would reject; [`lint`] finds what is
+//!   wrong with resources.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
 //! - [`server`] knows sockets, frames and peers, and no resource.
 //! - [`rate`] is how often messages come that peers and files cause.
@@ -22,12 +23,14 @@
 pub mod credential;
 pub mod json;
 pub mod keyprovider;
+pub mod lint;
 pub mod rate;
 pub mod resource;
 pub mod rpc;
 pub mod sealedsecret;
 pub mod server;
 pub mod text;
+pub mod userdata;
 
 /// Messages and services generated from `protos/`.
 pub mod proto {

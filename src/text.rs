@@ -63,6 +63,19 @@ impl fmt::Display for EntryName<'_> {
     }
 }
 
+/// A time in seconds, as a person says it.
+pub struct Age(pub u64);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+        // Below two of a unit the smaller one says more.
+        let unit = UNITS.iter().find(|(seconds, _)| self.0 >= 2 * seconds);
+        let (seconds, name) = unit.unwrap_or(&UNITS[3]);
+        write!(f, "{} {name}", self.0 / seconds)
+    }
+}
+
 /// A number with its noun.
 pub fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
@@ -78,6 +91,15 @@ mod tests {
         assert_eq!(EntryName("a\n").to_string(), r#""a\n""#);
         let value = EntryName(&"x".repeat(101)).to_string();
         assert_eq!(value, "(a name of 101 bytes, not shown)");
+    }
+
+    #[test]
+    fn an_age_is_short() {
+        let shown = [0, 1, 119, 120, 7_199, 7_200, 172_800].map(|seconds| Age(seconds).to_string());
+        assert_eq!(
+            shown,
+            ["0 s", "1 s", "119 s", "2 min", "119 min", "2 h", "2 d"]
+        );
     }
 
     /// A peer's name must not break a log line, nor fill it.

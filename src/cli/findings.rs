@@ -2,60 +2,88 @@
 
 //! What is wrong with the content of resources, beyond their file's form; for `check` and for the log.
 
+use std::path::PathBuf;
+
 use offline_fs_kbc::credential::{self, AuthFile};
+use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
+use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::store::{FileState, Resource, Snapshot};
-use offline_fs_kbc::rpc::getresource::answer_bytes;
-use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::text::{EntryName, count};
 
 /// What is wrong with the content of the resources, a sentence each; it begins with the file.
-pub fn of_content(snapshot: &Snapshot) -> Vec<String> {
-    let mut findings = Vec::new();
+pub fn of_content(snapshot: &Snapshot) -> Vec<(Severity, String)> {
+    let found = lint::snapshot(snapshot).into_iter();
+    let mut findings: Vec<_> = found
+        .map(|(file, problem)| (problem.severity, format!("{}: {problem}", file.display())))
+        .collect();
     for (name, resource) in &snapshot.resources {
-        let Ok(value) = &resource.value else { continue };
-        let file = resource.file.display();
-        let size = answer_bytes(value.len());
-        if size > MAX_MESSAGE_BYTES as u64 {
-            findings.push(format!(
-                "{file}: entry {}: an answer of {size} bytes, over ttrpc's cap of \
-                 {MAX_MESSAGE_BYTES}, can't be sent; make the resource smaller",
-                EntryName(name.as_str())
+        let entry = EntryName(name.as_str());
+        let place = format!("{}: entry {entry}", resource.file.display());
+        for change in &resource.changes {
+            findings.push((
+                Severity::Warning,
+                format!("{place}: mended before it is served: {change}"),
             ));
         }
-        if is_credential(name) {
-            let lint = credential::lint(value.expose());
-            findings.extend(
-                lint.iter()
-                    .map(|what| format!("{file}: entry {}: {what}", EntryName(name.as_str()))),
-            );
+        if let (Err(reason), Some(_)) = (&resource.value, &resource.consequence) {
+            findings.push((
+                Severity::Error,
+                format!(
+                    "{place}: {reason}; requests for it are refused, and clients pull anonymously; {}",
+                    credential::MEND
+                ),
+            ));
         }
     }
     findings
 }
 
-/// What is no mistake for certain, and yet may be why a pull fails; a sentence each.
-pub fn notes(snapshot: &Snapshot) -> Vec<String> {
+/// What is no mistake for certain, and yet may be why a pull fails: the file, if it is about one, and the
+/// problem.
+pub fn notes(snapshot: &Snapshot) -> Vec<(Option<PathBuf>, Problem)> {
     let other = snapshot
         .resources
         .iter()
         .filter(|(name, _)| matches!(name, Name::Other(_)));
     let mut notes: Vec<_> = other
         .map(|(name, resource)| {
-            let (file, name) = (resource.file.display(), EntryName(name.as_str()));
-            format!("{file}: entry {name}: no client can ask for a resource of this name, only for a key")
+            let note = Problem::of_file(
+                Severity::Note,
+                "name-unasked",
+                "no client can ask for a resource of this name, only for a key",
+                "name it <repository>/<type>/<tag>, if it is to be asked for",
+            );
+            let note = note.about_entry(name.as_str(), None);
+            (Some(resource.file.to_path_buf()), note)
         })
         .collect();
     if !snapshot.resources.keys().any(is_credential) {
-        notes.push(format!(
-            "no credential ({CREDENTIAL}): clients pull anonymously; write one with `pack`"
-        ));
+        let note = Problem::of_file(
+            Severity::Note,
+            "credential-missing",
+            format!("no credential ({CREDENTIAL}): clients pull anonymously"),
+            "write one with `offline-fs-kbc pack --credential auth.json`",
+        );
+        notes.push((None, note));
     }
     notes
 }
 
+/// The line of a list that tells how a resource stands.
+pub fn line(name: &Name, resource: &Resource) -> String {
+    let old = if resource.old { name.old() } else { None };
+    let old = old.map(|old| format!(" (as {old})")).unwrap_or_default();
+    let state = describe(name, resource);
+    let name = match name {
+        Name::Path(path) if !EntryName(path).is_hidden() => name.to_string(),
+        name => EntryName(name.as_str()).to_string(),
+    };
+    format!("  {name}{old}: {state}")
+}
+
 /// How a resource stands, in a few words.
-pub fn describe(name: &Name, resource: &Resource) -> String {
+fn describe(name: &Name, resource: &Resource) -> String {
     match &resource.value {
         Ok(value) if is_credential(name) => {
             format!("{}, {}", bytes(value.len()), registries(value.expose()))
@@ -114,7 +142,8 @@ fn is_credential(name: &Name) -> bool {
     name.as_str() == CREDENTIAL
 }
 
-fn registries(credential: &[u8]) -> String {
+/// How many registries a credential has.
+pub fn registries(credential: &[u8]) -> String {
     match AuthFile::parse(credential) {
         Ok(file) => count(file.entries.len(), "registry", "registries"),
         Err(_) => "not an auth.json".to_owned(),

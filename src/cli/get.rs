@@ -3,26 +3,20 @@
 //! `get`: asks a running daemon as the clients do.
 
 use std::io::{self, IsTerminal as _};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 use offline_fs_kbc::proto::{api, api_ttrpc, getresource, getresource_ttrpc};
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::rpc::getresource::KBC_NAME;
 use offline_fs_kbc::server::listener::Address;
-use tokio::time::timeout;
 use ttrpc::asynchronous::Client;
+use ttrpc::context::Context;
 use zeroize::Zeroizing;
 
-use crate::cli::private_file;
+use crate::cli::{client, private_file};
 use crate::config::{Role, Root};
-
-/// How long the daemon may take: the deadline that clients had for most of 2023.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Ask a running daemon for a resource as the clients do
 ///
@@ -66,10 +60,7 @@ impl Get {
     /// Prints the resource, or where it goes its size.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::seclude()?;
-        let resource = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(self.ask())?;
+        let resource = self.ask()?;
         let size = resource.len();
         if let Some(path) = &self.output {
             private_file::write(path, &resource)?;
@@ -82,36 +73,17 @@ impl Get {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn ask(&self) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    fn ask(&self) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let address = match (&self.socket, self.client) {
             (Some(address), _) => address.clone(),
             (None, Some(ClientKind::Cdh)) => self.root.socket(Role::ConfidentialDataHub)?,
             (None, _) => self.root.socket(Role::GetResource)?,
         };
-        let client = self.client.unwrap_or_else(|| kind_of(&address));
-        // The client's own error would not tell these apart.
-        if let Err(error) = UnixStream::connect(address.path()) {
-            let what = match error.kind() {
-                io::ErrorKind::NotFound => {
-                    "there is no socket; `systemctl start offline-fs-kbc` starts the daemon"
-                }
-                io::ErrorKind::PermissionDenied => "only root may connect",
-                _ => "nobody answers; `systemctl status offline-fs-kbc` shows the daemon",
-            };
-            return Err(anyhow!(error).context(format!("{address}: {what}")));
-        }
-        let call = async {
-            let ttrpc = Client::connect(&address.to_string()).await?;
-            ask(ttrpc, client, &self.name).await
-        };
-        match timeout(DEADLINE, call).await {
-            Ok(Ok(resource)) => Ok(Zeroizing::new(resource)),
-            Ok(Err(ttrpc::Error::RpcStatus(status))) => {
-                bail!("{address} answers {:?}: {}", status.code(), status.message)
-            }
-            Ok(Err(error)) => Err(anyhow!("{error}").context(format!("no answer from {address}"))),
-            Err(_) => bail!("no answer from {address} within {} s", DEADLINE.as_secs()),
-        }
+        let kind = self.client.unwrap_or_else(|| kind_of(&address));
+        let resource = client::call(&address, |ttrpc, context| {
+            ask(ttrpc, context, kind, &self.name)
+        })?;
+        Ok(Zeroizing::new(resource))
     }
 }
 
@@ -123,8 +95,12 @@ fn kind_of(address: &Address) -> ClientKind {
     }
 }
 
-async fn ask(ttrpc: Client, client: ClientKind, name: &str) -> ttrpc::Result<Vec<u8>> {
-    let context = ttrpc::context::with_timeout(DEADLINE.as_nanos() as i64);
+async fn ask(
+    ttrpc: Client,
+    context: Context,
+    client: ClientKind,
+    name: &str,
+) -> ttrpc::Result<Vec<u8>> {
     // These clients know only paths; what is none is asked for as it is.
     let path = match Name::parse(name) {
         Ok(Name::Path(path)) if !name.contains("://") => Some(path),

@@ -3,6 +3,7 @@
 //! The commands, a file each, and the historic command lines.
 
 mod check;
+mod client;
 mod findings;
 mod get;
 mod historic;
@@ -11,6 +12,8 @@ mod inherited;
 mod pack;
 mod private_file;
 mod serve;
+mod standing;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -34,7 +37,8 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     Get(get::Get),
-    Check(check::Check),
+    Check(Box<check::Check>),
+    Status(status::Status),
     #[cfg(feature = "tools")]
     Pack(pack::Pack),
 }
@@ -67,6 +71,7 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
         }
         Command::Get(get) => get.run(),
         Command::Check(check) => check.run(),
+        Command::Status(status) => status.run(),
         #[cfg(feature = "tools")]
         Command::Pack(pack) => pack.run(),
     }

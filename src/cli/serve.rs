@@ -2,24 +2,25 @@
 
 //! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::env;
-use std::io;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use anyhow::bail;
-use clap::Args;
-use offline_fs_kbc::rate::{self, Rate};
-use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
+use clap::{Args, ValueEnum};
+use offline_fs_kbc::credential::served::Treatment;
+use offline_fs_kbc::resource::file::Kind;
+use offline_fs_kbc::resource::store::Store;
 use offline_fs_kbc::resource::watch::Watch;
+use offline_fs_kbc::rpc::report::{self, Report};
 use offline_fs_kbc::rpc::sealedsecret::Verification;
 use offline_fs_kbc::rpc::{
     attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
 };
 use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::keep::Keep;
+use offline_fs_kbc::server::ledger::Ledger;
 use offline_fs_kbc::server::limits::LOCK_WAIT;
 use offline_fs_kbc::server::listener::{self, Address, Claim};
 use offline_fs_kbc::server::router::Router;
@@ -27,13 +28,12 @@ use offline_fs_kbc::server::{Serving, endpoint, notify};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tracing::{error, info, warn};
 use ttrpc::asynchronous::Service;
 
-use crate::cli::findings;
 use crate::cli::inherited::Inherited;
-use crate::config::{Component, Files, Role, Root, Sockets, kbc};
+use crate::cli::standing::Standing;
+use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
 use crate::logging::{self, LogLevel};
 use crate::process;
 
@@ -54,6 +54,14 @@ pub struct Serve {
     #[arg(long)]
     pub skip_sealed_secret_verification: bool,
 
+    /// Mend a credential that clients would reject as a whole, and refuse one that can't be mended
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    pub repair_credential: Switch,
+
+    /// Without a credential serve one that has no registries, instead of NOT_FOUND
+    #[arg(long)]
+    pub empty_credential: bool,
+
     #[command(flatten)]
     pub root: Root,
 
@@ -72,6 +80,16 @@ pub struct Serve {
     /// What on the command line can't be right, for the log.
     #[arg(skip)]
     pub mistakes: Vec<String>,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    #[default]
+    On,
+    /// It is not.
+    Off,
 }
 
 impl Serve {
@@ -123,35 +141,56 @@ impl Serve {
         if self.root.has_swap() {
             warn!("swap is active, and secrets may be written to it; `swapoff -a`");
         }
-        let sources = self.files.sources(&self.root);
+        let sources = self.files.sources(&self.root, config::credentials());
         // Before the first load, so that no change after it is missed.
-        let watch = Watch::new(sources.iter().map(|source| source.path.clone()).collect());
-        let store = Arc::new(Store::new(sources));
+        let is_directory = |kind: &Kind| *kind == Kind::Directory;
+        let watched = sources
+            .iter()
+            .map(|source| (source.path.clone(), is_directory(&source.kind)));
+        let watch = Watch::new(watched.collect());
+        let treatment = Treatment {
+            repair: self.repair_credential == Switch::On,
+            empty: self.empty_credential,
+        };
+        let store = Store::finished_by(sources, move |snapshot| treatment.apply(snapshot));
+        let store = Arc::new(store);
         store.refresh();
-        let status = Arc::new(Status::new(Arc::clone(&store)));
-        let line = status.look();
+        let standing = Arc::new(Standing::new(Arc::clone(&store)));
+        let line = standing.look();
 
         let (stop, stopped) = watch::channel(false);
         let admission = Arc::new(Admission::new(process::give_back));
         let keep = Arc::new(Keep::new(notify::store_size()));
+        let ledger = Arc::new(Ledger::default());
+        let summary = Arc::clone(&standing);
+        let report = Arc::new(Report {
+            version: env!("CARGO_PKG_VERSION"),
+            store: Arc::clone(&store),
+            admission: Arc::clone(&admission),
+            ledger: Arc::clone(&ledger),
+            summary: Box::new(move || summary.line()),
+        });
         let mut endpoints = JoinSet::new();
         let vigilant = notify::is_unit();
         for (address, roles, claim) in claims {
             let services = roles
                 .iter()
                 .flat_map(|&role| self.services(role, &store))
+                .chain(report::service(Arc::clone(&report)))
                 .collect();
-            let refreshed = Arc::clone(&status);
+            let refreshed = Arc::clone(&standing);
             let serving = Serving {
-                router: Arc::new(Router::new(services, move || refreshed.refresh())),
+                router: Arc::new(Router::new(services, Arc::clone(&ledger), move || {
+                    refreshed.refresh();
+                })),
                 admission: Arc::clone(&admission),
                 keep: Arc::clone(&keep),
                 stop: stopped.clone(),
             };
             let kept = inherited.connections(&address);
-            let status = Arc::clone(&status);
+            let standing = Arc::clone(&standing);
             endpoints.spawn(async move {
-                let waiting = |waits| status.waiting(&address, waits);
+                let waiting = |waits| standing.waiting(&address, waits);
                 endpoint::serve(address.clone(), claim, vigilant, kept, serving, waiting).await
             });
         }
@@ -163,14 +202,14 @@ impl Serve {
                 tokio::select! {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
-                    _ = hangup.recv() => status.reload(),
+                    _ = hangup.recv() => standing.reload(),
                 }
             }
         };
         let failed = tokio::select! {
             () = signals => None,
             () = notify::keep_alive() => None,
-            () = status.follow(watch) => None,
+            () = standing.follow(watch) => None,
             // An endpoint ends by itself only where the runtime doesn't take its socket.
             Some(ended) = endpoints.join_next() => ended?.err(),
         };
@@ -286,131 +325,4 @@ fn claim(
         }
         (true, true) => bail!("no address could be served; see above"),
     }
-}
-
-/// How the daemon stands, for its log and for the service manager.
-struct Status {
-    store: Arc<Store>,
-    /// The addresses that another process answers on.
-    waiting: Mutex<BTreeSet<String>>,
-    /// What is wrong with the content and was logged.
-    logged: Mutex<BTreeSet<String>>,
-    /// What the service manager was told last.
-    said: Mutex<String>,
-    /// How often either is said.
-    rate: Rate,
-    /// Whether there is news that was not said, since there is too much of it.
-    behind: AtomicBool,
-}
-
-impl Status {
-    fn new(store: Arc<Store>) -> Self {
-        Self {
-            store,
-            waiting: Mutex::default(),
-            logged: Mutex::default(),
-            said: Mutex::default(),
-            rate: Rate::new(rate::CHANGES),
-            behind: AtomicBool::new(false),
-        }
-    }
-
-    /// Brings the store up to date before requests are answered.
-    fn refresh(&self) {
-        if self.store.refresh() || self.behind.load(Ordering::Relaxed) {
-            self.say();
-        }
-    }
-
-    fn is_behind(&self) -> bool {
-        self.store.is_behind() || self.behind.load(Ordering::Relaxed)
-    }
-
-    fn reload(&self) {
-        notify::reloading();
-        info!("reloading every file");
-        self.store.reload();
-        notify::ready(&self.look());
-    }
-
-    /// Looks at the files when something happens to them, for the log and the service manager. Never
-    /// ends.
-    async fn follow(&self, watch: io::Result<Watch>) {
-        let lost = match watch {
-            Ok(mut watch) => loop {
-                // A while after the last change there is room to say what there was no room for.
-                let looked = match self.is_behind() {
-                    true => timeout(rate::PERIOD, watch.changed())
-                        .await
-                        .unwrap_or(Ok(())),
-                    false => watch.changed().await,
-                };
-                match looked {
-                    Ok(()) => self.refresh(),
-                    Err(error) => break error,
-                }
-            },
-            Err(error) => error,
-        };
-        info!("changes of the files are logged when somebody asks, not before: no watch: {lost}");
-        std::future::pending().await
-    }
-
-    fn waiting(&self, address: &Address, waits: bool) {
-        let changed = if waits {
-            lock(&self.waiting).insert(address.to_string())
-        } else {
-            lock(&self.waiting).remove(&address.to_string())
-        };
-        if changed {
-            self.say();
-        }
-    }
-
-    /// Logs and tells the service manager how it stands, if that is news.
-    fn say(&self) {
-        let (line, found) = self.state();
-        let news = *lock(&self.said) != line || !found.is_subset(&lock(&self.logged));
-        let left_out = news && self.rate.now().is_none();
-        self.behind.store(left_out, Ordering::Relaxed);
-        if news && !left_out {
-            notify::status(&line);
-            self.log(line, found);
-        }
-    }
-
-    /// How it stands, for the service manager at a start or a reload; it is logged.
-    fn look(&self) -> String {
-        let (line, found) = self.state();
-        self.log(line.clone(), found);
-        line
-    }
-
-    /// A line for the service manager, and what is wrong with the content of what was loaded.
-    fn state(&self) -> (String, BTreeSet<String>) {
-        let snapshot = self.store.snapshot();
-        let found = findings::of_content(&snapshot);
-        let mut line = findings::summary(&snapshot, found.len());
-        for address in lock(&self.waiting).iter() {
-            line.push_str(&format!(
-                "; waiting for {address}, where another process answers"
-            ));
-        }
-        (line, found.into_iter().collect())
-    }
-
-    /// Logs what is newly wrong with the content; the store logs the rest.
-    fn log(&self, line: String, found: BTreeSet<String>) {
-        let mut logged = lock(&self.logged);
-        for finding in found.difference(&logged).take(LOGGED_PROBLEMS) {
-            error!("{finding}");
-        }
-        *logged = found;
-        *lock(&self.said) = line;
-    }
-}
-
-/// The lock; a thread that panicked in it, which none does, leaves nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use offline_fs_kbc::resource::file::{self, Kind};
+use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::store::Source;
 use offline_fs_kbc::server::listener::{Address, AddressError};
 
@@ -22,6 +23,15 @@ const RESOURCES: &str = "/etc/aa-offline_fs_kbc-resources.json";
 
 /// The keys file beside it.
 const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
+
+/// Where cloud-api-adaptor delivers the credential today, a plain `auth.json`.
+const AUTH_FILE: &str = "/run/peerpod/auth.json";
+
+/// The environment variable that systemd sets for `LoadCredential=` and the like.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// What systemd sets it to for the unit.
+const CREDENTIALS_OF_UNIT: &str = "/run/credentials/offline-fs-kbc.service";
 
 /// The directory of the attestation components' sockets.
 const RUN: &str = "/run/confidential-containers";
@@ -60,6 +70,12 @@ impl Root {
         self.path(SEALED_SECRET_KEYS)
     }
 
+    /// The directory of the unit's credentials, if it has any now.
+    pub fn credentials_of_unit(&self) -> Option<PathBuf> {
+        let path = self.path(CREDENTIALS_OF_UNIT);
+        path.is_dir().then_some(path)
+    }
+
     /// Whether memory may be written to a swap device.
     pub fn has_swap(&self) -> bool {
         let swaps = file::read(&self.path(SWAPS));
@@ -94,7 +110,8 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [Self; 4] = [
+    /// Each of them.
+    pub const ALL: [Self; 4] = [
         Self::GetResource,
         Self::KeyProvider,
         Self::Attestation,
@@ -238,11 +255,19 @@ pub struct Files {
     /// Another resources file, which wins over those before it; may be repeated
     #[arg(long, value_name = "FILE")]
     pub extra_file: Vec<PathBuf>,
+
+    /// Directory of resources, a file each: <repository>/<type>/<tag> below it; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub resource_dir: Vec<PathBuf>,
+
+    /// The registry credential as a plain auth.json [default: /run/peerpod/auth.json]
+    #[arg(long, value_name = "FILE")]
+    pub auth_file: Option<PathBuf>,
 }
 
 impl Files {
-    /// The files, lowest precedence first.
-    pub fn sources(&self, root: &Root) -> Vec<Source> {
+    /// The files, lowest precedence first, where `credentials` is the directory of systemd's credentials.
+    pub fn sources(&self, root: &Root, credentials: Option<PathBuf>) -> Vec<Source> {
         let path =
             |flag: &Option<PathBuf>, default| flag.clone().unwrap_or_else(|| root.path(default));
         let resources = |path| Source {
@@ -258,8 +283,34 @@ impl Files {
         ];
         sources.extend(extra_files_of_environment().into_iter().map(resources));
         sources.extend(self.extra_file.iter().cloned().map(resources));
+        sources.extend(self.resource_dir.iter().map(|path| Source {
+            path: path.clone(),
+            kind: Kind::Directory,
+        }));
+        let auth_file = |path| Source {
+            path,
+            kind: Kind::Whole(Name::Path(CREDENTIAL.to_owned())),
+        };
+        if let Some(directory) = credentials {
+            let named = |path: &str| {
+                let name = Path::new(path).file_name().unwrap_or_default();
+                directory.join(name)
+            };
+            sources.push(Source {
+                path: named(KEYS),
+                kind: Kind::Keys,
+            });
+            sources.push(resources(named(RESOURCES)));
+            sources.push(auth_file(named(AUTH_FILE)));
+        }
+        sources.push(auth_file(path(&self.auth_file, AUTH_FILE)));
         sources
     }
+}
+
+/// The directory of systemd's credentials, as the environment has it.
+pub fn credentials() -> Option<PathBuf> {
+    env::var_os(CREDENTIALS).map(PathBuf::from)
 }
 
 fn extra_files_of_environment() -> Vec<PathBuf> {
@@ -270,14 +321,4 @@ fn extra_files_of_environment() -> Vec<PathBuf> {
         .filter(|path| !path.is_empty())
         .map(|path| PathBuf::from(OsStr::from_bytes(path)))
         .collect()
-}
-
-/// What a file on the command line holds: keys if it is called as the keys file, else resources.
-pub fn kind_of(path: &Path) -> Kind {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if name.ends_with("keys.json") {
-        Kind::Keys
-    } else {
-        Kind::Resources
-    }
 }

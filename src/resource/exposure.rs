@@ -3,12 +3,13 @@
 //! What about a file, beside its content, lets others at its secrets or keeps the daemon from them.
 //! None of it is a reason not to serve.
 
-use std::fmt;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::sys::statfs::fstatfs;
+
+use crate::resource::problem::{Problem, Severity};
 
 /// File systems whose server, or whoever is on the way to it, sees the file: their magic numbers, as
 /// statfs(2) has them.
@@ -62,30 +63,44 @@ impl Exposure {
     }
 
     /// Whether the daemon can't serve the file for it, as its unit runs it.
-    pub fn is_error(&self) -> bool {
+    fn is_error(&self) -> bool {
         matches!(self, Self::NotForRoot { .. })
     }
 
-    /// The sentence about the file at this path.
-    pub fn about(&self, path: &Path) -> impl fmt::Display {
+    /// It, as a problem of the file at this path.
+    pub fn problem(&self, path: &Path) -> Problem {
         let path = path.display();
-        match self {
+        let (code, what, mend) = match self {
             Self::Mode(mode) => {
                 let what = match (mode & 0o044, mode & 0o022) {
                     (_, 0) => "read it",
                     (0, _) => "write to it",
                     _ => "read it and write to it",
                 };
-                format!("{path}: others can {what} (mode {mode:04o}); `chmod 0600 {path}`")
+                (
+                    "file-mode",
+                    format!("others can {what} (mode {mode:04o})"),
+                    format!("`chmod 0600 {path}`"),
+                )
             }
-            Self::Network(name) => format!(
-                "{path}: on a network file system ({name}), whose server sees the secrets; copy it \
-                 to a local one"
+            Self::Network(name) => (
+                "file-network",
+                format!("on a network file system ({name}), whose server sees the secrets"),
+                "copy it to a local one".to_owned(),
             ),
-            Self::NotForRoot { uid, mode } => format!(
-                "{path}: root without capabilities, as which the unit runs, can't read it (owner \
-                 {uid}, mode {mode:04o}); `chown root:root {path}; chmod 0600 {path}`"
+            Self::NotForRoot { uid, mode } => (
+                "file-owner",
+                format!(
+                    "root without capabilities, as which the unit runs, can't read it (owner {uid}, mode \
+                     {mode:04o})"
+                ),
+                format!("`chown root:root {path}; chmod 0600 {path}`"),
             ),
-        }
+        };
+        let severity = match self.is_error() {
+            true => Severity::Error,
+            false => Severity::Warning,
+        };
+        Problem::of_file(severity, code, what, mend)
     }
 }

@@ -16,8 +16,8 @@ use crate::json::{self, Fault, Member, Position};
 use crate::keyprovider::KEY_BYTES;
 use crate::resource::base64;
 use crate::resource::exposure::Exposure;
-use crate::resource::name::Name;
-use crate::resource::problem::Problem;
+use crate::resource::name::{CREDENTIAL, Name};
+use crate::resource::problem::{Problem, Severity};
 use crate::resource::secret::Secret;
 use crate::text::EntryName;
 
@@ -37,13 +37,17 @@ const CLOCK_DOUBT: Duration = Duration::from_millis(50);
 /// now. A part of the old content with a part of the new must not be served.
 const READ_ATTEMPTS: usize = 3;
 
-/// What the entries of a file are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a file, or a directory of files, holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Resources, by name.
+    /// Resources by name: a JSON object of base64.
     Resources,
-    /// Keys that encrypt image layers' keys, by key id. Each has 32 bytes.
+    /// Keys that encrypt image layers' keys, by key id, in the same form. Each has 32 bytes.
     Keys,
+    /// One resource: the file's bytes as they are.
+    Whole(Name),
+    /// A directory of such files, whose paths are the names.
+    Directory,
 }
 
 /// What tells one state of a file from another, without reading it.
@@ -203,48 +207,87 @@ impl Entries {
     }
 }
 
-/// Parses a file's text: a JSON object of base64.
+/// Parses a file's text: a JSON object of base64, or one resource as it is.
 ///
 /// An entry that is wrong is kept as such and reported among the problems; the others are not
 /// touched. Of a name that comes twice the last value counts.
 ///
 /// # Errors
 ///
-/// The one problem of a file that is not a JSON object as a whole.
-pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
-    let members = json::members(text, MAX_ENTRIES).map_err(|error| not_an_object(error, kind))?;
+/// The one problem of a file that can't be used as a whole: because it is no JSON object, or as a
+/// credential one that is half-written.
+pub fn parse(text: Zeroizing<Vec<u8>>, kind: &Kind) -> Result<Entries, Problem> {
+    match kind {
+        Kind::Whole(name) => whole(text, name),
+        Kind::Resources | Kind::Keys | Kind::Directory => object(&text, kind),
+    }
+}
+
+/// The one resource that the file is.
+fn whole(text: Zeroizing<Vec<u8>>, name: &Name) -> Result<Entries, Problem> {
+    // A credential that is being written must not take away what was good, as with every other file.
+    let is_json = text
+        .trim_ascii_start()
+        .first()
+        .is_none_or(|&first| first == b'{');
+    if name.as_str() == CREDENTIAL && is_json {
+        json::members(&text, MAX_ENTRIES).map_err(|error| not_an_object(error, AUTH_FILE_MEND))?;
+    }
+    let mut entries = Entries::default();
+    if text.is_empty() {
+        entries.problems.push(Problem::of_file(
+            Severity::Warning,
+            "value-empty",
+            "the file is empty and is served so",
+            "write the resource to it",
+        ));
+    }
+    entries.by_path.insert(name.clone(), Ok(Secret::new(text)));
+    Ok(entries)
+}
+
+fn object(text: &[u8], kind: &Kind) -> Result<Entries, Problem> {
+    let members = json::members(text, MAX_ENTRIES)
+        .map_err(|error| not_an_object(error, mend_object(kind)))?;
     let mut entries = Entries::default();
     let mut names: BTreeMap<Name, String> = BTreeMap::new();
     let mut old_positions: BTreeMap<Name, Position> = BTreeMap::new();
 
     for member in members {
-        let problem = |what, mend| Problem {
-            entry: Some(member.name.clone()),
-            position: Some(member.position),
-            what,
-            mend,
+        let problem = |severity, code, what: String, mend: &str| {
+            Problem::of_file(severity, code, what, mend)
+                .about_entry(&member.name, Some(member.position))
         };
         let name = match Name::parse(&member.name) {
             Ok(name) => name,
             // An id of a key is any text.
-            Err(_) if kind == Kind::Keys => Name::Other(member.name.clone()),
+            Err(_) if *kind == Kind::Keys => Name::Other(member.name.clone()),
             Err(error) => {
-                let mend = "name it <repository>/<type>/<tag>".to_owned();
-                entries.problems.push(problem(error.to_string(), mend));
+                let mend = "name it <repository>/<type>/<tag>";
+                let what = format!("{error}; it is not served");
+                entries
+                    .problems
+                    .push(problem(Severity::Error, "name-plugin", what, mend));
                 continue;
             }
         };
         let value = value(&member, kind);
         match &value {
             Ok(value) if value.is_empty() => entries.problems.push(problem(
+                Severity::Warning,
+                "value-empty",
                 "the value is empty and is served so".to_owned(),
                 mend_value(kind),
             )),
             Ok(_) => {}
-            Err(reason) => entries
-                .problems
-                .push(problem(reason.clone(), mend_value(kind))),
+            Err((code, reason)) => entries.problems.push(problem(
+                Severity::Error,
+                code,
+                reason.clone(),
+                mend_value(kind),
+            )),
         }
+        let value = value.map_err(|(_, reason)| reason);
         let twice = if Name::is_old(&member.name) {
             old_positions.insert(name.clone(), member.position);
             let before = entries.by_old_name.insert(name, value);
@@ -261,9 +304,10 @@ pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
             })
         };
         if let Some(what) = twice {
+            let mend = "leave one of them";
             entries
                 .problems
-                .push(problem(what, "leave one of them".to_owned()));
+                .push(problem(Severity::Warning, "name-twice", what, mend));
         }
     }
 
@@ -273,12 +317,15 @@ pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
         };
         if old.expose() != new.expose() {
             let path = EntryName(name.as_str());
-            entries.problems.push(Problem {
-                entry: name.old().map(str::to_owned),
-                position: old_positions.get(name).copied(),
-                what: format!("the same resource as {path}, with another value; {path} counts"),
-                mend: "remove this one".to_owned(),
-            });
+            let conflict = Problem::of_file(
+                Severity::Warning,
+                "name-conflict",
+                format!("the same resource as {path}, with another value; {path} counts"),
+                "remove this one",
+            );
+            let entry = name.old().unwrap_or_default();
+            let position = old_positions.get(name).copied();
+            entries.problems.push(conflict.about_entry(entry, position));
         }
     }
     Ok(entries)
@@ -286,38 +333,56 @@ pub fn parse(text: &[u8], kind: Kind) -> Result<Entries, Problem> {
 
 const TWICE: &str = "the name comes more than once; the last value counts";
 
-fn not_an_object(error: json::Error, kind: Kind) -> Problem {
-    let mend = match error.what {
-        Fault::LineBreakInString => "encode with `base64 -w 0`, which breaks no lines",
-        Fault::Empty => "the file was left empty or is half-written: write it again",
-        Fault::CutOff => "the file is half-written or cut off: write it again",
-        Fault::ByteOrderMark | Fault::NotUtf8 => "save it as UTF-8 without a byte order mark",
-        Fault::TooManyMembers(_) => "split the file, or remove what no client asks for",
-        Fault::NotAnObject(_) | Fault::Syntax(_) => match kind {
-            Kind::Resources => {
-                r#"write {"default/credential/test": "<output of base64 -w 0>"}, or use `offline-fs-kbc pack`"#
-            }
-            Kind::Keys => r#"write {"<key id>": "<output of openssl rand -base64 32>"}"#,
-        },
+fn not_an_object(error: json::Error, otherwise: &str) -> Problem {
+    let (code, mend) = match error.what {
+        Fault::LineBreakInString => (
+            "line-break",
+            "encode with `base64 -w 0`, which breaks no lines",
+        ),
+        Fault::Empty => (
+            "empty",
+            "the file was left empty or is half-written: write it again",
+        ),
+        Fault::CutOff => (
+            "cut-off",
+            "the file is half-written or cut off: write it again",
+        ),
+        Fault::ByteOrderMark | Fault::NotUtf8 => {
+            ("encoding", "save it as UTF-8 without a byte order mark")
+        }
+        Fault::TooManyMembers(_) => (
+            "too-many",
+            "split the file, or remove what no client asks for",
+        ),
+        Fault::NotAnObject(_) | Fault::Syntax(_) => ("not-json", otherwise),
     };
-    Problem {
-        entry: error.member.clone(),
-        position: error.position,
-        what: error.what.to_string(),
-        mend: mend.to_owned(),
-    }
+    let mut problem = Problem::of_file(Severity::Error, code, error.what.to_string(), mend);
+    problem.entry = error.member;
+    problem.position = error.position;
+    problem
 }
 
-fn mend_value(kind: Kind) -> String {
+/// What a credential is made by.
+const AUTH_FILE_MEND: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
+
+fn mend_object(kind: &Kind) -> &'static str {
     match kind {
-        Kind::Resources => "put the output of `base64 -w 0 FILE` there",
-        Kind::Keys => "put the key's 32 bytes there, as by `openssl rand -base64 32`",
+        Kind::Keys => r#"write {"<key id>": "<output of openssl rand -base64 32>"}"#,
+        _ => {
+            r#"write {"default/credential/test": "<output of base64 -w 0>"}, or use `offline-fs-kbc pack`"#
+        }
     }
-    .to_owned()
 }
 
-/// The decoded value of one entry, or what is wrong with it.
-fn value(member: &Member<'_>, kind: Kind) -> Result<Secret, String> {
+fn mend_value(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Keys => "put the key's 32 bytes there, as by `openssl rand -base64 32`",
+        _ => "put the output of `base64 -w 0 FILE` there",
+    }
+}
+
+/// The decoded value of one entry, or what is wrong with it: its code, and the words.
+fn value(member: &Member<'_>, kind: &Kind) -> Result<Secret, (&'static str, String)> {
     let Some(inner) = member
         .value
         .strip_prefix('"')
@@ -325,21 +390,25 @@ fn value(member: &Member<'_>, kind: Kind) -> Result<Secret, String> {
     else {
         let first = member.value.bytes().next().unwrap_or_default();
         let found = json::other_kind(first).unwrap_or("an object");
-        return Err(format!("{found} instead of a string of base64"));
+        return Err((
+            "not-a-string",
+            format!("{found} instead of a string of base64"),
+        ));
     };
     let decoded = if inner.contains('\\') {
         let unescaped: Zeroizing<String> =
             serde_json::from_str(member.value)
                 .map(Zeroizing::new)
-                .map_err(|_| "a string with a broken escape".to_owned())?;
+                .map_err(|_| ("not-a-string", "a string with a broken escape".to_owned()))?;
         base64::decode(&unescaped)
     } else {
         base64::decode(inner)
     };
-    let bytes = decoded.map_err(|error| error.to_string())?;
-    if kind == Kind::Keys && bytes.len() != KEY_BYTES {
+    let bytes = decoded.map_err(|error| ("base64", error.to_string()))?;
+    if *kind == Kind::Keys && bytes.len() != KEY_BYTES {
         let len = bytes.len();
-        return Err(format!("decodes to {len} bytes; a key has {KEY_BYTES}"));
+        let what = format!("decodes to {len} bytes; a key has {KEY_BYTES}");
+        return Err(("key-size", what));
     }
     Ok(Secret::new(bytes))
 }
@@ -348,10 +417,13 @@ fn value(member: &Member<'_>, kind: Kind) -> Result<Secret, String> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use crate::resource::name::CREDENTIAL;
+
+    fn owned(text: &str) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(text.as_bytes().to_vec())
+    }
 
     fn resources(text: &str) -> Entries {
-        parse(text.as_bytes(), Kind::Resources).unwrap_or_else(|problem| panic!("{problem}"))
+        parse(owned(text), &Kind::Resources).unwrap_or_else(|problem| panic!("{problem}"))
     }
 
     fn credential(entries: &Entries) -> Result<Vec<u8>, String> {
@@ -456,7 +528,7 @@ mod tests {
     fn a_key_has_32_bytes() {
         let long = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
         let text = format!(r#"{{"good":"{long}","short":"AAAA"}}"#);
-        let entries = parse(text.as_bytes(), Kind::Keys).ok().unwrap();
+        let entries = parse(owned(&text), &Kind::Keys).ok().unwrap();
         assert_eq!(entries.problems.len(), 1);
         assert!(
             entries.problems[0]
@@ -467,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_file_in_lines_names_the_mend() {
-        let problem = parse(b"{\"Credential\":\"aGVs\nbG8=\"}", Kind::Resources)
+        let problem = parse(owned("{\"Credential\":\"aGVs\nbG8=\"}"), &Kind::Resources)
             .err()
             .unwrap();
         let shown = problem.to_string();

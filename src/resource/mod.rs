@@ -5,8 +5,11 @@
 //! Nothing here knows who asks or how.
 
 pub mod base64;
+pub mod directory;
 pub mod exposure;
 pub mod file;
+mod loaded;
+mod merge;
 pub mod name;
 pub mod problem;
 pub mod secret;

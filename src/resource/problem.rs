@@ -7,17 +7,68 @@ use std::fmt;
 use crate::json::Position;
 use crate::text::EntryName;
 
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// No mistake for certain, and yet it may be why a pull fails.
+    Note,
+    /// It works, but not as it may be meant, or not everywhere.
+    Warning,
+    /// Something that is asked for won't be had.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
 /// One thing that is wrong with a file, without any part of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What kind of problem it is, in a word that stays the same from release to release.
+    pub code: &'static str,
     /// The entry, by its name as the file has it; none if the whole file is meant.
     pub entry: Option<String>,
     /// Where in the file.
     pub position: Option<Position>,
-    /// What is wrong.
+    /// What is wrong, and what it means for a pull.
     pub what: String,
     /// What to do or to type.
     pub mend: String,
+}
+
+impl Problem {
+    /// One about a whole file.
+    pub fn of_file(
+        severity: Severity,
+        code: &'static str,
+        what: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity,
+            code,
+            entry: None,
+            position: None,
+            what: what.into(),
+            mend: mend.into(),
+        }
+    }
+
+    /// The same about one entry.
+    pub fn about_entry(mut self, entry: impl Into<String>, position: Option<Position>) -> Self {
+        self.entry = Some(entry.into());
+        self.position = position;
+        self
+    }
 }
 
 impl fmt::Display for Problem {

@@ -16,6 +16,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
+use crate::resource::directory;
+
 /// How long is waited after something happened: a file that is being written should be whole when it is
 /// looked at, and a busy directory is looked at no more often than this.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -35,7 +37,8 @@ const EVENTS: AddWatchFlags = AddWatchFlags::IN_ATTRIB
 /// A watch over the directories of some files, whether or not these exist.
 pub struct Watch {
     inotify: AsyncFd<Events>,
-    files: Vec<PathBuf>,
+    /// Each with whether it is a directory of files.
+    files: Vec<(PathBuf, bool)>,
     watched: Vec<WatchDescriptor>,
 }
 
@@ -49,12 +52,12 @@ impl AsRawFd for Events {
 }
 
 impl Watch {
-    /// Watches from now on.
+    /// Watches from now on. With each path comes whether it is a directory, all of whose files count.
     ///
     /// # Errors
     ///
     /// Where the kernel's limits leave no watch.
-    pub fn new(files: Vec<PathBuf>) -> io::Result<Self> {
+    pub fn new(files: Vec<(PathBuf, bool)>) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let mut watch = Self {
             inotify: register(Events(inotify))?,
@@ -91,7 +94,15 @@ impl Watch {
     fn follow(&mut self) -> io::Result<()> {
         let Events(inotify) = self.inotify.get_ref();
         let mut watched = Vec::new();
-        for directory in self.files.iter().flat_map(|file| directories_of(file)) {
+        let directories = self.files.iter().flat_map(|(path, is_directory)| {
+            let within = if *is_directory {
+                directory::directories(path)
+            } else {
+                Vec::new()
+            };
+            directories_of(path).into_iter().chain(within)
+        });
+        for directory in directories {
             match inotify.add_watch(&directory, EVENTS) {
                 Ok(descriptor) => watched.push(descriptor),
                 // It has just gone, or may not be entered.
@@ -146,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let file = at("volume/sub/file");
-        let mut watch = Watch::new(vec![file.clone()]).unwrap();
+        let mut watch = Watch::new(vec![(file.clone(), false)]).unwrap();
         let steps: [(&str, &dyn Fn()); 8] = [
             ("a directory comes", &|| {
                 fs::create_dir_all(at("volume/sub")).unwrap()

@@ -50,13 +50,16 @@ impl GetResourceService for GetResource {
     ) -> ttrpc::Result<GetResourceResponse> {
         let asked = Asked::from(&request);
         let name = lookup::name(&asked.name)?;
-        if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
-            return Err(status::invalid_argument(format_args!(
-                "this is {KBC_NAME}, the request is for the KBC {}; mend aa_kbc_params",
-                Shown(asked.kbc)
-            )));
-        }
-        let secret = lookup::resource(&self.store.snapshot(), &name)?;
+        let snapshot = self.store.snapshot();
+        let secret = lookup::explained(&name, &snapshot, || {
+            if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
+                return Err(status::invalid_argument(format_args!(
+                    "this is {KBC_NAME}, the request is for the KBC {}; mend aa_kbc_params",
+                    Shown(asked.kbc)
+                )));
+            }
+            lookup::resource(&snapshot, &name)
+        })?;
         Ok(GetResourceResponse {
             Resource: secret.expose().to_vec(),
             ..GetResourceResponse::default()

@@ -5,11 +5,11 @@
 use ttrpc::Result;
 
 use crate::keyprovider::KEY_BYTES;
-use crate::resource::name::Name;
+use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::secret::Secret;
-use crate::resource::store::{Resource, Snapshot};
+use crate::resource::store::{FileState, FileStatus, Resource, Snapshot};
 use crate::rpc::status;
-use crate::server::call;
+use crate::server::call::{self, Consequence};
 use crate::text::Shown;
 
 /// Reads the name that a request has, and notes it for the log.
@@ -58,6 +58,52 @@ pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
                 "{name} in {file} is no key: it has {length} bytes, a key has {KEY_BYTES}"
             )))
         }
+    }
+}
+
+/// Looks for what a request is about, and notes for the log what the outcome makes of a client that asked for
+/// the credential: no client says it.
+pub fn explained(
+    name: &Name,
+    snapshot: &Snapshot,
+    find: impl FnOnce() -> Result<Secret>,
+) -> Result<Secret> {
+    let result = find();
+    if name.as_str() == CREDENTIAL {
+        let consequence = match &result {
+            Err(ttrpc::Error::RpcStatus(status)) => Some(without_credential(status, snapshot)),
+            Err(_) => None,
+            Ok(_) => {
+                let resource = snapshot.resources.get(name);
+                let consequence = resource.and_then(|resource| resource.consequence.clone());
+                consequence.map(|(is_warning, what)| Consequence {
+                    text: format!("asked for the credential and {what}"),
+                    is_warning,
+                })
+            }
+        };
+        consequence.map(call::set_consequence);
+    }
+    result
+}
+
+/// What becomes of a client that gets no credential. That none is configured is normal: clients ask for
+/// public images too.
+fn without_credential(status: &ttrpc::Status, snapshot: &Snapshot) -> Consequence {
+    let failed = |file: &FileStatus| matches!(file.state, FileState::Failed { .. });
+    let is_warning = status.code() != ttrpc::Code::NOT_FOUND || snapshot.files.iter().any(failed);
+    let meaning = if is_warning {
+        "it pulls anonymously, and private images fail with \"Not authorized\""
+    } else {
+        "it pulls anonymously, which is enough for public images"
+    };
+    Consequence {
+        text: format!(
+            "asked for the credential and got {:?}: {}: {meaning}",
+            status.code(),
+            status.message
+        ),
+        is_warning,
     }
 }
 

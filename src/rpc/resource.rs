@@ -33,11 +33,13 @@ impl GetResourceService for GetResource {
     ) -> ttrpc::Result<GetResourceResponse> {
         let name = lookup::name(&request.ResourcePath)?;
         let snapshot = self.store.snapshot();
-        let secret = if self.expose_keys {
-            lookup::resource_or_key(&snapshot, &name)?
-        } else {
-            lookup::resource(&snapshot, &name)?
-        };
+        let secret = lookup::explained(&name, &snapshot, || {
+            if self.expose_keys {
+                lookup::resource_or_key(&snapshot, &name)
+            } else {
+                lookup::resource(&snapshot, &name)
+            }
+        })?;
         Ok(GetResourceResponse {
             Resource: secret.expose().to_vec(),
             ..GetResourceResponse::default()

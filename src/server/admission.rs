@@ -39,6 +39,7 @@ struct Counts {
     connections: usize,
     by_process: HashMap<i32, usize>,
     buffered: usize,
+    refused: u64,
 }
 
 impl Admission {
@@ -68,7 +69,10 @@ impl Admission {
                     held: 0,
                 });
             }
-            Err(refusal) => refusal,
+            Err(refusal) => {
+                counts.refused += 1;
+                refusal
+            }
         };
         drop(counts);
         if let Some(before) = self.refusals.now() {
@@ -76,6 +80,12 @@ impl Admission {
             warn!("a connection of {peer} is closed: {refusal}{before}");
         }
         None
+    }
+
+    /// How many connections there are, and how many were refused since the start.
+    pub fn tally(&self) -> (usize, u64) {
+        let counts = self.counts();
+        (counts.connections, counts.refused)
     }
 
     /// Gives memory back.

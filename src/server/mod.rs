@@ -9,6 +9,7 @@ pub mod call;
 pub mod connection;
 pub mod endpoint;
 pub mod keep;
+pub mod ledger;
 pub mod limits;
 pub mod listener;
 pub mod notify;

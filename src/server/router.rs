@@ -6,18 +6,20 @@ use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
 use protobuf::Message as _;
-use tracing::{debug, error};
+use tracing::{debug, error, info, warn};
 use ttrpc::asynchronous::{Service, TtrpcContext};
 use ttrpc::proto::MESSAGE_TYPE_REQUEST;
 use ttrpc::{Code, MessageHeader, Request, Response, Status, get_status};
 use zeroize::Zeroize as _;
 
-use crate::rate::Rate;
-use crate::server::call;
+use crate::rate::{CHANGES, Rate};
+use crate::server::call::{self, Consequence};
+use crate::server::ledger::{Ledger, Record};
 use crate::server::limits::MAX_MESSAGE_BYTES;
 use crate::server::peer::Peer;
 use crate::text::Clean;
@@ -25,18 +27,21 @@ use crate::text::Clean;
 /// The services of one socket.
 pub struct Router {
     services: HashMap<String, Service>,
+    ledger: Arc<Ledger>,
     before_batch: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Router {
-    /// Serves `services`. `before_batch` is called after requests were read and before they are
+    /// Serves `services`, and notes in `ledger` what was answered. `before_batch` is called after requests were read and before they are
     /// answered: there the answers are brought up to date.
     pub fn new(
         services: HashMap<String, Service>,
+        ledger: Arc<Ledger>,
         before_batch: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         Self {
             services,
+            ledger,
             before_batch: Box::new(before_batch),
         }
     }
@@ -52,24 +57,36 @@ impl Router {
         let (request, result) = match check(header).and_then(|()| decode(body)) {
             Ok(request) => {
                 let method = format!("/{}/{}", request.service, request.method);
-                let (result, subject) = call::run(self.call(header, request)).await;
-                (Some((method, subject)), result)
+                let (result, notes) = call::run(self.call(header, request)).await;
+                (Some((method, notes)), result)
             }
             Err(status) => (None, Err(status)),
         };
         let response = within_cap(result.unwrap_or_else(refusal));
-        let (method, subject) = request.unwrap_or_default();
+        let (method, notes) = request.unwrap_or_default();
         // The text of a refusal names no value.
         let status = response.status();
         let reason = if status.message.is_empty() { "" } else { ": " };
         debug!(
             "request from {peer}: {} {} {:?} in {} µs{reason}{}",
             Clean(&method),
-            subject.as_deref().unwrap_or("-"),
+            notes.subject.as_deref().unwrap_or("-"),
             status.code(),
             start.elapsed().as_micros(),
             status.message,
         );
+        if let Some(consequence) = notes.consequence {
+            explain(peer, &consequence);
+        }
+        if !notes.is_private {
+            self.ledger.record(Record {
+                peer,
+                method: Clean(&method).to_string(),
+                subject: notes.subject.unwrap_or_default(),
+                outcome: format!("{:?}", status.code()),
+                at: Instant::now(),
+            });
+        }
         response
     }
 
@@ -129,6 +146,20 @@ impl Router {
                 ))
             }
         }
+    }
+}
+
+/// Logs what an answer makes the client do: clients themselves don't say it.
+fn explain(peer: Peer, consequence: &Consequence) {
+    static EXPLAINED: Rate = Rate::new(CHANGES);
+    let Some(before) = EXPLAINED.now() else {
+        return;
+    };
+    let (peer, text) = (peer.describe(), &consequence.text);
+    if consequence.is_warning {
+        warn!("{peer} {text}{before}");
+    } else {
+        info!("{peer} {text}{before}");
     }
 }
 
@@ -205,7 +236,7 @@ mod tests {
         let methods = HashMap::from([("M".to_owned(), Box::new(Panics) as _)]);
         let streams = HashMap::new();
         let services = HashMap::from([("s".to_owned(), Service { methods, streams })]);
-        let router = Router::new(services, || {});
+        let router = Router::new(services, Arc::default(), || {});
         let request = Request {
             service: "s".to_owned(),
             method: "M".to_owned(),

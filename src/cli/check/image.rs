@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Which login a client would use for an image.
+
+use std::path::{Path, PathBuf};
+
+use offline_fs_kbc::credential::find::Step;
+use offline_fs_kbc::credential::image::ImageName;
+use offline_fs_kbc::credential::repair::{Served, repair};
+use offline_fs_kbc::credential::{AuthFile, Login};
+use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
+use offline_fs_kbc::resource::problem::{Problem, Severity};
+use offline_fs_kbc::resource::secret::Secret;
+use offline_fs_kbc::resource::store::Snapshot;
+use offline_fs_kbc::text::{Clean, Shown};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::cli::check::report::Report;
+use crate::cli::check::skopeo::{self, Answer};
+
+/// How many registries are listed where none fits.
+const LISTED: usize = 10;
+
+/// The credential of a file, as the daemon would serve it.
+pub struct Credential {
+    file: PathBuf,
+    /// The bytes, or why there are none.
+    value: Result<Secret, String>,
+}
+
+impl Credential {
+    /// That of a snapshot.
+    pub fn of(snapshot: &Snapshot) -> Option<Self> {
+        let name = Name::Path(CREDENTIAL.to_owned());
+        let resource = snapshot.resources.get(&name)?;
+        let served = match &resource.value {
+            Ok(value) => match repair(value.expose()) {
+                Served::Untouched => Ok(value.clone()),
+                Served::Repaired { text, .. } => Ok(Secret::new(text)),
+                Served::Refused(reason) => Err(reason),
+            },
+            Err(reason) => Err(reason.clone()),
+        };
+        Some(Self {
+            file: resource.file.to_path_buf(),
+            value: served,
+        })
+    }
+
+    /// How long it is.
+    pub fn len(&self) -> usize {
+        self.value.as_ref().map_or(0, Secret::len)
+    }
+}
+
+/// What a client does for an image.
+struct Choice {
+    /// The entry's key, the login, and how it was found; or why there is none.
+    login: Result<(String, Login, Step), String>,
+}
+
+/// Says for each credential which login it has for the image; with `how`, what the registry makes of it.
+///
+/// # Errors
+///
+/// Where the registry can't be asked at all: no skopeo, no place for its file.
+pub fn check(
+    image: &ImageName,
+    credentials: &[Option<Credential>],
+    how: Option<&skopeo::Options>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut any = false;
+    for credential in credentials.iter().flatten() {
+        any = true;
+        check_one(
+            image,
+            choose(image, credential),
+            Some(&credential.file),
+            how,
+            report,
+        )?;
+    }
+    if !any {
+        let none = Choice {
+            login: Err("there is no credential".to_owned()),
+        };
+        check_one(image, none, None, how, report)?;
+    }
+    Ok(())
+}
+
+fn choose(image: &ImageName, credential: &Credential) -> Choice {
+    let login = credential
+        .value
+        .as_ref()
+        .map_err(|reason| format!("the credential {reason}"));
+    let login = login.and_then(|value| {
+        let file = AuthFile::parse(value.expose()).map_err(|error| error.to_string())?;
+        match file.find(&image.registry, &image.repository) {
+            Some((entry, step)) => match &entry.login {
+                Ok(login) => Ok((entry.key.clone(), login.clone(), step)),
+                Err(error) => Err(format!("the entry {}: {error}", Shown(&entry.key))),
+            },
+            None => {
+                let keys = file.entries.iter().take(LISTED);
+                let keys: Vec<_> = keys.map(|entry| Shown(&entry.key).to_string()).collect();
+                Err(match keys.is_empty() {
+                    true => "the credential has no registries".to_owned(),
+                    false => format!("no entry is for it; there are: {}", keys.join(", ")),
+                })
+            }
+        }
+    });
+    Choice { login }
+}
+
+fn check_one(
+    image: &ImageName,
+    choice: Choice,
+    file: Option<&Path>,
+    how: Option<&skopeo::Options>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut told =
+        json!({"image": image.to_string(), "file": file.map(|file| file.display().to_string())});
+    match &choice.login {
+        Ok((key, login, step)) => {
+            let how_found = match step {
+                Step::Prefix => "the longest part of the image's name that there is",
+                Step::Host => "another spelling of its registry",
+            };
+            report.line(format!(
+                "{image}: the user {} by the entry {}, {how_found}",
+                Shown(&login.user),
+                Shown(key)
+            ));
+            told["user"] = json!(login.user);
+            told["entry"] = json!(key);
+            told["step"] = json!(match step {
+                Step::Prefix => "prefix",
+                Step::Host => "host",
+            });
+        }
+        Err(reason) => {
+            told["anonymous"] = json!(reason);
+            let problem = Problem::of_file(
+                Severity::Warning,
+                "image-anonymous",
+                format!("{image} is pulled anonymously: {reason}"),
+                format!(
+                    "`skopeo login --authfile auth.json {}`",
+                    Clean(&image.registry)
+                ),
+            );
+            report.find(file, problem);
+        }
+    }
+    if let Some(options) = how {
+        let login = choice.login.as_ref().ok().map(|(_, login, _)| login);
+        let answer = skopeo::ask(image, login, options)?;
+        told["answer"] = json!(answer.word());
+        tell(image, login, &answer, file, report);
+    }
+    report.image(told);
+    Ok(())
+}
+
+/// Says what the registry made of it.
+fn tell(
+    image: &ImageName,
+    login: Option<&Login>,
+    answer: &Answer,
+    file: Option<&Path>,
+    report: &mut Report,
+) {
+    let registry = Clean(&image.registry);
+    let who = match login {
+        Some(login) => format!("the login of {}", Shown(&login.user)),
+        None => "an anonymous pull".to_owned(),
+    };
+    let (code, what, mend) = match answer {
+        Answer::Accepted => {
+            report.line(format!("{image}: {registry} accepts {who}"));
+            return;
+        }
+        Answer::NoImage(said) => (
+            "image-missing",
+            format!("{registry} accepts {who}, but has no such image: {said}"),
+            "mend the image's name".to_owned(),
+        ),
+        Answer::Refused(said) => (
+            "image-refused",
+            format!("{registry} refuses {who}: {said}"),
+            match login {
+                Some(_) => format!(
+                    "a wrong password, or no right to this image: `skopeo login --authfile auth.json {registry}`"
+                ),
+                None => format!("give it a login: `skopeo login --authfile auth.json {registry}`"),
+            },
+        ),
+        Answer::Unreachable(said) => (
+            "image-unreachable",
+            format!("{registry} can't be asked: {said}"),
+            "look at name, port, network and certificate (--cert-dir, --plain-http)".to_owned(),
+        ),
+    };
+    report.find(file, Problem::of_file(Severity::Error, code, what, mend));
+}
+
+/// An `auth.json` with this login alone, for the image's registry.
+pub fn auth_file(image: &ImageName, login: Option<&Login>) -> Zeroizing<String> {
+    let Some(login) = login else {
+        return Zeroizing::new(r#"{"auths":{}}"#.to_owned());
+    };
+    // skopeo has Docker Hub under its historic name.
+    let host = match image.registry.as_str() {
+        "docker.io" => "https://index.docker.io/v1/",
+        other => other,
+    };
+    let host = json!(host);
+    Zeroizing::new(format!(
+        "{{\"auths\":{{{host}:{{\"auth\":\"{}\"}}}}}}",
+        *login.encode()
+    ))
+}

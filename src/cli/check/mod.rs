@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `check`: every problem at once, before a pod finds it.
+
+mod files;
+mod image;
+pub mod report;
+mod skopeo;
+mod vm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use offline_fs_kbc::credential::image::ImageName;
+use offline_fs_kbc::resource::problem::Severity;
+
+use crate::cli::check::report::{Format, Report};
+use crate::config::{Files, Root, Sockets};
+
+/// Find every problem with the files, and what each means for a pull
+///
+/// With FILE: files on a build host, each on its own. Without: the files that the daemon in this VM would
+/// load, and the daemon itself. Prints names and sizes, never values. Exit status: 0 fine, 1 errors (with
+/// --strict warnings too), 2 usage.
+///
+/// Example: offline-fs-kbc check --image quay.io/org/app:1 auth.json
+#[derive(Args)]
+pub struct Check {
+    /// Files to check: resources, keys, auth.json, policy.json, cloud-config user data
+    #[arg(value_name = "FILE", conflicts_with_all = ["resources", "keys", "extra_file", "resource_dir", "auth_file", "root"])]
+    file: Vec<PathBuf>,
+
+    /// What the files are [default: by their content]
+    #[arg(long = "as", value_name = "KIND", requires = "file")]
+    kind: Option<FileKind>,
+
+    /// Tell which login a client would use for this image; may be repeated
+    #[arg(long, value_name = "IMAGE", value_parser = ImageName::parse)]
+    image: Vec<ImageName>,
+
+    /// Ask the registry of each image with that login alone, by skopeo
+    #[arg(long = "try", requires = "image")]
+    try_it: bool,
+
+    /// With --try: certificates of the registry's CA
+    #[arg(long, value_name = "DIR", requires = "try_it")]
+    cert_dir: Option<PathBuf>,
+
+    /// With --try: the registry has no TLS, or an unknown certificate
+    #[arg(long, requires = "try_it")]
+    plain_http: bool,
+
+    /// Exit with 1 for warnings too
+    #[arg(long)]
+    strict: bool,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+
+    #[command(flatten)]
+    files: Files,
+
+    #[command(flatten)]
+    sockets: Sockets,
+
+    #[command(flatten)]
+    root: Root,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FileKind {
+    /// A JSON object: name to base64
+    Resources,
+    /// A JSON object: key id to base64 of 32 bytes
+    Keys,
+    /// A containers auth.json
+    Auth,
+    /// A containers policy.json
+    Policy,
+    /// Cloud-config user data
+    UserData,
+}
+
+impl Check {
+    /// Prints what is there and what is wrong with it.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        crate::process::seclude()?;
+        let mut report = Report::default();
+        let credentials = if self.file.is_empty() {
+            vec![vm::check(
+                &self.files,
+                &self.sockets,
+                &self.root,
+                &mut report,
+            )]
+        } else {
+            let files = self.file.iter();
+            files
+                .map(|path| files::check(path, self.kind, &mut report))
+                .collect()
+        };
+        let how = self.try_it.then_some(skopeo::Options {
+            cert_dir: self.cert_dir,
+            plain_http: self.plain_http,
+        });
+        for name in &self.image {
+            image::check(name, &credentials, how.as_ref(), &mut report)?;
+        }
+        super::print(report.render(self.format))?;
+        let failing = match self.strict {
+            true => Severity::Warning,
+            false => Severity::Error,
+        };
+        let failed = [Severity::Warning, Severity::Error]
+            .into_iter()
+            .any(|severity| severity >= failing && report.count(severity) > 0);
+        Ok(if failed {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}

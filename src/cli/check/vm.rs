@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! This VM: the files that the daemon would load, how it is configured, and the daemon itself.
+
+use std::path::Path;
+
+use offline_fs_kbc::lint;
+use offline_fs_kbc::resource::problem::{Problem, Severity};
+use offline_fs_kbc::resource::store::{FileState, FileStatus, Snapshot, Store};
+use offline_fs_kbc::server::listener::Address;
+use offline_fs_kbc::text::count;
+
+use crate::cli::check::image::Credential;
+use crate::cli::check::report::Report;
+use crate::cli::{findings, status};
+use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
+
+/// Checks all of it; gives the credential that is served.
+pub fn check(
+    files: &Files,
+    sockets: &Sockets,
+    root: &Root,
+    report: &mut Report,
+) -> Option<Credential> {
+    let credentials = config::credentials().or_else(|| root.credentials_of_unit());
+    let store = Store::new(files.sources(root, credentials));
+    store.refresh();
+    let snapshot = store.snapshot();
+    report.line("files, of which the last that has a name counts:".to_owned());
+    for file in &snapshot.files {
+        check_file(file, &snapshot, report);
+    }
+    for (file, problem) in lint::snapshot(&snapshot) {
+        report.find(Some(file), problem);
+    }
+    for (file, note) in findings::notes(&snapshot) {
+        report.find(file.as_deref(), note);
+    }
+    for mistake in kbc::mismatches(root) {
+        report.find(
+            None,
+            Problem::of_file(
+                Severity::Error,
+                "kbc",
+                mistake,
+                "write aa_kbc_params = \"offline_fs_kbc::null\", or install that KBC's agent",
+            ),
+        );
+    }
+    if root.has_swap() {
+        report.find(
+            None,
+            Problem::of_file(
+                Severity::Warning,
+                "swap",
+                "swap is active, and secrets may be written to it",
+                "`swapoff -a`",
+            ),
+        );
+    }
+    check_daemon(sockets, root, &snapshot, report);
+    Credential::of(&snapshot)
+}
+
+fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {
+    let path = &*file.source.path;
+    let shown = path.display();
+    match &file.state {
+        FileState::Absent => report.line(format!("{shown}: absent")),
+        FileState::Failed { problem, .. } => report.find(Some(path), problem.clone()),
+        FileState::Loaded {
+            entries,
+            bytes,
+            problems,
+            exposures,
+        } => {
+            let entries = count(*entries, "entry", "entries");
+            report.line(format!("{shown}: {entries}, {bytes} bytes"));
+            let all = snapshot.resources.iter().chain(&snapshot.keys);
+            for (name, resource) in all.filter(|(_, resource)| *resource.file == *path) {
+                report.line(findings::line(name, resource));
+            }
+            for exposure in exposures {
+                report.find(Some(path), exposure.problem(path));
+            }
+            for problem in problems {
+                report.find(Some(path), problem.clone());
+            }
+        }
+    }
+}
+
+/// Looks whether the daemon runs, and whether it serves what was looked at here.
+fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mut Report) {
+    let mut addresses = match sockets.clone().addresses(root, Component::AttestationAgent) {
+        Ok(addresses) => addresses.into_iter().map(|(address, _)| address).collect(),
+        Err(_) => Vec::new(),
+    };
+    // It is off by default, and may be on by the unit's flags.
+    if let Ok(hub) = root.socket(Role::ConfidentialDataHub) {
+        if !addresses.contains(&hub) {
+            addresses.push(hub);
+        }
+    }
+    let existing: Vec<&Address> = addresses.iter().filter(|at| at.path().exists()).collect();
+    if existing.is_empty() {
+        report.find(
+            None,
+            Problem::of_file(
+                Severity::Note,
+                "daemon-absent",
+                "no socket: the daemon does not run here",
+                "`systemctl start offline-fs-kbc.service`",
+            ),
+        );
+    }
+    let mut told = false;
+    for address in existing {
+        match status::fetch(address) {
+            Ok(status) if told => {
+                report.line(format!("on {address} too, pid {}", status.pid));
+            }
+            Ok(status) => {
+                told = true;
+                let headline = status::headline(address, &status);
+                report.line(headline.trim_end().to_owned());
+                let differs = |file: &&FileStatus| {
+                    let path = file.source.path.display().to_string();
+                    file.state != FileState::Absent
+                        && !status.files.iter().any(|has| has.path == path)
+                };
+                let here: Vec<&FileStatus> = snapshot.files.iter().filter(differs).collect();
+                let there = status.files.iter().filter(|has| {
+                    let at = Path::new(&has.path);
+                    has.state != "absent"
+                        && !snapshot.files.iter().any(|file| file.source.path == at)
+                });
+                let here = here
+                    .iter()
+                    .map(|file| format!("{} is not loaded by it", file.source.path.display()));
+                let there =
+                    there.map(|file| format!("{} is loaded by it and was not checked", file.path));
+                for what in here.chain(there) {
+                    report.find(
+                        None,
+                        Problem::of_file(
+                            Severity::Warning,
+                            "daemon-differs",
+                            format!("the running daemon has other files: {what}"),
+                            "give `check` the flags and the environment of the unit",
+                        ),
+                    );
+                }
+            }
+            Err(error) => report.find(
+                None,
+                Problem::of_file(
+                    Severity::Warning,
+                    "daemon-silent",
+                    format!("{error:#}"),
+                    "`systemctl status offline-fs-kbc.service`; as root, if it runs",
+                ),
+            ),
+        }
+    }
+}

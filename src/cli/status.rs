@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `status`: how the running daemon stands.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+use offline_fs_kbc::proto::offline_fs_kbc::{Entry, File, GetRequest, GetResponse};
+use offline_fs_kbc::proto::offline_fs_kbc_ttrpc::StatusClient;
+use offline_fs_kbc::server::listener::Address;
+use offline_fs_kbc::text::{Age, count};
+use serde_json::{Value, json};
+
+use crate::cli::check::report::Format;
+use crate::cli::client;
+use crate::config::{Role, Root};
+
+/// Show how the running daemon stands: files, resources, requests
+///
+/// It has names and sizes, and never a value.
+///
+/// Example: offline-fs-kbc status --format json
+#[derive(Args)]
+pub struct Status {
+    /// The daemon's socket [default: the first of its default ones that answers]
+    #[arg(long, value_name = "ADDR")]
+    socket: Option<Address>,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+
+    #[command(flatten)]
+    root: Root,
+}
+
+impl Status {
+    /// Prints it.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        crate::process::seclude()?;
+        let addresses = match &self.socket {
+            Some(address) => vec![address.clone()],
+            None => default_addresses(&self.root)?,
+        };
+        let (address, status) = first(&addresses)?;
+        super::print(match self.format {
+            Format::Text => text(&address, &status),
+            Format::Json => format!("{:#}\n", to_json(&address, &status)),
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Where the daemon answers by default.
+fn default_addresses(root: &Root) -> anyhow::Result<Vec<Address>> {
+    Role::ALL
+        .into_iter()
+        .map(|role| root.socket(role))
+        .collect()
+}
+
+/// The status from the first of the addresses where one is given.
+fn first(addresses: &[Address]) -> anyhow::Result<(Address, GetResponse)> {
+    let mut errors = Vec::new();
+    for address in addresses {
+        match fetch(address) {
+            Ok(status) => return Ok((address.clone(), status)),
+            Err(error) => errors.push(error),
+        }
+    }
+    // A refusal tells more than a socket that isn't there.
+    let telling = errors.iter().position(|error| {
+        error
+            .root_cause()
+            .downcast_ref::<std::io::Error>()
+            .is_none()
+    });
+    match errors.into_iter().nth(telling.unwrap_or_default()) {
+        Some(error) => Err(error),
+        None => bail!("no socket to ask"),
+    }
+}
+
+/// The status of the daemon at `address`.
+///
+/// # Errors
+///
+/// Where nobody answers, or another program than this one.
+pub fn fetch(address: &Address) -> anyhow::Result<GetResponse> {
+    let status = client::call(address, async |ttrpc, context| {
+        StatusClient::new(ttrpc)
+            .get(context, &GetRequest::default())
+            .await
+    });
+    match status {
+        Err(error) if error.to_string().contains("UNIMPLEMENTED") => {
+            bail!(
+                "{address}: another program answers there, which has no status: an upstream agent?"
+            )
+        }
+        other => other,
+    }
+}
+
+/// The first two lines: who answers, and what it would tell systemd.
+pub fn headline(address: &Address, status: &GetResponse) -> String {
+    format!(
+        "offline-fs-kbc {}, pid {}, up {}, on {address}\n{}\n",
+        status.version,
+        status.pid,
+        Age(status.uptime_seconds),
+        status.summary
+    )
+}
+
+fn text(address: &Address, status: &GetResponse) -> String {
+    let mut text = headline(address, status);
+    text.push_str("files, of which the last that has a name counts:\n");
+    for file in &status.files {
+        let _ = writeln!(text, "  {}: {}", file.path, describe(file));
+        if !file.last_error.is_empty() {
+            let age = Age(file.last_error_seconds_ago.unwrap_or_default());
+            let _ = writeln!(text, "    last error {age} ago: {}", file.last_error);
+        }
+    }
+    list(&mut text, "resources", &status.resources);
+    list(&mut text, "keys", &status.keys);
+    if status.unlisted > 0 {
+        let _ = writeln!(text, "  and {} more", status.unlisted);
+    }
+    let outcomes: Vec<_> = status
+        .outcomes
+        .iter()
+        .map(|outcome| format!("{} {}", outcome.count, outcome.outcome))
+        .collect();
+    let outcomes = match outcomes.is_empty() {
+        true => "none".to_owned(),
+        false => outcomes.join(", "),
+    };
+    let _ = writeln!(text, "requests: {outcomes}");
+    let _ = writeln!(
+        text,
+        "connections: {}; refused: {}",
+        status.connections, status.peers_refused
+    );
+    if !status.recent.is_empty() {
+        text.push_str("last requests:\n");
+    }
+    for call in &status.recent {
+        let name = if call.name.is_empty() {
+            "-"
+        } else {
+            &call.name
+        };
+        let _ = writeln!(
+            text,
+            "  {} ago: {}: {} {name}: {}",
+            Age(call.milliseconds_ago / 1000),
+            call.peer,
+            call.method,
+            call.outcome
+        );
+    }
+    text
+}
+
+fn describe(file: &File) -> String {
+    let what = match file.kind.as_str() {
+        "resource" => "one resource".to_owned(),
+        "directory" => count(file.entries as usize, "file", "files"),
+        "keys" => count(file.entries as usize, "key", "keys"),
+        _ => count(file.entries as usize, "entry", "entries"),
+    };
+    let age = Age(file.loaded_seconds_ago.unwrap_or_default());
+    match file.state.as_str() {
+        "loaded" => {
+            let problems = match file.problems {
+                0 => String::new(),
+                n => format!(", {}", count(n as usize, "problem", "problems")),
+            };
+            format!("{what}, {} bytes, read {age} ago{problems}", file.bytes)
+        }
+        "kept" => format!("can't be used as it is; what it held {age} ago is served"),
+        "failed" => "can't be used".to_owned(),
+        state => state.to_owned(),
+    }
+}
+
+fn list(text: &mut String, heading: &str, entries: &[Entry]) {
+    if !entries.is_empty() {
+        let _ = writeln!(text, "{heading}:");
+    }
+    for entry in entries {
+        if entry.problem.is_empty() {
+            let _ = writeln!(
+                text,
+                "  {}: {} bytes, from {}",
+                entry.name, entry.bytes, entry.file
+            );
+        } else {
+            let _ = writeln!(
+                text,
+                "  {}: refused: {}, in {}",
+                entry.name, entry.problem, entry.file
+            );
+        }
+        for change in &entry.changes {
+            let _ = writeln!(text, "    mended: {change}");
+        }
+    }
+}
+
+fn to_json(address: &Address, status: &GetResponse) -> Value {
+    let files = status.files.iter().map(|file| {
+        let mut value = json!({
+            "path": file.path, "kind": file.kind, "state": file.state, "entries": file.entries,
+            "bytes": file.bytes, "problems": file.problems,
+            "loaded_seconds_ago": file.loaded_seconds_ago,
+        });
+        if !file.last_error.is_empty() {
+            value["last_error"] = json!(file.last_error);
+            value["last_error_seconds_ago"] = json!(file.last_error_seconds_ago);
+        }
+        value
+    });
+    let entries = |entries: &[Entry]| -> Vec<Value> {
+        let entry = |entry: &Entry| {
+            let mut value = json!({"name": entry.name, "bytes": entry.bytes, "file": entry.file});
+            if !entry.problem.is_empty() {
+                value["problem"] = json!(entry.problem);
+            }
+            if !entry.changes.is_empty() {
+                value["changes"] = json!(entry.changes);
+            }
+            value
+        };
+        entries.iter().map(entry).collect()
+    };
+    let outcomes = status.outcomes.iter();
+    let outcomes: serde_json::Map<String, Value> = outcomes
+        .map(|outcome| (outcome.outcome.clone(), json!(outcome.count)))
+        .collect();
+    let recent = status.recent.iter().map(|call| {
+        json!({
+            "peer": call.peer, "method": call.method, "name": call.name, "outcome": call.outcome,
+            "milliseconds_ago": call.milliseconds_ago,
+        })
+    });
+    json!({
+        "version": 1,
+        "program_version": status.version,
+        "socket": address.to_string(),
+        "pid": status.pid,
+        "uptime_seconds": status.uptime_seconds,
+        "summary": status.summary,
+        "files": files.collect::<Vec<_>>(),
+        "resources": entries(&status.resources),
+        "keys": entries(&status.keys),
+        "unlisted": status.unlisted,
+        "outcomes": outcomes,
+        "connections": status.connections,
+        "peers_refused": status.peers_refused,
+        "recent": recent.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A credential that every client would reject as a whole, made into one that they can read.
+//!
+//! Clients keep what they get for the life of the VM, before they parse it: a credential with one
+//! unusable entry costs the VM every private image. So what can't be read is mended on the way out, or
+//! refused with the reason; what can be read goes out untouched.
+
+use zeroize::Zeroizing;
+
+use crate::credential::{
+    AuthEntry, AuthFile, EntryError, Error, Login, MAX_MEMBERS, login_of_auth, secret_string,
+};
+use crate::json::{self, Member};
+use crate::resource::base64;
+use crate::text::{Shown, count};
+
+/// What becomes of a credential.
+pub enum Served {
+    /// Clients can read it as it is.
+    Untouched,
+    /// They can read this.
+    Repaired {
+        /// The credential.
+        text: Zeroizing<Vec<u8>>,
+        /// What was changed, a sentence each.
+        changes: Vec<String>,
+    },
+    /// No client could use any of it, for this reason.
+    Refused(String),
+}
+
+/// What a client is to get for the decoded bytes of a credential.
+pub fn repair(text: &[u8]) -> Served {
+    match AuthFile::parse(text) {
+        Ok(file) if file.is_readable() => Served::Untouched,
+        Ok(file) => rebuild(&file, Vec::new()),
+        Err(error) => match decoded_again(text) {
+            Some(inner) => repair_decoded(inner),
+            None => Served::Refused(not_an_auth_file(&error)),
+        },
+    }
+}
+
+/// The credential that was encoded twice, if it was.
+pub fn decoded_again(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let inner = base64::decode(std::str::from_utf8(text).ok()?).ok()?;
+    AuthFile::parse(&inner).is_ok().then_some(inner)
+}
+
+/// The sentence for what is no `auth.json` at all.
+pub fn not_an_auth_file(error: &Error) -> String {
+    format!("is not an auth.json: {error}")
+}
+
+fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
+    let mut changes = vec!["base64 was applied twice, and both are undone".to_owned()];
+    let rebuilt = match AuthFile::parse(&inner) {
+        Ok(file) if !file.is_readable() => rebuild(&file, std::mem::take(&mut changes)),
+        _ => Served::Untouched,
+    };
+    match rebuilt {
+        Served::Untouched => Served::Repaired {
+            text: inner,
+            changes,
+        },
+        other => other,
+    }
+}
+
+/// Writes the file anew, with its entries mended or left out. Everything else stays as it is.
+fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
+    if file.has_auths_twice() {
+        changes.push("\"auths\" came more than once; the last is left".to_owned());
+    }
+    let mut entries: Vec<(&str, Zeroizing<String>)> = Vec::new();
+    let mut first_reason = None;
+    for entry in &file.entries {
+        let key = Shown(&entry.key);
+        match (&entry.login, mend(entry)) {
+            (Ok(_), _) => entries.push((&entry.key, Zeroizing::new(entry.value.to_owned()))),
+            (Err(_), Some((mended, how))) => {
+                changes.push(format!("registry {key}: {how}"));
+                entries.push((&entry.key, mended));
+            }
+            (Err(reason), None) => {
+                changes.push(format!("registry {key}: left out: {reason}"));
+                first_reason.get_or_insert_with(|| format!("registry {key}: {reason}"));
+            }
+        }
+    }
+    if let (true, Some(reason)) = (entries.is_empty(), first_reason) {
+        let all = count(file.entries.len(), "registry", "registries");
+        return Served::Refused(format!("none of its {all} can be used: {reason}"));
+    }
+    let auths = object(entries.iter().map(|(key, value)| (*key, value.as_str())));
+    let mut members = Vec::new();
+    let last = file
+        .members
+        .iter()
+        .rposition(|member| member.name == "auths");
+    for (at, member) in file.members.iter().enumerate() {
+        match member.name.as_str() {
+            "auths" if Some(at) == last => members.push(("auths", auths.as_str())),
+            "auths" => {}
+            name => members.push((name, member.value)),
+        }
+    }
+    let text = object(members.into_iter());
+    Served::Repaired {
+        text: Zeroizing::new(text.as_bytes().to_vec()),
+        changes,
+    }
+}
+
+/// A usable entry in the place of an unusable one, and how it was made; none if it has no login.
+pub fn mend(entry: &AuthEntry<'_>) -> Option<(Zeroizing<String>, &'static str)> {
+    let reason = entry.login.as_ref().err()?;
+    let members = json::members(entry.value.as_bytes(), MAX_MEMBERS).ok()?;
+    let (login, how) = login_of(&members, *reason)?;
+    let auth = Zeroizing::new(format!("\"{}\"", *login.encode()));
+    let first = members.iter().position(|member| member.name == "auth");
+    let mut parts = Vec::new();
+    for (at, member) in members.iter().enumerate() {
+        match member.name.as_str() {
+            "auth" if Some(at) == first => parts.push(("auth", auth.as_str())),
+            "auth" => {}
+            name => parts.push((name, member.value)),
+        }
+    }
+    if first.is_none() {
+        parts.push(("auth", &auth));
+    }
+    Some((object(parts.into_iter()), how))
+}
+
+/// The login that an entry has in a form that clients don't read.
+fn login_of(members: &[Member<'_>], reason: EntryError) -> Option<(Login, &'static str)> {
+    let string = |name| secret_string(json::value(members, name)?);
+    if let Some(auth) = string("auth") {
+        if let Some(login) = login_of_auth(&auth) {
+            let how = match reason {
+                EntryError::AuthTwice => "\"auth\" came more than once; the last is left",
+                _ => "\"auth\" is encoded anew, without white space and with its padding",
+            };
+            return Some((login, how));
+        }
+        let again = base64::decode(&auth).ok();
+        let again = again
+            .as_ref()
+            .and_then(|text| std::str::from_utf8(text).ok());
+        if let Some(login) = again.and_then(login_of_auth) {
+            return Some((
+                login,
+                "base64 was applied to \"auth\" twice, and is undone once",
+            ));
+        }
+    }
+    let user = string("username").filter(|user| !user.is_empty() && !user.contains(':'))?;
+    let login = Login {
+        user: user.to_string(),
+        password: string("password").filter(|password| !password.is_empty())?,
+    };
+    Some((login, "\"auth\" is made from \"username\" and \"password\""))
+}
+
+/// A JSON object of members whose values are JSON already.
+fn object<'a>(members: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Zeroizing<String> {
+    let name = |name| serde_json::Value::from(name).to_string();
+    // Room for all of it, since a text that grows leaves copies behind.
+    let room = members
+        .clone()
+        .map(|(key, value)| name(key).len() + value.len() + 2);
+    let mut text = Zeroizing::new(String::with_capacity(room.sum::<usize>() + 2));
+    text.push('{');
+    for (index, (key, value)) in members.enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(&name(key));
+        text.push(':');
+        text.push_str(value);
+    }
+    text.push('}');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::unwrap_used)]
+    use super::*;
+    use ::base64::Engine as _;
+    use ::base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+
+    fn repaired(text: &str) -> (String, Vec<String>) {
+        match repair(text.as_bytes()) {
+            Served::Repaired { text, changes } => {
+                (String::from_utf8(text.to_vec()).unwrap(), changes)
+            }
+            Served::Untouched => panic!("untouched: {text}"),
+            Served::Refused(reason) => panic!("{reason}: {text}"),
+        }
+    }
+
+    /// Nothing that a client can read is changed by a byte.
+    #[test]
+    fn what_can_be_read_is_untouched() {
+        for text in [
+            r#"{"auths":{}}"#,
+            " { \"auths\" : { } , \"credsStore\":\"x\" } \n",
+            r#"{"auths":{"q":{"auth":"dTpw","email":"x"},"r":{"auth":"dTpw"}}}"#,
+        ] {
+            assert!(
+                matches!(repair(text.as_bytes()), Served::Untouched),
+                "{text}"
+            );
+        }
+    }
+
+    /// Order and other members stay; what is mended is mended in its place.
+    #[test]
+    fn one_bad_entry_costs_only_itself() {
+        let (text, changes) = repaired(
+            r#"{"a":1,"auths":{"x":{"auth":"dTpw", "more":[1]},"e":{},"u":{"username":"us\u0065r","password":"p\"w","auth":"","k":2},"t":{"identitytoken":"tok"}},"credsStore":"s"}"#,
+        );
+        let auth = STANDARD.encode("user:p\"w");
+        let expected = format!(
+            r#"{{"a":1,"auths":{{"x":{{"auth":"dTpw", "more":[1]}},"u":{{"username":"us\u0065r","password":"p\"w","auth":"{auth}","k":2}}}},"credsStore":"s"}}"#
+        );
+        assert_eq!(text, expected);
+        assert_eq!(
+            changes,
+            [
+                "registry \"e\": left out: no member \"auth\"",
+                "registry \"u\": \"auth\" is made from \"username\" and \"password\"",
+                "registry \"t\": left out: no member \"auth\"",
+            ]
+        );
+    }
+
+    /// Each form in which the field has seen a login.
+    #[test]
+    fn a_login_in_another_form_is_found() {
+        for (entry, expected) in [
+            (r#"{"auth":"dXNlcjpwYXM"}"#, "dXNlcjpwYXM="),
+            (r#"{"auth":"dXNl\ncjpw"}"#, "dXNlcjpw"),
+            (r#"{"auth":"ZFhObGNqcHc="}"#, "dXNlcjpw"),
+            (r#"{"auth":"eDp5","auth":"dTpw"}"#, "dTpw"),
+            (r#"{"auth":"!","username":"u","password":"p"}"#, "dTpw"),
+            (r#"{"username":"u","password":"p"}"#, "dTpw"),
+        ] {
+            let (text, changes) = repaired(&format!(r#"{{"auths":{{"q":{entry}}}}}"#));
+            assert!(text.contains(&format!(r#""auth":"{expected}""#)), "{text}");
+            assert_eq!(changes.len(), 1);
+        }
+        let inner = r#"{"auths":{"q":{"auth":"dTpw"}}}"#;
+        assert_eq!(repaired(&STANDARD.encode(inner)).0, inner);
+        let (text, changes) =
+            repaired(&STANDARD.encode(r#"{"auths":{"q":{},"r":{"auth":"dTpw"}}}"#));
+        assert_eq!(
+            (text.as_str(), changes.len()),
+            (r#"{"auths":{"r":{"auth":"dTpw"}}}"#, 2)
+        );
+        let (text, _) =
+            repaired(r#"{"auths":{"q":{"auth":"dTpw"}},"auths":{"r":{"auth":"dTpw"}}}"#);
+        assert_eq!(text, r#"{"auths":{"r":{"auth":"dTpw"}}}"#);
+    }
+
+    /// What no client could use is refused with a reason that holds no value.
+    #[test]
+    fn nothing_usable_is_refused() {
+        for text in [
+            "hunter2",
+            "{}",
+            r#"{"auths":["hunter2"]}"#,
+            r#"{"auths":{"q":{},"r":{"auth":"hunter2"}}}"#,
+            r#"{"auths":{"q":{"username":"hunter:2","password":"p"}}}"#,
+            r#"{"auths":{"q":{"username":"hunter2"}}}"#,
+        ] {
+            let Served::Refused(reason) = repair(text.as_bytes()) else {
+                panic!("{text}");
+            };
+            assert!(!reason.contains("hunter"), "{reason}");
+        }
+    }
+
+    /// Any JSON value, most of them near to what an entry is.
+    fn entry() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            Just("null".to_owned()),
+            Just("1".to_owned()),
+            "[a-zA-Z0-9+/=: ]{0,12}".prop_map(|text| format!("{text:?}")),
+            Just("\"dTpw\"".to_owned()),
+            Just("\"ZFhObGNqcHc=\"".to_owned()),
+        ];
+        let name = "auth|username|password|identitytoken|email";
+        proptest::collection::vec((name, value), 0..4).prop_map(|members| {
+            let members: Vec<_> = members
+                .iter()
+                .map(|(n, v)| format!("\"{n}\":{v}"))
+                .collect();
+            format!("{{{}}}", members.join(","))
+        })
+    }
+
+    proptest! {
+        /// What is served is what a client can read, and what was repaired needs no repair.
+        #[test]
+        fn what_is_repaired_can_be_read(entries in proptest::collection::vec(entry(), 0..5), twice: bool) {
+            let entries: Vec<_> = entries.iter().enumerate()
+                .map(|(n, entry)| format!("\"registry{n}\":{entry}")).collect();
+            let mut text = format!("{{\"auths\":{{{}}}}}", entries.join(","));
+            if twice { text = STANDARD.encode(text); }
+            match repair(text.as_bytes()) {
+                Served::Untouched => prop_assert!(AuthFile::parse(text.as_bytes()).unwrap().is_readable()),
+                Served::Repaired { text, changes } => {
+                    prop_assert!(AuthFile::parse(&text).unwrap().is_readable());
+                    prop_assert!(matches!(repair(&text), Served::Untouched));
+                    prop_assert!(!changes.is_empty());
+                }
+                Served::Refused(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The registry credential: what clients can't read, and what they read otherwise than it looks.
+
+use std::collections::BTreeMap;
+
+use crate::credential::find::{canonical_host, host_of_key};
+use crate::credential::repair::{decoded_again, mend, not_an_auth_file};
+use crate::credential::{AuthEntry, AuthFile, MEND};
+use crate::resource::problem::{Problem, Severity};
+use crate::text::Shown;
+
+/// What is wrong with the decoded bytes of a credential. The entry of a problem is the registry, its place
+/// one in `text`.
+pub fn lint(text: &[u8]) -> Vec<Problem> {
+    match AuthFile::parse(text) {
+        Ok(file) => lint_file(&file),
+        Err(error) => match decoded_again(text) {
+            Some(inner) => lint_encoded_twice(&inner),
+            None => vec![Problem::of_file(
+                Severity::Error,
+                "not-an-auth-json",
+                format!(
+                    "{}; a request for it is refused, and clients pull anonymously",
+                    not_an_auth_file(&error)
+                ),
+                MEND,
+            )],
+        },
+    }
+}
+
+fn lint_encoded_twice(inner: &[u8]) -> Vec<Problem> {
+    let mut found = vec![Problem::of_file(
+        Severity::Warning,
+        "base64-twice",
+        "base64 was applied twice; it is served decoded, but an upstream agent's clients would reject it",
+        "apply `base64 -w 0` once",
+    )];
+    if let Ok(file) = AuthFile::parse(inner) {
+        found.extend(lint_file(&file).into_iter().map(|problem| Problem {
+            // A place in what nobody sees.
+            position: None,
+            ..problem
+        }));
+    }
+    found
+}
+
+fn lint_file(file: &AuthFile<'_>) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if file.has_auths_twice() {
+        found.push(Problem::of_file(
+            Severity::Warning,
+            "auths-twice",
+            "\"auths\" comes more than once; the last is served, and an upstream agent's clients would reject it",
+            "put all registries into one",
+        ));
+    }
+    if file.names_credential_stores() {
+        found.push(Problem::of_file(
+            Severity::Warning,
+            "credential-store",
+            "clients ignore \"credsStore\" and \"credHelpers\"; only the logins in \"auths\" count",
+            MEND,
+        ));
+    }
+    let usable = |entry: &AuthEntry<'_>| entry.login.is_ok() || mend(entry).is_some();
+    let any = file.entries.iter().any(usable);
+    for entry in &file.entries {
+        let mut add = |severity, code, what: String, mend: &str| {
+            let problem = Problem::of_file(severity, code, what, mend);
+            found.push(problem.about_entry(&entry.key, Some(entry.position)));
+        };
+        match (&entry.login, mend(entry)) {
+            (Err(reason), Some((_, how))) => add(
+                Severity::Warning,
+                reason.code(),
+                format!(
+                    "{reason}; it is served mended ({how}), but an upstream agent's clients would reject \
+                     the whole credential"
+                ),
+                MEND,
+            ),
+            (Err(reason), None) => {
+                let meaning = match any {
+                    true => "it is left out, and pulls from this registry are anonymous",
+                    false => "no other can be used either, and all pulls are anonymous",
+                };
+                add(
+                    Severity::Error,
+                    reason.code(),
+                    format!("{reason}; {meaning}"),
+                    MEND,
+                );
+            }
+            (Ok(login), _)
+                if login.password.trim_end_matches(['\r', '\n']).len() < login.password.len() =>
+            {
+                add(
+                    Severity::Error,
+                    "password-newline",
+                    "the password ends in a line break, and the registry will refuse it".to_owned(),
+                    "encode without it: `printf %s user:password | base64 -w 0`",
+                );
+            }
+            (Ok(login), _) if login.user.is_empty() || login.password.is_empty() => add(
+                Severity::Warning,
+                "login-empty",
+                "user or password is empty, which few registries accept".to_owned(),
+                MEND,
+            ),
+            (Ok(_), _) => {}
+        }
+        if entry.has_identity_token {
+            add(
+                Severity::Warning,
+                "identity-token",
+                "clients ignore \"identitytoken\"; only user and password count".to_owned(),
+                MEND,
+            );
+        }
+        if let Some((what, mend)) = spelling(&entry.key) {
+            add(Severity::Warning, "registry-unmatched", what, &mend);
+        }
+    }
+    found.extend(doubles(file));
+    found
+}
+
+/// What is wrong with the spelling of a key that matches no image, and how to write it.
+fn spelling(key: &str) -> Option<(String, String)> {
+    let nothing = |why: &str| format!("{why}, so it matches no image, and pulls are anonymous");
+    let scheme = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| key.strip_prefix(scheme));
+    if key.is_empty() || key.contains(char::is_whitespace) {
+        return Some((
+            nothing("the registry's name is empty or has white space"),
+            MEND.to_owned(),
+        ));
+    }
+    if let Some(rest) = scheme {
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let usual = ["", "v1", "v2"].contains(&path.trim_end_matches('/'));
+        return (!usual).then(|| {
+            (
+                "behind a scheme clients look at the host alone: it counts for all of the registry"
+                    .to_owned(),
+                format!(
+                    "write {} for the part, or {} for all of it",
+                    Shown(rest),
+                    Shown(host)
+                ),
+            )
+        });
+    }
+    if key.contains("://") {
+        return Some((
+            nothing("its scheme is neither http nor https"),
+            MEND.to_owned(),
+        ));
+    }
+    let (host, path) = key.split_once('/').unwrap_or((key, ""));
+    let is_hub = canonical_host(host) == "index.docker.io";
+    if is_hub && ["v1", "v2"].contains(&path.trim_end_matches('/')) {
+        return Some((
+            nothing("without https:// its path counts, and no image has it"),
+            "write \"https://index.docker.io/v1/\"".to_owned(),
+        ));
+    }
+    if is_hub && host != "docker.io" && !path.is_empty() {
+        return Some((
+            nothing("with a path, Docker Hub's images are found as docker.io alone"),
+            format!("write {}", Shown(&format!("docker.io/{path}"))),
+        ));
+    }
+    if key.ends_with('/') {
+        return Some((
+            nothing("it ends in a slash"),
+            format!("write {}", Shown(key.trim_end_matches('/'))),
+        ));
+    }
+    let last = path.rsplit('/').next().unwrap_or_default();
+    if last.contains([':', '@']) {
+        let end = key.len() - last.len() + last.find([':', '@']).unwrap_or_default();
+        return Some((
+            nothing("it has a tag or a digest"),
+            format!("write {}", Shown(&key[..end])),
+        ));
+    }
+    None
+}
+
+/// Keys that name one registry, of which one counts.
+fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let mut by_host: BTreeMap<&str, Vec<&AuthEntry<'_>>> = BTreeMap::new();
+    let mut by_key: BTreeMap<&str, &AuthEntry<'_>> = BTreeMap::new();
+    for entry in &file.entries {
+        if by_key.insert(&entry.key, entry).is_some() {
+            let problem = Problem::of_file(
+                Severity::Warning,
+                "registry-twice",
+                "the registry comes more than once; its last entry counts",
+                "leave one of them",
+            );
+            found.push(problem.about_entry(&entry.key, Some(entry.position)));
+        }
+        by_host
+            .entry(canonical_host(host_of_key(&entry.key)))
+            .or_default()
+            .push(entry);
+    }
+    for (host, entries) in by_host {
+        let literal = |key: &str| key == host || host == "index.docker.io" && key == "docker.io";
+        let spellings: Vec<_> = entries
+            .iter()
+            .filter(|entry| !literal(&entry.key))
+            .collect();
+        let has_literal = spellings.len() < entries.len();
+        let distinct = spellings.iter().any(|entry| entry.key != spellings[0].key);
+        let what = match (has_literal, distinct) {
+            (true, _) if !spellings.is_empty() => {
+                "another entry has the registry's own name, which comes first; this one is never used"
+            }
+            (false, true) => {
+                "several entries name this registry in other spellings; which one a client takes is chance"
+            }
+            _ => continue,
+        };
+        for entry in spellings {
+            let problem = Problem::of_file(
+                Severity::Warning,
+                "registry-ambiguous",
+                what,
+                "leave one of them, by the registry's own name",
+            );
+            found.push(problem.about_entry(&entry.key, Some(entry.position)));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The codes of what is found for entries with these keys, each with a good login.
+    fn codes(keys: &[&str]) -> Vec<(String, &'static str)> {
+        let entry = |key: &&str| format!(r#""{key}":{{"auth":"dTpw"}}"#);
+        let entries: Vec<_> = keys.iter().map(entry).collect();
+        let text = format!(r#"{{"auths":{{{}}}}}"#, entries.join(","));
+        let found = lint(text.as_bytes()).into_iter();
+        found
+            .map(|problem| (problem.entry.unwrap_or_default(), problem.code))
+            .collect()
+    }
+
+    /// A spelling is reported if, and only if, it is no way to write a registry.
+    #[test]
+    fn spellings_that_match_nothing_are_found() {
+        for key in [
+            "quay.io",
+            "quay.io/org",
+            "quay.io:443",
+            "127.0.0.1:5000",
+            "docker.io",
+            "docker.io/org/app",
+            "index.docker.io",
+            "https://index.docker.io/v1/",
+            "https://quay.io",
+            "http://quay.io/v2/",
+        ] {
+            assert_eq!(codes(&[key]), [], "{key}");
+        }
+        for key in [
+            "",
+            "quay.io/",
+            "quay.io/org/app:1",
+            "quay.io/app@sha256:00",
+            "index.docker.io/v1/",
+            "index.docker.io/library",
+            "registry-1.docker.io/org",
+            "docker://quay.io",
+            "https://quay.io/org",
+            "quay.io /x",
+        ] {
+            assert_eq!(
+                codes(&[key]),
+                [(key.to_owned(), "registry-unmatched")],
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn doubles_are_found() {
+        let found = |keys: &[&str]| -> Vec<&'static str> {
+            codes(keys).into_iter().map(|(_, code)| code).collect()
+        };
+        assert_eq!(found(&["quay.io", "quay.io"]), ["registry-twice"]);
+        assert_eq!(
+            found(&["quay.io", "https://quay.io"]),
+            ["registry-ambiguous"]
+        );
+        assert_eq!(
+            found(&["docker.io", "https://index.docker.io/v1/"]),
+            ["registry-ambiguous"]
+        );
+        assert_eq!(
+            found(&["https://quay.io", "http://quay.io"]),
+            ["registry-ambiguous", "registry-ambiguous"]
+        );
+        assert_eq!(found(&["quay.io", "quay.io/org", "docker.io"]), [""; 0]);
+    }
+
+    /// Severity follows what the daemon makes of it, and no finding has a value.
+    #[test]
+    fn unusable_content_is_named() {
+        for (text, code, severity) in [
+            ("hunter2", "not-an-auth-json", Severity::Error),
+            ("{}", "not-an-auth-json", Severity::Error),
+            (
+                r#"{"auths":["hunter2"]}"#,
+                "not-an-auth-json",
+                Severity::Error,
+            ),
+            (r#"{"auths":{"q":{}}}"#, "auth-missing", Severity::Error),
+            (
+                r#"{"auths":{"q":"hunter2"}}"#,
+                "entry-not-an-object",
+                Severity::Error,
+            ),
+            (
+                r#"{"auths":{"q":{"auth":1}}}"#,
+                "auth-not-a-string",
+                Severity::Error,
+            ),
+            (
+                r#"{"auths":{"q":{"auth":"hunter2!"}}}"#,
+                "auth-base64",
+                Severity::Error,
+            ),
+            (
+                r#"{"auths":{"q":{"auth":"aHVudGVyMg=="}}}"#,
+                "auth-form",
+                Severity::Error,
+            ),
+            (
+                r#"{"auths":{"q":{"auth":"dTpodW50ZXIyCg=="}}}"#,
+                "password-newline",
+                Severity::Error,
+            ),
+            (
+                r#"{"auths":{"q":{"username":"u","password":"hunter2"}}}"#,
+                "auth-missing",
+                Severity::Warning,
+            ),
+            (
+                r#"{"auths":{"q":{"auth":"dTpodW50ZXIy\n"}}}"#,
+                "auth-loose",
+                Severity::Warning,
+            ),
+            ("eyJhdXRocyI6e319", "base64-twice", Severity::Warning),
+            (
+                r#"{"auths":{},"credsStore":"hunter2"}"#,
+                "credential-store",
+                Severity::Warning,
+            ),
+            (
+                r#"{"auths":{},"auths":{}}"#,
+                "auths-twice",
+                Severity::Warning,
+            ),
+            (
+                r#"{"auths":{"q":{"auth":"dTpw","identitytoken":"hunter2"}}}"#,
+                "identity-token",
+                Severity::Warning,
+            ),
+            (
+                r#"{"auths":{"q":{"auth":"dTo="}}}"#,
+                "login-empty",
+                Severity::Warning,
+            ),
+        ] {
+            let found = lint(text.as_bytes());
+            assert_eq!(found.len(), 1, "{text}: {found:?}");
+            assert_eq!(
+                (found[0].code, found[0].severity),
+                (code, severity),
+                "{text}"
+            );
+            assert!(!found[0].to_string().contains("hunter"), "{}", found[0]);
+        }
+        assert!(lint(br#"{"auths":{}}"#).is_empty());
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is wrong with the content of resources, beyond their file's form: what each means for a pull, and
+//! what mends it. No finding holds a part of a value.
+
+pub mod credential;
+pub mod policy;
+pub mod signing;
+pub mod userdata;
+
+use crate::resource::name::{CREDENTIAL, Name};
+use crate::resource::problem::{Problem, Severity};
+use crate::resource::store::Snapshot;
+use crate::text::EntryName;
+
+/// The largest resource that clients can take: what ttrpc carries in one message, less what goes around it.
+pub const MAX_RESOURCE_BYTES: usize = (4 << 20) - 32;
+
+/// What is wrong with one resource. `exists` tells which other resources there are.
+pub fn resource(name: &Name, bytes: &[u8], exists: &dyn Fn(&Name) -> bool) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if bytes.len() > MAX_RESOURCE_BYTES {
+        found.push(Problem::of_file(
+            Severity::Error,
+            "too-large",
+            format!(
+                "{} bytes, over the {MAX_RESOURCE_BYTES} that ttrpc can carry (4 MiB with what goes \
+                 around them); every request for it is refused",
+                bytes.len()
+            ),
+            "make the resource smaller",
+        ));
+    }
+    if bytes.is_empty() {
+        // Reported as empty, which is all there is to say.
+        return found;
+    }
+    found.extend(match name.as_str() {
+        CREDENTIAL => credential::lint(bytes),
+        "default/security-policy/test" => policy::lint(bytes, exists),
+        "default/sigstore-config/test" => signing::sigstore(bytes),
+        "default/gpg-public-config/test" => signing::gpg(bytes),
+        "default/cosign-public-key/test" => signing::cosign(bytes),
+        _ => Vec::new(),
+    });
+    found
+}
+
+/// What is wrong with all resources of a snapshot: the file, and the problem, which names the entry.
+pub fn snapshot(snapshot: &Snapshot) -> Vec<(&std::path::Path, Problem)> {
+    let exists = |name: &Name| snapshot.resources.contains_key(name);
+    let mut found = Vec::new();
+    for (name, resource) in &snapshot.resources {
+        let Ok(value) = &resource.value else { continue };
+        for problem in self::resource(name, value.expose(), &exists) {
+            found.push((&*resource.file, within(problem, name)));
+        }
+    }
+    found
+}
+
+/// The same problem as one of an entry of a resources file: what was an entry there is a part here.
+pub fn within(problem: Problem, name: &Name) -> Problem {
+    let what = match &problem.entry {
+        Some(part) => format!("registry {}: {}", EntryName(part), problem.what),
+        None => problem.what,
+    };
+    Problem {
+        entry: Some(name.as_str().to_owned()),
+        position: None,
+        what,
+        ..problem
+    }
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One file as it was loaded last, or one directory of files.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{error, info, warn};
+
+use crate::rate::{Before, CHANGES, Rate};
+use crate::resource::directory;
+use crate::resource::file::{self, Entries, Identity, Kind};
+use crate::resource::name::Name;
+use crate::resource::problem::{Problem, Severity};
+use crate::resource::store::{FileState, FileStatus, LOGGED_PROBLEMS, Source};
+use crate::text::count;
+
+/// What is remembered of one file.
+pub(super) struct Loaded {
+    source: Source,
+    /// The path again, as the resources share it.
+    file: Arc<Path>,
+    seen: Seen,
+    state: FileState,
+    /// The last good content.
+    entries: Entries,
+    /// When that was read.
+    since: Option<Instant>,
+    /// What went wrong last, and when.
+    last_error: Option<(Instant, String)>,
+    /// How often its state is logged.
+    rate: Rate,
+    /// Whether its state was not logged, since it changes too often.
+    unsaid: bool,
+    /// Of a directory, the files in it.
+    children: BTreeMap<ChildKey, Loaded>,
+}
+
+/// What tells a directory's files apart: by old names first, so that of two names of one resource the path
+/// counts.
+type ChildKey = (bool, Name);
+
+/// What was found at a file's path when it was looked at last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Never,
+    Absent,
+    /// It could not be read. Nothing shows when that ends, so each check tries again.
+    Unreadable,
+    Read {
+        identity: Identity,
+        settled: bool,
+    },
+}
+
+impl Loaded {
+    pub(super) fn new(source: Source) -> Self {
+        Self {
+            file: Arc::from(source.path.as_path()),
+            source,
+            seen: Seen::Never,
+            state: FileState::Absent,
+            entries: Entries::default(),
+            since: None,
+            last_error: None,
+            rate: Rate::new(CHANGES),
+            unsaid: false,
+            children: BTreeMap::new(),
+        }
+    }
+
+    /// Reads what changed since it was read last, or all of it, and logs what is new about it. Tells
+    /// whether anything was read, or went away.
+    pub(super) fn refresh(&mut self, all: bool) -> bool {
+        let changed = match self.source.kind {
+            Kind::Directory => self.list(all),
+            _ => (all || self.may_have_changed()) && self.load(),
+        };
+        self.log_news();
+        changed
+    }
+
+    /// This file, or the directory's own and all files in it.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.children.values())
+    }
+
+    pub(super) fn is_unsaid(&self) -> bool {
+        self.parts().any(|part| part.unsaid)
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(super) fn file(&self) -> &Arc<Path> {
+        &self.file
+    }
+
+    pub(super) fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    pub(super) fn status(&self) -> FileStatus {
+        FileStatus {
+            source: self.source.clone(),
+            state: self.state.clone(),
+            since: self.since,
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    fn may_have_changed(&self) -> bool {
+        match self.seen {
+            Seen::Never | Seen::Unreadable => true,
+            Seen::Absent => !matches!(Identity::of(&self.source.path), Err(e) if is_absent(&e)),
+            Seen::Read { identity, settled } => {
+                !settled || !matches!(Identity::of(&self.source.path), Ok(now) if now == identity)
+            }
+        }
+    }
+
+    /// Reads and parses the file; tells whether anything about it is new.
+    fn load(&mut self) -> bool {
+        let (seen, state) = match file::read(&self.source.path) {
+            Ok(content) => {
+                let seen = Seen::Read {
+                    identity: content.identity,
+                    settled: content.settled,
+                };
+                let bytes = content.text.len() as u64;
+                match file::parse(content.text, &self.source.kind) {
+                    Ok(mut entries) => {
+                        let state = FileState::Loaded {
+                            entries: entries.len(),
+                            bytes,
+                            problems: std::mem::take(&mut entries.problems),
+                            exposures: content.exposures,
+                        };
+                        self.entries = entries;
+                        (seen, state)
+                    }
+                    Err(problem) => (seen, self.failed(problem)),
+                }
+            }
+            Err(error) if is_absent(&error) => {
+                self.entries = Entries::default();
+                (Seen::Absent, FileState::Absent)
+            }
+            Err(error) => (
+                Seen::Unreadable,
+                self.failed(unreadable(&error, &self.file)),
+            ),
+        };
+        // A second look at the same state, because the clock left doubt, is no news.
+        let same_file = match (&self.seen, &seen) {
+            (Seen::Read { identity: old, .. }, Seen::Read { identity: new, .. }) => old == new,
+            (old, new) => old == new,
+        };
+        let news = !(same_file && self.state == state);
+        // The same state of a file may still be another content: see CLOCK_DOUBT.
+        let changed = news || matches!(seen, Seen::Read { .. });
+        self.seen = seen;
+        self.set(state, news);
+        changed
+    }
+
+    /// Lists the directory and refreshes the files in it; tells whether anything about them is new.
+    fn list(&mut self, all: bool) -> bool {
+        let mut changed = false;
+        let state = match directory::list(&self.source.path) {
+            Ok(listing) => {
+                let mut before = std::mem::take(&mut self.children);
+                for (is_old, name, path) in listing.files {
+                    let key = (!is_old, name);
+                    let source = Source {
+                        path,
+                        kind: Kind::Whole(key.1.clone()),
+                    };
+                    let mut child = match before.remove(&key) {
+                        Some(child) => child.moved(source),
+                        None => Self::new(source),
+                    };
+                    changed |= child.refresh(all);
+                    self.children.insert(key, child);
+                }
+                changed |= !before.is_empty();
+                FileState::Loaded {
+                    entries: self.children.len(),
+                    bytes: self.children.values().map(Self::bytes).sum(),
+                    problems: listing.problems,
+                    exposures: Vec::new(),
+                }
+            }
+            Err(error) if is_absent(&error) => {
+                changed = !std::mem::take(&mut self.children).is_empty();
+                FileState::Absent
+            }
+            Err(error) => self.failed(unreadable(&error, &self.file)),
+        };
+        let news = self.seen == Seen::Never || self.state != state;
+        self.seen = Seen::Absent;
+        self.set(state, news);
+        news || changed
+    }
+
+    /// The same at another path: what it held is kept until that is read.
+    fn moved(mut self, source: Source) -> Self {
+        if self.source != source {
+            self.file = Arc::from(source.path.as_path());
+            self.source = source;
+            self.seen = Seen::Never;
+        }
+        self
+    }
+
+    fn bytes(&self) -> u64 {
+        match self.state {
+            FileState::Loaded { bytes, .. } => bytes,
+            _ => 0,
+        }
+    }
+
+    fn set(&mut self, state: FileState, news: bool) {
+        match &state {
+            FileState::Loaded { .. } => self.since = Some(Instant::now()),
+            FileState::Failed { problem, .. } if news => {
+                self.last_error = Some((Instant::now(), problem.to_string()));
+            }
+            FileState::Failed { .. } => {}
+            FileState::Absent => self.since = None,
+        }
+        self.state = state;
+        self.unsaid |= news;
+    }
+
+    /// Logs the file's state if that is news and there was not too much of it.
+    fn log_news(&mut self) {
+        if self.unsaid {
+            if let Some(before) = self.rate.now() {
+                self.unsaid = false;
+                self.log(before);
+            }
+        }
+    }
+
+    fn failed(&self, problem: Problem) -> FileState {
+        let kept = !self.entries.is_empty() || !self.children.is_empty();
+        FileState::Failed { problem, kept }
+    }
+
+    fn log(&self, before: Before) {
+        let path = self.file.display();
+        match &self.state {
+            FileState::Absent => info!("{path}: absent{before}"),
+            FileState::Loaded {
+                entries,
+                bytes,
+                problems,
+                exposures,
+            } => {
+                let entries = match (&self.source.kind, entries) {
+                    (Kind::Whole(name), _) => format!("the resource {name}"),
+                    (Kind::Directory, n) => count(*n, "file", "files"),
+                    (_, n) => count(*n, "entry", "entries"),
+                };
+                info!("{path}: {entries}, {bytes} bytes{before}");
+                let exposures = exposures
+                    .iter()
+                    .map(|exposure| exposure.problem(&self.file));
+                let shown = problems.iter().take(LOGGED_PROBLEMS).cloned();
+                for problem in exposures.chain(shown) {
+                    match problem.severity {
+                        Severity::Error => error!("{path}: {problem}"),
+                        _ => warn!("{path}: {problem}"),
+                    }
+                }
+                if problems.len() > LOGGED_PROBLEMS {
+                    let more = problems.len() - LOGGED_PROBLEMS;
+                    error!("{path}: {more} more problems; `offline-fs-kbc check` lists them all");
+                }
+            }
+            FileState::Failed {
+                problem,
+                kept: true,
+            } => {
+                error!("{path}: {problem} (until then what it held before is served){before}");
+            }
+            FileState::Failed {
+                problem,
+                kept: false,
+            } => error!("{path}: {problem}{before}"),
+        }
+    }
+}
+
+/// Whether the error means that there is no file, rather than one that can't be read.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// The problem of a file that exists and can't be read.
+pub fn unreadable(error: &io::Error, path: &Path) -> Problem {
+    let mend = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "let its reader in: `chown root:root {0}; chmod 0600 {0}`",
+                path.display()
+            )
+        }
+        _ => "put a regular, readable file there, or remove it".to_owned(),
+    };
+    let what = format!("can't be read: {error}");
+    Problem::of_file(Severity::Error, "unreadable", what, mend)
+}

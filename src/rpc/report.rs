@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `offline_fs_kbc.Status`: how the daemon stands, in names and numbers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use ttrpc::asynchronous::{Service, TtrpcContext};
+
+use crate::proto::offline_fs_kbc::{Call, Count, Entry, File, GetRequest, GetResponse};
+use crate::proto::offline_fs_kbc_ttrpc::{Status, create_status};
+use crate::resource::file::Kind;
+use crate::resource::name::Name;
+use crate::resource::store::{FileState, FileStatus, Resource, Store};
+use crate::server::admission::Admission;
+use crate::server::call;
+use crate::server::ledger::{Ledger, Record};
+use crate::text::EntryName;
+
+/// How many entries are listed of resources and keys each: far above any use, and below what one message
+/// carries.
+const LISTED_ENTRIES: usize = 1_000;
+
+/// What the report is made from.
+pub struct Report {
+    /// The version of the program.
+    pub version: &'static str,
+    /// What is served.
+    pub store: Arc<Store>,
+    /// Who is in.
+    pub admission: Arc<Admission>,
+    /// What was answered.
+    pub ledger: Arc<Ledger>,
+    /// How it stands, in a line.
+    pub summary: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+/// The service.
+pub fn service(report: Arc<Report>) -> HashMap<String, Service> {
+    create_status(report)
+}
+
+#[async_trait]
+impl Status for Report {
+    async fn get(
+        &self,
+        _context: &TtrpcContext,
+        _request: GetRequest,
+    ) -> ttrpc::Result<GetResponse> {
+        call::keep_private();
+        let snapshot = self.store.snapshot();
+        let (connections, peers_refused) = self.admission.tally();
+        let listed = |entries: &BTreeMap<Name, Resource>| -> Vec<Entry> {
+            entries.iter().take(LISTED_ENTRIES).map(entry).collect()
+        };
+        let (resources, keys) = (listed(&snapshot.resources), listed(&snapshot.keys));
+        let all = snapshot.resources.len() + snapshot.keys.len();
+        let outcomes = self.ledger.outcomes().into_iter();
+        Ok(GetResponse {
+            version: self.version.to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: seconds_since(self.ledger.started()),
+            summary: (self.summary)(),
+            files: snapshot.files.iter().map(file).collect(),
+            unlisted: (all - resources.len() - keys.len()) as u64,
+            resources,
+            keys,
+            outcomes: outcomes
+                .map(|(outcome, count)| Count {
+                    outcome,
+                    count,
+                    ..Count::default()
+                })
+                .collect(),
+            connections: connections as u64,
+            peers_refused,
+            recent: self.ledger.recent().into_iter().map(recent).collect(),
+            ..GetResponse::default()
+        })
+    }
+}
+
+fn seconds_since(then: Instant) -> u64 {
+    then.elapsed().as_secs()
+}
+
+fn file(status: &FileStatus) -> File {
+    let (state, entries, bytes, problems) = match &status.state {
+        FileState::Absent => ("absent", 0, 0, 0),
+        FileState::Loaded {
+            entries,
+            bytes,
+            problems,
+            ..
+        } => ("loaded", *entries, *bytes, problems.len()),
+        FileState::Failed { kept: true, .. } => ("kept", 0, 0, 1),
+        FileState::Failed { kept: false, .. } => ("failed", 0, 0, 1),
+    };
+    let kind = match status.source.kind {
+        Kind::Resources => "resources",
+        Kind::Keys => "keys",
+        Kind::Whole(_) => "resource",
+        Kind::Directory => "directory",
+    };
+    File {
+        path: status.source.path.display().to_string(),
+        kind: kind.to_owned(),
+        state: state.to_owned(),
+        entries: entries as u64,
+        bytes,
+        problems: problems as u64,
+        loaded_seconds_ago: status.since.map(seconds_since),
+        last_error: status
+            .last_error
+            .as_ref()
+            .map(|(_, error)| error.clone())
+            .unwrap_or_default(),
+        last_error_seconds_ago: status.last_error.as_ref().map(|(at, _)| seconds_since(*at)),
+        ..File::default()
+    }
+}
+
+fn entry((name, resource): (&Name, &Resource)) -> Entry {
+    let name = match name {
+        Name::Path(path) if !EntryName(path).is_hidden() => name.to_string(),
+        name => EntryName(name.as_str()).to_string(),
+    };
+    Entry {
+        name,
+        bytes: resource
+            .value
+            .as_ref()
+            .map_or(0, |value| value.len() as u64),
+        file: resource.file.display().to_string(),
+        problem: resource.value.as_ref().err().cloned().unwrap_or_default(),
+        changes: resource.changes.clone(),
+        ..Entry::default()
+    }
+}
+
+fn recent(record: Record) -> Call {
+    Call {
+        peer: record.peer.describe(),
+        method: record.method,
+        name: record.subject,
+        outcome: record.outcome,
+        milliseconds_ago: u64::try_from(record.at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ..Call::default()
+    }
+}

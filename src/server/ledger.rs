@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What was answered: counts for each outcome, and the last requests, for a person who asks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::server::peer::Peer;
+
+/// How many requests are remembered: what fits a screen, and a few KiB.
+const RECENT: usize = 10;
+
+/// One answered request.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Who asked.
+    pub peer: Peer,
+    /// The method, as `/service/method`, fit to be shown.
+    pub method: String,
+    /// What it was about, never a value.
+    pub subject: String,
+    /// The status code's name.
+    pub outcome: String,
+    /// When it was answered.
+    pub at: Instant,
+}
+
+/// What was answered since the start.
+#[derive(Debug)]
+pub struct Ledger {
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    outcomes: BTreeMap<String, u64>,
+    recent: VecDeque<Record>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl Ledger {
+    /// Notes one.
+    pub fn record(&self, record: Record) {
+        let mut state = self.state();
+        match state.outcomes.get_mut(&record.outcome) {
+            Some(count) => *count += 1,
+            None => {
+                state.outcomes.insert(record.outcome.clone(), 1);
+            }
+        }
+        if state.recent.len() == RECENT {
+            state.recent.pop_back();
+        }
+        state.recent.push_front(record);
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// How often each outcome was.
+    pub fn outcomes(&self) -> BTreeMap<String, u64> {
+        self.state().outcomes.clone()
+    }
+
+    /// The last requests, the latest first.
+    pub fn recent(&self) -> Vec<Record> {
+        self.state().recent.iter().cloned().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many requests there are, few are remembered, and all are counted.
+    #[test]
+    fn few_are_remembered() {
+        let ledger = Ledger::default();
+        for n in 0..25 {
+            ledger.record(Record {
+                peer: Peer::default(),
+                method: format!("/s/{n}"),
+                subject: String::new(),
+                outcome: "OK".to_owned(),
+                at: Instant::now(),
+            });
+        }
+        let recent = ledger.recent();
+        assert_eq!(recent.len(), RECENT);
+        assert_eq!(
+            (recent[0].method.as_str(), recent[9].method.as_str()),
+            ("/s/24", "/s/15")
+        );
+        assert_eq!(ledger.outcomes()["OK"], 25);
+    }
+}
