@@ -9,6 +9,7 @@
 //! - [`resource`] reads the files, and holds the snapshot that is served.
 //! - [`keyprovider`] unwraps image layers' keys, [`sealedsecret`] opens sealed secrets; both are told
 //!   which key is meant.
+//! - [`userdata`] is the cloud-config by which a cloud hands a resources file to a VM.
 //! - [`credential`] reads `auth.json` as clients do.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
 //! - [`server`] knows sockets, frames and peers, and no resource.
@@ -22,12 +23,15 @@
 pub mod credential;
 pub mod json;
 pub mod keyprovider;
+#[cfg(feature = "tools")]
+pub mod random;
 pub mod rate;
 pub mod resource;
 pub mod rpc;
 pub mod sealedsecret;
 pub mod server;
 pub mod text;
+pub mod userdata;
 
 /// Messages and services generated from `protos/`.
 pub mod proto {
