@@ -21,7 +21,7 @@ use offline_fs_kbc::server::listener::{Address, AddressError};
 const RESOURCES: &str = "/etc/aa-offline_fs_kbc-resources.json";
 
 /// The keys file beside it.
-const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
+pub const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
 
 /// The directory of the attestation components' sockets.
 const RUN: &str = "/run/confidential-containers";
