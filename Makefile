@@ -43,19 +43,23 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 REGISTRY := target/registry/usr/bin/docker-registry
 TOOLS := target/tools
-TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
-	GO_CLIENT=$(CURDIR)/$(GO_CLIENT)
+# A skopeo that knows key providers: Debian's does since 13, whose libraries come along.
+SKOPEO := target/skopeo/usr/bin/skopeo
+TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) \
+	DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
+	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO)
 SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
 # What the tests call that a small machine may lack: strace, and what systemd reads units with.
 TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles
 # What builds, and what a person runs, is not what the unit runs.
-NOT_UNDER_FILTER := --skip image_build --skip commands --skip pull --skip units
+NOT_UNDER_FILTER := --skip image_build --skip commands --skip pull --skip units --skip tools \
+	--skip user_data --skip sealing --skip encrypted_images
 # A Go of Debian's with containerd's ttrpc, unpacked and not installed.
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: image build install uninstall test test-podvm demo registry go-client clean check-cargo check-image
+.PHONY: image build install uninstall test test-podvm demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
@@ -125,7 +129,7 @@ uninstall:
 
 # The tests run the release binary, built on its own: built with the tests, it would have their
 # crates' features too. They run twice: the second time a system call that the unit doesn't allow kills.
-test: build registry go-client $(TOOLS)/fetched $(SYSTEM_CALLS)
+test: build registry go-client skopeo $(TOOLS)/fetched $(SYSTEM_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked
 	$(TEST_ENV) PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages \
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
@@ -162,6 +166,15 @@ registry: $(REGISTRY)
 
 $(REGISTRY):
 	tests/fetch-debs $(CURDIR)/target/registry docker-registry
+
+skopeo: $(SKOPEO)
+
+# Run by the loader of its own C library, since this machine's may be older.
+$(SKOPEO): tests/fetch-debs tests/skopeo
+	tests/fetch-debs --suite trixie $(CURDIR)/target/skopeo skopeo libc6 libgpgme11t64 libassuan9 \
+		libgpg-error0 libsqlite3-0
+	mv $(SKOPEO) $(SKOPEO).elf
+	install -m 0755 tests/skopeo $(SKOPEO)
 
 go-client: $(GO_CLIENT)
 

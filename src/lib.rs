@@ -11,6 +11,7 @@
 //!   which key is meant.
 //! - [`credential`] reads `auth.json` as clients do, and mends what they would reject; [`lint`] finds what is
 //!   wrong with resources.
+//! - [`userdata`] is the cloud-config by which a cloud hands a resources file to a VM.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
 //! - [`server`] knows sockets, frames and peers, and no resource.
 //! - [`rate`] is how often messages come that peers and files cause.
@@ -24,6 +25,8 @@ pub mod credential;
 pub mod json;
 pub mod keyprovider;
 pub mod lint;
+#[cfg(feature = "tools")]
+pub mod random;
 pub mod rate;
 pub mod resource;
 pub mod rpc;

@@ -2,6 +2,9 @@
 
 //! Sealed secrets: a name of a resource, signed, in the form `sealed.<header>.<payload>.<signature>`.
 
+#[cfg(feature = "tools")]
+pub mod sign;
+
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
 use thiserror::Error;
@@ -141,6 +144,40 @@ impl<'a> Sealed<'a> {
                 "its type is neither \"vault\" nor \"envelope\"",
             )),
         }
+    }
+}
+
+/// What a payload says, whether it can be opened here or not.
+#[cfg(feature = "tools")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// `vault` or `envelope`, or whatever stands there.
+    pub kind: String,
+    /// The resource that a secret of type `vault` is.
+    pub name: Option<String>,
+    /// The key that one of type `envelope` is encrypted with.
+    pub key_id: Option<String>,
+    /// Who opens it.
+    pub provider: Option<String>,
+}
+
+#[cfg(feature = "tools")]
+impl Sealed<'_> {
+    /// What the payload says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`].
+    pub fn payload(&self) -> Result<Payload, Error> {
+        let payload = json::members(&self.payload, MAX_MEMBERS)
+            .map_err(|_| Error::Malformed("its payload is not a JSON object"))?;
+        let string = |name| json::string(&payload, name);
+        Ok(Payload {
+            kind: string("type").ok_or(Error::Malformed("its payload has no string \"type\""))?,
+            name: string("name"),
+            key_id: string("key_id"),
+            provider: string("provider"),
+        })
     }
 }
 

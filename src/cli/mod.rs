@@ -4,16 +4,28 @@
 
 mod check;
 mod client;
+#[cfg(feature = "tools")]
+mod document;
 mod findings;
 mod get;
 mod historic;
 mod inherited;
 #[cfg(feature = "tools")]
+mod keygen;
+#[cfg(feature = "tools")]
+mod keyprovider;
+#[cfg(feature = "tools")]
 mod pack;
 mod private_file;
+#[cfg(feature = "tools")]
+mod seal;
 mod serve;
 mod standing;
 mod status;
+#[cfg(feature = "tools")]
+mod unpack;
+#[cfg(feature = "tools")]
+mod unseal;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -41,6 +53,16 @@ enum Command {
     Status(status::Status),
     #[cfg(feature = "tools")]
     Pack(pack::Pack),
+    #[cfg(feature = "tools")]
+    Unpack(unpack::Unpack),
+    #[cfg(feature = "tools")]
+    Keygen(keygen::Keygen),
+    #[cfg(feature = "tools")]
+    Keyprovider(keyprovider::Keyprovider),
+    #[cfg(feature = "tools")]
+    Seal(seal::Seal),
+    #[cfg(feature = "tools")]
+    Unseal(unseal::Unseal),
 }
 
 /// Does what the command line says; the exit status is 0 for done, 1 for failed or problems found,
@@ -74,6 +96,16 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
         Command::Status(status) => status.run(),
         #[cfg(feature = "tools")]
         Command::Pack(pack) => pack.run(),
+        #[cfg(feature = "tools")]
+        Command::Unpack(unpack) => unpack.run(),
+        #[cfg(feature = "tools")]
+        Command::Keygen(keygen) => keygen.run(),
+        #[cfg(feature = "tools")]
+        Command::Keyprovider(keyprovider) => keyprovider.run(),
+        #[cfg(feature = "tools")]
+        Command::Seal(seal) => seal.run(),
+        #[cfg(feature = "tools")]
+        Command::Unseal(unseal) => unseal.run(),
     }
 }
 
@@ -87,6 +119,12 @@ fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("can't write to standard output"),
     }
+}
+
+/// Says on standard error what is no failure. Where nobody can read it, nothing is lost.
+#[cfg(feature = "tools")]
+fn warn(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "offline-fs-kbc: warning: {text}");
 }
 
 /// The component that the program is started as: under that one's name, or with its flags. Those had

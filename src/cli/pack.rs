@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `pack`: writes a resources file from what goes into it.
+//! `pack`: writes a resources file from what goes into it, or the user data that writes one in the VM.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
 use offline_fs_kbc::lint;
+use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::Problem;
 use offline_fs_kbc::rpc::getresource::answer_bytes;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::text::Shown;
+use offline_fs_kbc::{json, userdata};
 use zeroize::Zeroizing;
 
+use crate::cli::document::{Document, Entry};
 use crate::cli::private_file;
 
 /// Write a resources file from the files that go into it
@@ -49,6 +52,18 @@ pub struct Pack {
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
     resource: Vec<(Name, PathBuf)>,
 
+    /// Start from the entries of FILE, which may be the output; those given replace theirs
+    #[arg(long, value_name = "FILE")]
+    merge: Option<PathBuf>,
+
+    /// What to write
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    format: Format,
+
+    /// Have the user data write the daemon.json of cloud-api-adaptor too
+    #[arg(long, value_name = "FILE")]
+    daemon_json: Option<PathBuf>,
+
     /// How to write the names that have an old form (as Credential)
     #[arg(long, value_name = "FORM", default_value = "path")]
     names: Names,
@@ -64,6 +79,14 @@ enum Names {
     Path,
     /// Credential, where the file must also serve an upstream attestation-agent of early 2023
     Old,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// The resources file
+    Json,
+    /// Cloud-config user data that writes the resources file in the VM
+    CloudConfig,
 }
 
 fn named_file(text: &str) -> Result<(Name, PathBuf), String> {
@@ -83,10 +106,28 @@ impl Pack {
     /// Writes the file.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::seclude()?;
-        let output = self.output.clone();
-        let names = self.names;
-        let entries = self.entries()?;
-        let text = write(&entries, names)?;
+        let (output, merge) = (self.output.clone(), self.merge.clone());
+        let (names, format, daemon_json) = (self.names, self.format, self.daemon_json.clone());
+        if daemon_json.is_some() && format == Format::Json {
+            bail!("--daemon-json is for user data; add --format cloud-config");
+        }
+        let entries = self
+            .entries()?
+            .into_iter()
+            .map(|(name, file)| {
+                let old = name.old().filter(|_| names == Names::Old);
+                let entry = Entry::new(old.unwrap_or(name.as_str()), &encode(&name, &file)?)?;
+                Ok((name, entry))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let document = match merge {
+            Some(path) => Document::merge(&path, entries)?,
+            None => Document::new(entries),
+        };
+        let text = match format {
+            Format::Json => document.lines(),
+            Format::CloudConfig => cloud_config(&document, daemon_json.as_deref())?,
+        };
         match output {
             Some(path) => private_file::write(&path, text.as_bytes())?,
             None => super::print(text.as_bytes())?,
@@ -108,7 +149,7 @@ impl Pack {
         }
         let mut entries = entries.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         entries.extend(self.resource);
-        if entries.is_empty() {
+        if entries.is_empty() && self.merge.is_none() {
             bail!("nothing to pack; name a file, for example with --credential auth.json");
         }
         for (index, (name, _)) in entries.iter().enumerate() {
@@ -120,29 +161,45 @@ impl Pack {
     }
 }
 
-/// The text of the resources file, an entry a line.
-fn write(entries: &[(Name, PathBuf)], names: Names) -> anyhow::Result<Zeroizing<String>> {
-    let values = entries
-        .iter()
-        .map(|(name, file)| encode(name, file))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    // Room for all of it, since a text that grows leaves copies behind.
-    let names = entries.iter().map(|(name, _)| {
-        let old = name.old().filter(|_| names == Names::Old);
-        serde_json::to_string(old.unwrap_or(name.as_str()))
-    });
-    let names = names.collect::<Result<Vec<_>, _>>()?;
-    let room = names.iter().map(String::len).sum::<usize>()
-        + values.iter().map(|value| value.len() + 10).sum::<usize>();
-    let mut text = Zeroizing::new(String::with_capacity(room + 10));
-    for (index, (name, value)) in names.iter().zip(&values).enumerate() {
-        let before = if index == 0 { "{\n  " } else { ",\n  " };
-        for part in [before, name, ": \"", value, "\""] {
-            text.push_str(part);
+/// The user data that writes these files in the VM; warns where a platform takes no such amount.
+fn cloud_config(
+    document: &Document,
+    daemon_json: Option<&Path>,
+) -> anyhow::Result<Zeroizing<String>> {
+    document.check_delivery()?;
+    let resources = document.dense();
+    let daemon = daemon_json.map(read_daemon_json).transpose()?;
+    let mut files = Vec::new();
+    if let Some(daemon) = &daemon {
+        files.push((userdata::DAEMON_PATH, daemon.as_str()));
+    }
+    files.push((userdata::RESOURCES_PATH, resources.as_str()));
+    let data = userdata::write(&files).context("the resources can't be written as user data")?;
+    for platform in userdata::PLATFORMS {
+        if !platform.takes(data.len()) {
+            let size = platform.measure(data.len());
+            let encoded = match platform.form {
+                userdata::Form::Raw => "",
+                userdata::Form::Base64 => " in base64",
+            };
+            super::warn(format!(
+                "{} takes no more than {} bytes of user data{encoded}, and these are {size}",
+                platform.name, platform.most
+            ));
         }
     }
-    text.push_str("\n}\n");
-    Ok(text)
+    Ok(data)
+}
+
+/// The text of a daemon.json, which is not looked at beyond that it can be one.
+fn read_daemon_json(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let shown = path.display();
+    let content = file::read(path).with_context(|| format!("can't read {shown}"))?;
+    json::members(&content.text, file::MAX_ENTRIES).with_context(|| format!("{shown}"))?;
+    let text = std::str::from_utf8(content.text.trim_ascii())?;
+    userdata::write(&[(userdata::DAEMON_PATH, text)])
+        .with_context(|| format!("{shown} can't be written as user data"))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn encode(name: &Name, file: &Path) -> anyhow::Result<Zeroizing<String>> {

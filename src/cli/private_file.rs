@@ -64,3 +64,27 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }
+
+/// Writes `bytes` to `path`, a new file of mode 0600, where nothing may be yet.
+///
+/// # Errors
+///
+/// Where something is there, or it can't be written.
+#[cfg(feature = "tools")]
+pub fn create(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let create = || {
+        let temporary = beside(path)?;
+        // A link, unlike a rename, replaces nothing.
+        let written = write_new(&temporary, bytes).and_then(|()| {
+            fs::hard_link(&temporary, path).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    io::Error::other("it exists, and is not replaced; choose another name")
+                }
+                _ => error,
+            })
+        });
+        let _ = fs::remove_file(&temporary);
+        written
+    };
+    create().with_context(|| format!("can't create {}", path.display()))
+}

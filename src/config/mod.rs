@@ -22,7 +22,7 @@ use offline_fs_kbc::server::listener::{Address, AddressError};
 const RESOURCES: &str = "/etc/aa-offline_fs_kbc-resources.json";
 
 /// The keys file beside it.
-const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
+pub const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
 
 /// Where cloud-api-adaptor delivers the credential today, a plain `auth.json`.
 const AUTH_FILE: &str = "/run/peerpod/auth.json";
@@ -321,4 +321,14 @@ fn extra_files_of_environment() -> Vec<PathBuf> {
         .filter(|path| !path.is_empty())
         .map(|path| PathBuf::from(OsStr::from_bytes(path)))
         .collect()
+}
+
+/// What a file holds by its name: keys if it is called as the keys file, else resources.
+pub fn kind_of(path: &Path) -> Kind {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.ends_with("keys.json") {
+        Kind::Keys
+    } else {
+        Kind::Resources
+    }
 }

@@ -56,4 +56,22 @@ impl Packet {
             wrap_type: required("wrap_type")?,
         })
     }
+
+    /// The packet's text, with all members: those of 2023 take what they know, and later ones want the rest.
+    #[cfg(feature = "tools")]
+    pub fn write(&self) -> String {
+        use ::base64::Engine as _;
+        use ::base64::engine::general_purpose::STANDARD;
+        serde_json::json!({
+            "version": "0.1.0",
+            "kid": self.kid,
+            "wrapped_data": STANDARD.encode(&*self.wrapped_data),
+            "iv": STANDARD.encode(&*self.iv),
+            "wrap_type": self.wrap_type,
+            "provider": "kbs",
+            "provider_settings": {},
+            "annotations": {},
+        })
+        .to_string()
+    }
 }

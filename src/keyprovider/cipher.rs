@@ -55,3 +55,71 @@ fn decrypt_ctr(key: &[u8; KEY_BYTES], iv: &[u8], data: &[u8]) -> Option<Zeroizin
     cipher.try_apply_keystream(&mut text).ok()?;
     Some(text)
 }
+
+/// An algorithm to wrap with.
+#[cfg(feature = "tools")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// AES-256-GCM.
+    #[default]
+    Gcm,
+    /// AES-256-CTR, which authenticates nothing.
+    Ctr,
+}
+
+#[cfg(feature = "tools")]
+impl Algorithm {
+    /// The algorithm of this name, as parameters and packets have it.
+    pub fn of_name(name: &str) -> Option<Self> {
+        match name {
+            "A256GCM" => Some(Self::Gcm),
+            "A256CTR" => Some(Self::Ctr),
+            _ => None,
+        }
+    }
+
+    /// Its name in a packet's `wrap_type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gcm => "A256GCM",
+            Self::Ctr => "A256CTR",
+        }
+    }
+}
+
+/// Encrypts `data`, and gives the ciphertext, GCM's with the tag after it, and the initialisation vector,
+/// which is a fresh one.
+///
+/// # Errors
+///
+/// Where there are no random bytes.
+#[cfg(feature = "tools")]
+pub fn encrypt(
+    algorithm: Algorithm,
+    key: &[u8; KEY_BYTES],
+    data: &[u8],
+) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let failed = || std::io::Error::other("the key can't be wrapped");
+    let mut text = Vec::with_capacity(data.len() + TAG_BYTES);
+    text.extend_from_slice(data);
+    let iv = match algorithm {
+        Algorithm::Gcm => {
+            let iv = crate::random::bytes::<12>()?;
+            let tag = Aes256Gcm::new(key.into())
+                .encrypt_inout_detached((&*iv).into(), &[], text.as_mut_slice().into())
+                .map_err(|_| failed())?;
+            text.extend_from_slice(&tag);
+            iv.to_vec()
+        }
+        Algorithm::Ctr => {
+            let iv = crate::random::bytes::<16>()?;
+            let cipher = Ctr128BE::<aes_gcm::aes::Aes256>::new_from_slices(key, &*iv);
+            let mut cipher = cipher.map_err(|_| failed())?;
+            cipher
+                .try_apply_keystream(&mut text)
+                .map_err(|_| failed())?;
+            iv.to_vec()
+        }
+    };
+    Ok((text, iv))
+}

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Unwrapping of image layers' keys: ocicrypt's key-provider protocol, its annotation packets, and
-//! their ciphers. Which key an id means is for the caller to say.
+//! Unwrapping of image layers' keys, and on a build host wrapping: ocicrypt's key-provider protocol, its
+//! annotation packets, and their ciphers. Which key an id means is for the caller to say.
 
 pub mod annotation;
 pub mod cipher;
+#[cfg(feature = "tools")]
+pub mod command;
+#[cfg(feature = "tools")]
+pub mod parameters;
 pub mod protocol;
 
 use thiserror::Error;

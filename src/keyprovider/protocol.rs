@@ -4,13 +4,13 @@
 
 use std::fmt::Write as _;
 
-use crate::json;
+use crate::json::{self, Member};
 use crate::keyprovider::Error;
 use crate::keyprovider::annotation::Packet;
 use crate::resource::base64;
 
 /// The most members of an object of the protocol.
-const MAX_MEMBERS: usize = 100;
+pub(super) const MAX_MEMBERS: usize = 100;
 
 /// The packet that a request asks to unwrap.
 ///
@@ -31,7 +31,13 @@ pub fn read_unwrap(text: &[u8]) -> Result<Packet, Error> {
         json::value(&request, "keyunwrapparams").ok_or_else(|| fault("no \"keyunwrapparams\""))?;
     let parameters = json::members(parameters.as_bytes(), MAX_MEMBERS)
         .map_err(|_| fault("\"keyunwrapparams\" is no object"))?;
-    let annotation = json::string(&parameters, "annotation")
+    packet(&parameters)
+}
+
+/// The packet among the members of `keyunwrapparams`.
+pub(super) fn packet(parameters: &[Member<'_>]) -> Result<Packet, Error> {
+    let fault = |text: &str| Error::Protocol(text.to_owned());
+    let annotation = json::string(parameters, "annotation")
         .ok_or_else(|| fault("no string \"annotation\" in \"keyunwrapparams\""))?;
     let annotation = base64::decode(&annotation)
         .map_err(|error| Error::Protocol(format!("\"annotation\" is {error}")))?;

@@ -219,7 +219,7 @@ impl Entries {
 pub fn parse(text: Zeroizing<Vec<u8>>, kind: &Kind) -> Result<Entries, Problem> {
     match kind {
         Kind::Whole(name) => whole(text, name),
-        Kind::Resources | Kind::Keys | Kind::Directory => object(&text, kind),
+        Kind::Resources | Kind::Keys | Kind::Directory => parse_object(&text, kind),
     }
 }
 
@@ -246,7 +246,12 @@ fn whole(text: Zeroizing<Vec<u8>>, name: &Name) -> Result<Entries, Problem> {
     Ok(entries)
 }
 
-fn object(text: &[u8], kind: &Kind) -> Result<Entries, Problem> {
+/// Parses the text of a resources or keys file: a JSON object of base64.
+///
+/// # Errors
+///
+/// As for [`parse`].
+pub fn parse_object(text: &[u8], kind: &Kind) -> Result<Entries, Problem> {
     let members = json::members(text, MAX_ENTRIES)
         .map_err(|error| not_an_object(error, mend_object(kind)))?;
     let mut entries = Entries::default();

@@ -45,8 +45,10 @@ fn the_image_build_finds_a_static_binary_at_both_places() {
         let (_, stderr, code) = output(Command::new(place).arg("--version"));
         assert_eq!(code, Some(0), "{stderr}");
         // Without what only a build host needs.
-        let (_, stderr, code) = output(Command::new(place).args(["pack", "--help"]));
-        assert_eq!(code, Some(2), "{stderr}");
+        for tool in ["pack", "unpack", "keygen", "keyprovider", "seal", "unseal"] {
+            let (_, stderr, code) = output(Command::new(place).args([tool, "--help"]));
+            assert_eq!(code, Some(2), "{stderr}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use aes_gcm::aead::AeadInOut as _;
@@ -192,6 +193,8 @@ fn no_output_has_a_value() {
     };
     let file = root.path("input").display().to_string();
     let keys = root.path("keys.json").display().to_string();
+    let out = root.path("out").display().to_string();
+    let resource = format!("a/b/c={file}");
     let daemon = {
         let mut command = root.serve_hub();
         command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "1");
@@ -203,8 +206,38 @@ fn no_output_has_a_value() {
         fs::write(&keys, text).unwrap();
         root.rename_resources(text);
         root.write_keys(text);
+        // As seal wants a private key.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         for args in [
-            &["check", &file][..],
+            &["unpack", &file, "-C", &out, "--force"][..],
+            &["unpack", &keys, "-C", &out, "--force"],
+            &["pack", "--merge", &file, "-o", "/dev/null"],
+            &[
+                "pack",
+                "--merge",
+                &file,
+                "--format",
+                "cloud-config",
+                "-o",
+                "/dev/null",
+            ],
+            &[
+                "pack",
+                "--resource",
+                &resource,
+                "--format",
+                "cloud-config",
+                "--daemon-json",
+                &file,
+                "-o",
+                "/dev/null",
+            ],
+            &["keygen", "default/key/1", "--keys", &keys],
+            &["seal", "a/b/c", "--key", &file, "--kid", "k"],
+            &["unseal", "--show", "-", "--key", &file],
+            &["unseal", "--show", "-", "--no-verify"],
+            &["keyprovider", "--keys", &keys],
+            &["check", &file],
             &["check", &keys],
             &["check", "--root", &dir],
             &["pack", "--credential", &file, "-o", "/dev/null"],
@@ -228,7 +261,9 @@ fn no_output_has_a_value() {
                 "/dev/null",
             ],
         ] {
-            let (stdout, stderr, _) = output(command().args(args).env("RUST_BACKTRACE", "1"));
+            let mut command = command();
+            command.args(args).env("RUST_BACKTRACE", "1");
+            let (stdout, stderr, _) = output(command.stdin(fs::File::open(&file).unwrap()));
             check(&args.join(" "), &stdout);
             check(&args.join(" "), &stderr);
         }

@@ -20,6 +20,7 @@ use crate::cli::check::FileKind;
 use crate::cli::check::image::Credential;
 use crate::cli::check::report::Report;
 use crate::cli::findings;
+use crate::config::kind_of;
 
 /// Checks one file; gives the credential that is in it.
 pub fn check(path: &Path, kind: Option<FileKind>, report: &mut Report) -> Option<Credential> {
@@ -60,9 +61,7 @@ fn cannot_read(error: &std::io::Error, path: &Path) -> Problem {
 
 /// What the file is, by what is in it, and where that leaves it open by its name.
 fn guess(path: &Path, text: &[u8]) -> FileKind {
-    let named_keys = path
-        .file_name()
-        .is_some_and(|name| name.to_string_lossy().ends_with("keys.json"));
+    let named_keys = kind_of(path) == Kind::Keys;
     if text.starts_with(FIRST_LINE.as_bytes()) {
         return FileKind::UserData;
     }

@@ -162,8 +162,15 @@ impl Root {
         Daemon::start(self.serve_hub(), &self.socket_called("cdh.sock"))
     }
 
-    /// `serve` below this root.
+    /// `serve` below this root, where a credential may be any bytes.
     pub fn serve(&self) -> Command {
+        let mut command = self.serve_as_installed();
+        command.args(["--repair-credential", "off"]);
+        command
+    }
+
+    /// `serve` below this root, as it is without further flags.
+    pub fn serve_as_installed(&self) -> Command {
         let mut command = command();
         command.args(["serve", "--log-level", "debug", "--root"]);
         command.arg(self.dir());

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod image;
 pub mod registry;
 pub mod service_manager;
+pub mod skopeo;
 pub mod wire;
 
 use std::thread;

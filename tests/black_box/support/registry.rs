@@ -146,7 +146,7 @@ fn fresh_password() -> String {
 }
 
 /// A tar archive of one file.
-fn tar(path: &str, content: &[u8]) -> Vec<u8> {
+pub fn tar(path: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0; 512];
     let mut field = |at: usize, text: &str| {
         (&mut header[at..]).write_all(text.as_bytes()).unwrap();

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `keygen`: fresh keys, of image layers' keys and of signatures.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use nix::fcntl::{Flock, FlockArg};
+use offline_fs_kbc::json;
+use offline_fs_kbc::keyprovider::KEY_BYTES;
+use offline_fs_kbc::random;
+use offline_fs_kbc::resource::file::{self, Kind, MAX_ENTRIES};
+use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::resource::store::is_absent;
+use offline_fs_kbc::sealedsecret::sign::PrivateKey;
+use offline_fs_kbc::text::{EntryName, Shown};
+use zeroize::Zeroizing;
+
+use crate::cli::private_file;
+
+/// Make a key: one that encrypts images, or one that signs sealed secrets
+///
+/// A key for images is added to a keys file, which is made if it is missing; the other entries stay as
+/// they are, and none is ever replaced.
+#[derive(Args)]
+#[command(
+    override_usage = "offline-fs-kbc keygen <NAME> --keys <FILE>\n       offline-fs-kbc keygen --signing <FILE>"
+)]
+pub struct Keygen {
+    /// The key's id, for example kbs:///default/key/k1
+    #[arg(value_parser = key_id, requires = "keys", required_unless_present = "signing")]
+    name: Option<String>,
+
+    /// The keys file
+    #[arg(long, value_name = "FILE", requires = "name")]
+    keys: Option<PathBuf>,
+
+    /// Make a key that signs sealed secrets: the private JWK goes to FILE, a new file of mode 0600, the
+    /// public JWK to standard output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "keys"])]
+    signing: Option<PathBuf>,
+}
+
+fn key_id(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(char::is_control) || EntryName(text).is_hidden() {
+        return Err("a key's id is a line of at most 100 bytes".to_owned());
+    }
+    Name::parse(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+impl Keygen {
+    /// Makes the key.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        crate::process::seclude()?;
+        match (self.signing, self.name, self.keys) {
+            (Some(path), _, _) => {
+                let key = PrivateKey::generate()?;
+                private_file::create(&path, key.private_jwk().as_bytes())?;
+                super::print(key.public_jwk())?;
+            }
+            (None, Some(name), Some(path)) => {
+                add(&name, &path)?;
+                super::print(format!("{}: key {name} added\n", path.display()))?;
+            }
+            _ => bail!("name a key and a keys file: NAME --keys FILE"),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn add(name: &str, path: &Path) -> anyhow::Result<()> {
+    // Two of these at once must not lose a key: what is locked is the directory, since the file is
+    // replaced.
+    let _lock = lock_directory_of(path)?;
+    let shown = path.display();
+    let text = match file::read(path) {
+        Ok(content) => content.text,
+        Err(error) if is_absent(&error) && fs::symlink_metadata(path).is_err() => {
+            Zeroizing::new(b"{}\n".to_vec())
+        }
+        Err(error) => return Err(anyhow!(error).context(format!("can't read {shown}"))),
+    };
+    if let Err(problem) = file::parse_object(&text, &Kind::Keys) {
+        bail!("{shown}: {problem}");
+    }
+    let members = json::members(&text, MAX_ENTRIES)?;
+    let id = Name::parse(name)?;
+    let same = members
+        .iter()
+        .find(|member| Name::parse(&member.name) == Ok(id.clone()) || member.name == name);
+    if let Some(member) = same {
+        bail!(
+            "{shown} has the key {} already, as {} at {}; keys are never replaced: choose another id",
+            Shown(name),
+            EntryName(&member.name),
+            member.position
+        );
+    }
+    if members.len() == MAX_ENTRIES {
+        bail!("{shown} has {MAX_ENTRIES} entries, the most of one file");
+    }
+    let key = random::bytes::<KEY_BYTES>()?;
+    let value = Zeroizing::new(STANDARD.encode(*key));
+    let text = std::str::from_utf8(&text)?;
+    let text = insert(
+        text,
+        &serde_json::to_string(name)?,
+        &value,
+        members.is_empty(),
+    );
+    private_file::write(path, text.as_bytes())
+}
+
+fn lock_directory_of(path: &Path) -> anyhow::Result<Flock<File>> {
+    // The file behind a symbolic link is the one that is replaced.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = target.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let lock = File::open(directory).and_then(|file| {
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error))
+    });
+    lock.with_context(|| format!("can't lock {}", directory.display()))
+}
+
+/// The text of an object with one more member at its end, all that was there byte for byte.
+fn insert(text: &str, name: &str, value: &str, is_empty: bool) -> Zeroizing<String> {
+    // Nothing but white space follows the object's own brace.
+    let (object, rest) = text.split_at(text.rfind('}').unwrap_or(text.len()));
+    let before = object.trim_end();
+    let gap = &object[before.len()..];
+    let (comma, gap) = match (is_empty, gap.contains('\n')) {
+        (true, true) => ("\n  ", gap),
+        (true, false) => ("\n  ", "\n"),
+        (false, true) => (",\n  ", gap),
+        (false, false) => (", ", gap),
+    };
+    let parts = [before, comma, name, ": \"", value, "\"", gap, rest];
+    // Room for all of it, since a text that grows leaves copies behind.
+    let room = parts.iter().map(|part| part.len()).sum();
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    text.extend(parts);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_stays() {
+        for (text, expected) in [
+            ("{}\n", "{\n  \"n\": \"v\"\n}\n"),
+            ("{\n}", "{\n  \"n\": \"v\"\n}"),
+            ("{\"a\":1}", "{\"a\":1, \"n\": \"v\"}"),
+            ("{\n\t\"a\": {} }\n", "{\n\t\"a\": {}, \"n\": \"v\" }\n"),
+            (
+                "{\r\n\"a\": 1\r\n}\r\n",
+                "{\r\n\"a\": 1,\n  \"n\": \"v\"\r\n}\r\n",
+            ),
+        ] {
+            let is_empty = !text.contains('a');
+            assert_eq!(*insert(text, "\"n\"", "v", is_empty), expected);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `keyprovider`: ocicrypt's key-provider command, with the keys of a keys file.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use offline_fs_kbc::keyprovider;
+use offline_fs_kbc::keyprovider::KEY_BYTES;
+use offline_fs_kbc::keyprovider::annotation::Packet;
+use offline_fs_kbc::keyprovider::command::{self, MAX_REQUEST_BYTES, Request};
+use offline_fs_kbc::keyprovider::parameters::{PROVIDER, Parameters};
+use offline_fs_kbc::resource::file::{self, Kind};
+use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::resource::secret::Secret;
+use offline_fs_kbc::text::{Clean, Shown};
+use zeroize::Zeroizing;
+
+use crate::config::KEYS;
+
+/// Wrap and unwrap image layers' keys, as the command that ocicrypt runs
+///
+/// skopeo, buildah, podman and nerdctl start it, by the file that OCICRYPT_KEYPROVIDER_CONFIG names; a
+/// request comes on standard input, and its answer goes to standard output. Parameters follow after
+/// provider:attestation-agent: and are joined by :: - keyid=ID, a key of the keys file; keypath=FILE, a
+/// file of 32 bytes; algorithm=A256GCM (the default) or A256CTR.
+#[derive(Args)]
+pub struct Keyprovider {
+    /// The keys file; a resources file that has keys will do
+    #[arg(long, value_name = "FILE", default_value = KEYS)]
+    keys: PathBuf,
+}
+
+impl Keyprovider {
+    /// Answers one request.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        crate::process::seclude()?;
+        match Request::parse(&from_input()?)? {
+            Request::Wrap { parameters, data } => {
+                let packet = self.wrap(&parameters, &data)?;
+                super::print(command::write_wrapped(&packet))?;
+            }
+            Request::Unwrap { parameters, packet } => {
+                let data = self.unwrap(&parameters, &packet)?;
+                super::print(command::write_unwrapped(&data).as_bytes())?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn wrap(&self, parameters: &Parameters, data: &[u8]) -> anyhow::Result<Packet> {
+        let (kid, key) = match (&parameters.key_id, &parameters.key_path) {
+            (Some(id), None) => (kid(id), self.key(id)?),
+            (Some(id), Some(path)) => (kid(id), key_in(path)?),
+            (None, Some(path)) => (kid_of_file(path)?, key_in(path)?),
+            (None, None) => bail!(
+                "no key is named; write provider:{PROVIDER}:keyid=kbs:///default/key/k1, an id of \
+                 {}, or keypath=FILE",
+                self.keys.display()
+            ),
+        };
+        let key = key.expose().try_into()?;
+        let algorithm = parameters.algorithm.unwrap_or_default();
+        Ok(command::wrap(&kid, key, algorithm, data)?)
+    }
+
+    fn unwrap(
+        &self,
+        parameters: &Parameters,
+        packet: &Packet,
+    ) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let key = match (&parameters.key_path, &parameters.key_id) {
+            (Some(path), _) => key_in(path)?,
+            (None, Some(id)) => self.key(id)?,
+            (None, None) => self.key(&packet.kid)?,
+        };
+        let unwrapped = keyprovider::unwrap(packet, key.expose());
+        unwrapped.with_context(|| format!("the layer's key, by {}", Shown(&packet.kid)))
+    }
+
+    /// The key of this id in the keys file.
+    fn key(&self, id: &str) -> anyhow::Result<Secret> {
+        let shown = self.keys.display();
+        let content = file::read(&self.keys).with_context(|| {
+            format!("can't read the keys file {shown}; keyprovider --keys FILE names another")
+        })?;
+        let entries = match file::parse_object(&content.text, &Kind::Keys) {
+            Ok(entries) => entries,
+            Err(problem) => bail!("{shown}: {problem}"),
+        };
+        let name = Name::parse(id).unwrap_or_else(|_| Name::Other(id.to_owned()));
+        let by_path = entries.by_path.get(&name);
+        let by_old_name = entries.by_old_name.get(&name);
+        let good = [by_path, by_old_name].into_iter().flatten();
+        match good.clone().find_map(|value| value.as_ref().ok()) {
+            Some(key) => Ok(key.clone()),
+            None => match good.clone().find_map(|value| value.as_ref().err()) {
+                Some(reason) => bail!("{shown}: the key {name} {reason}"),
+                None => bail!(
+                    "{shown} has no key {name}; `offline-fs-kbc keygen {} --keys {shown}` makes one",
+                    Clean(id)
+                ),
+            },
+        }
+    }
+}
+
+/// The id as packets have it: today's clients want a URI where it can be one.
+fn kid(id: &str) -> String {
+    match Name::parse(id) {
+        Ok(Name::Path(path)) => format!("kbs:///{path}"),
+        _ => id.to_owned(),
+    }
+}
+
+/// The id of a key that only a file names: one that the VM's keys file can have, made from the file's
+/// name, and said.
+fn kid_of_file(path: &Path) -> anyhow::Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let name = name.filter(|name| name.chars().all(plain)).ok_or_else(|| {
+        anyhow!(
+            "{}: its name can't be a key's id; add keyid=kbs:///default/key/ID to the parameters",
+            path.display()
+        )
+    })?;
+    let kid = format!("kbs:///default/key/{name}");
+    super::warn(format!(
+        "the image says {kid} of its key, and the VM's keys file needs that id; keyid=ID says another"
+    ));
+    Ok(kid)
+}
+
+/// The key that a file is.
+fn key_in(path: &Path) -> anyhow::Result<Secret> {
+    let shown = path.display();
+    let content = file::read(path).with_context(|| format!("can't read {shown}"))?;
+    let size = content.text.len();
+    if size != KEY_BYTES {
+        bail!("{shown} has {size} bytes; a key has {KEY_BYTES}, raw and not in base64");
+    }
+    Ok(Secret::new(content.text))
+}
+
+fn from_input() -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let mut text = Zeroizing::new(Vec::new());
+    let read = io::stdin()
+        .lock()
+        .take(MAX_REQUEST_BYTES + 1)
+        .read_to_end(&mut text);
+    read.context("can't read standard input")?;
+    if text.len() as u64 > MAX_REQUEST_BYTES {
+        bail!("the request has over {MAX_REQUEST_BYTES} bytes, more than ocicrypt sends");
+    }
+    Ok(text)
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `seal`: makes sealed secrets.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use offline_fs_kbc::resource::exposure::Exposure;
+use offline_fs_kbc::resource::file;
+use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::sealedsecret::sign::PrivateKey;
+use offline_fs_kbc::text::Shown;
+
+/// Make a sealed secret, a signed name of a resource
+///
+/// It is printed. The resource itself goes into the resources file, and so does the public key, under the
+/// name that --kid says.
+#[derive(Args)]
+pub struct Seal {
+    /// The resource that the secret is, for example default/secret/db-password
+    #[arg(value_parser = resource)]
+    name: Name,
+
+    /// The private key, a JWK as `keygen --signing` makes it, which others can't read
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+
+    /// Where the VM has the public key: a resource as kbs:///default/signing-key/1, or a file's name below
+    /// /run/confidential-containers/cdh/sealed-secret
+    #[arg(long, value_name = "ID", value_parser = key_id)]
+    kid: String,
+}
+
+fn resource(text: &str) -> Result<Name, String> {
+    match Name::parse(text).map_err(|error| error.to_string())? {
+        name @ Name::Path(_) => Ok(name),
+        Name::Other(_) => Err(format!("{} is not <repository>/<type>/<tag>", Shown(text))),
+    }
+}
+
+fn key_id(text: &str) -> Result<String, String> {
+    if text.contains("://") {
+        return match Name::parse(text).map_err(|error| error.to_string())? {
+            Name::Path(path) => Ok(format!("kbs:///{path}")),
+            Name::Other(_) => Err("write kbs:///<repository>/<type>/<tag>".to_owned()),
+        };
+    }
+    if let Ok(Name::Path(path)) = Name::parse(text) {
+        return Err(format!("write kbs:///{path}, if it is a resource"));
+    }
+    if text.is_empty() || text.contains(['/', '\0']) || [".", ".."].contains(&text) {
+        return Err("it is neither a kbs:// URI nor a file's name".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+impl Seal {
+    /// Prints the sealed secret.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        crate::process::seclude()?;
+        let shown = self.key.display();
+        let content = file::read(&self.key).with_context(|| format!("can't read {shown}"))?;
+        let exposure = content
+            .exposures
+            .iter()
+            .find(|exposure| matches!(exposure, Exposure::Mode(_)));
+        // Who can read it can sign whatever the VMs are to believe.
+        if let Some(exposure) = exposure {
+            bail!(
+                "{shown}: {}, and make a new key if somebody did",
+                exposure.problem(&self.key)
+            );
+        }
+        let key = PrivateKey::from_jwk(&content.text).map_err(|error| {
+            anyhow!("{shown}: {error}; `offline-fs-kbc keygen --signing FILE` makes one")
+        })?;
+        super::print(key.seal(self.name.as_str(), &self.kid) + "\n")?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

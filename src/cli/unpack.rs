@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `unpack`: a resources file's entries as files.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use offline_fs_kbc::resource::file::{self, Entries, Value};
+use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::text::{EntryName, count};
+
+use crate::config::kind_of;
+
+/// Write the entries of a resources file as files, <repository>/<type>/<tag>
+///
+/// Old names go to their paths. An entry that is broken or has no place is reported, and the others are
+/// written. A file whose name ends in keys.json is taken for a keys file.
+#[derive(Args)]
+pub struct Unpack {
+    /// The resources file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Where to, made if it is missing; nothing is written outside
+    #[arg(short = 'C', value_name = "DIR")]
+    directory: PathBuf,
+
+    /// Replace files that exist
+    #[arg(long)]
+    force: bool,
+}
+
+impl Unpack {
+    /// Writes the files.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        crate::process::seclude()?;
+        let shown = self.file.display();
+        let content = file::read(&self.file).with_context(|| format!("can't read {shown}"))?;
+        let entries = match file::parse_object(&content.text, &kind_of(&self.file)) {
+            Ok(entries) => entries,
+            Err(problem) => bail!("{shown}: {problem}"),
+        };
+        let mut problems: Vec<String> = entries
+            .problems
+            .iter()
+            .map(|problem| problem.to_string())
+            .collect();
+        let directory = open_root(&self.directory)
+            .with_context(|| format!("can't open {}", self.directory.display()))?;
+        for (name, value) in chosen(&entries) {
+            // What is wrong with the value is among the problems.
+            let Ok(value) = value else { continue };
+            match place(&directory, name, value.expose(), self.force) {
+                Ok(()) => {
+                    let path = self.directory.join(name.as_str());
+                    super::print(format!("{}: {} bytes\n", path.display(), value.len()))?;
+                }
+                Err(error) => problems.push(format!(
+                    "entry {}: not written: {error}",
+                    EntryName(name.as_str())
+                )),
+            }
+        }
+        for problem in &problems {
+            super::warn(format!("{shown}: {problem}"));
+        }
+        if problems.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        bail!(
+            "{shown}: {}, see above",
+            count(problems.len(), "problem", "problems")
+        )
+    }
+}
+
+/// What the daemon would serve of each name: its path's value, unless that is broken and the old name's
+/// is not.
+fn chosen(entries: &Entries) -> impl Iterator<Item = (&Name, &Value)> {
+    let by_path = entries.by_path.iter().map(|(name, value)| {
+        let other = entries.by_old_name.get(name).filter(|old| old.is_ok());
+        (
+            name,
+            if value.is_ok() {
+                value
+            } else {
+                other.unwrap_or(value)
+            },
+        )
+    });
+    let only_old = entries.by_old_name.iter();
+    by_path.chain(only_old.filter(|(name, _)| !entries.by_path.contains_key(name)))
+}
+
+fn open_root(path: &Path) -> io::Result<File> {
+    if !path.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    }
+    let directory = File::open(path)?;
+    if directory.metadata()?.is_dir() {
+        Ok(directory)
+    } else {
+        Err(io::Error::other("it is not a directory"))
+    }
+}
+
+/// Writes one entry to its place below `root`, by steps of which none leaves it: a name is one step,
+/// and a symbolic link is none.
+fn place(root: &File, name: &Name, bytes: &[u8], force: bool) -> io::Result<()> {
+    let Name::Path(path) = name else {
+        return Err(io::Error::other(
+            "its name is not <repository>/<type>/<tag>, so it has no place",
+        ));
+    };
+    let parts: Vec<&str> = path.split('/').collect();
+    let [repository, kind, tag] = parts[..] else {
+        return Err(io::Error::other("its name has not three parts"));
+    };
+    if parts.iter().any(|part| [".", ".."].contains(part)) {
+        return Err(io::Error::other("its name has a part . or .."));
+    }
+    if path.contains('\0') {
+        return Err(io::Error::other("its name has a NUL"));
+    }
+    let directory = enter(&enter(root, repository)?, kind)?;
+    write(&directory, tag, bytes, force)
+}
+
+fn enter(parent: &impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(parent, name, flags, Mode::empty()).map_err(|error| match error {
+        Errno::ENOTDIR | Errno::ELOOP => io::Error::other(format!(
+            "{} is not a directory, and a symbolic link is not followed",
+            EntryName(name)
+        )),
+        error => error.into(),
+    })
+}
+
+fn write(directory: &OwnedFd, tag: &str, bytes: &[u8], force: bool) -> io::Result<()> {
+    let temporary = format!(".offline-fs-kbc.{}.tmp", process::id());
+    let temporary = temporary.as_str();
+    let remove = || unlinkat(directory, temporary, UnlinkatFlags::NoRemoveDir);
+    // One left over from a process of the same number that was killed.
+    let _ = remove();
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let file = openat(directory, temporary, flags | OFlag::O_CLOEXEC, mode)?;
+    let mut file = File::from(file);
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let placed = written.and_then(|()| {
+        if force {
+            // Whatever is there is replaced, a symbolic link too, and not what it points to.
+            Ok(renameat(directory, temporary, directory, tag)?)
+        } else {
+            // A link, unlike a rename, replaces nothing.
+            linkat(directory, temporary, directory, tag, AtFlags::empty()).map_err(|error| {
+                match error {
+                    Errno::EEXIST => io::Error::other("the file exists; --force replaces it"),
+                    error => error.into(),
+                }
+            })
+        }
+    });
+    // Gone already where it was renamed.
+    let _ = remove();
+    placed
+}

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `keyprovider` as the command of a stock skopeo, and the daemon with the very same keys file.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use offline_fs_kbc::proto::keyprovider::{
+    KeyProviderKeyWrapProtocolInput, KeyProviderKeyWrapProtocolOutput,
+};
+use serde_json::{Value, json};
+
+use crate::support::daemon::{Root, command, one, output, output_within, program, run};
+use crate::support::skopeo;
+use crate::support::wire::call;
+
+const ANNOTATION: &str = "org.opencontainers.image.enc.keys.provider.attestation-agent";
+
+/// What the layers hold, and an encrypted one must not show.
+const TEXTS: [&str; 2] = ["the first layer's text", "the second layer's text"];
+
+fn keys_file(root: &Root) -> PathBuf {
+    root.path("etc/aa-offline_fs_kbc-keys.json")
+}
+
+fn keygen(name: &str, keys: &Path) {
+    let keys = keys.display().to_string();
+    let (_, stderr, code) = run(&["keygen", name, "--keys", &keys]);
+    assert_eq!((stderr.as_str(), code), ("", Some(0)));
+}
+
+/// The file that `OCICRYPT_KEYPROVIDER_CONFIG` names.
+fn provider(root: &Root) -> PathBuf {
+    let args = json!(["keyprovider", "--keys", keys_file(root)]);
+    let config = json!({"key-providers": {"attestation-agent":
+        {"cmd": {"path": program(), "args": args}}}});
+    let path = root.path("ocicrypt.conf");
+    fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// Runs `keyprovider` with this request.
+fn ask(keys: &Path, request: &str) -> (String, String, Option<i32>) {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in");
+    fs::write(&input, request).unwrap();
+    let mut command = command();
+    command.arg("keyprovider").arg("--keys").arg(keys);
+    output(command.stdin(File::open(input).unwrap()))
+}
+
+fn wrap(parameters: Value) -> String {
+    json!({"op": "keywrap", "keywrapparams": {"ec": {"Parameters": parameters,
+        "DecryptConfig": {"Parameters": {}}}, "optsdata": STANDARD.encode("a layer's key")},
+        "keyunwrapparams": {"dc": null, "annotation": null}})
+    .to_string()
+}
+
+fn unwrap(parameters: Value, annotation: &str) -> String {
+    json!({"op": "keyunwrap", "keywrapparams": {"ec": null, "optsdata": null},
+        "keyunwrapparams": {"dc": {"Parameters": parameters}, "annotation": annotation}})
+    .to_string()
+}
+
+fn of(parameters: &str) -> Value {
+    json!({"attestation-agent": [STANDARD.encode(parameters)]})
+}
+
+fn annotation(answer: &str) -> String {
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    let annotation = &answer["keywrapresults"]["annotation"];
+    annotation.as_str().unwrap().to_owned()
+}
+
+fn packet(annotation: &str) -> Value {
+    serde_json::from_slice(&STANDARD.decode(annotation).unwrap()).unwrap()
+}
+
+/// What the daemon unwraps from an annotation.
+fn served(root: &Root, socket: &str, annotation: &str) -> Vec<u8> {
+    let request = json!({"op": "keyunwrap", "keywrapparams": {},
+        "keyunwrapparams": {"dc": {"Parameters": {}}, "annotation": annotation}});
+    let request = KeyProviderKeyWrapProtocolInput {
+        KeyProviderKeyWrapProtocolInput: request.to_string().into_bytes(),
+        ..KeyProviderKeyWrapProtocolInput::default()
+    };
+    let answer: KeyProviderKeyWrapProtocolOutput = call(
+        &root.socket_called(socket),
+        "keyprovider.KeyProviderService",
+        "UnWrapKey",
+        &request,
+    )
+    .unwrap();
+    let answer: Value = serde_json::from_slice(&answer.KeyProviderKeyWrapProtocolOutput).unwrap();
+    serde_json::from_value(answer["keyunwrapresults"]["optsdata"].clone()).unwrap()
+}
+
+/// A stock skopeo encrypts an image by the command and decrypts it again; the daemon, started with the
+/// very same keys file, gives each layer's key to clients of both generations.
+#[test]
+fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
+    let root = Root::new();
+    keygen("kbs:///default/key/k1", &keys_file(&root));
+    let provider = provider(&root);
+    let home = root.dir();
+    skopeo::write_image(&root.path("plain"), &TEXTS);
+    let _daemon = root.start_hub();
+    for (parameters, wrap_type) in [
+        ("keyid=kbs:///default/key/k1::algorithm=A256GCM", "A256GCM"),
+        ("keyid=default/key/k1", "A256GCM"),
+        ("keyid=kbs:///default/key/k1::algorithm=A256CTR", "A256CTR"),
+    ] {
+        for dir in ["encrypted", "decrypted"] {
+            let _ = fs::remove_dir_all(root.path(dir));
+        }
+        let key = format!("provider:attestation-agent:{parameters}");
+        let copy = [
+            "copy",
+            "--encryption-key",
+            &key,
+            "oci:plain:1",
+            "oci:encrypted:1",
+        ];
+        let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+        assert_eq!(code, Some(0), "{stderr}");
+
+        let plain = skopeo::layers(&root.path("plain"));
+        let encrypted = skopeo::layers(&root.path("encrypted"));
+        assert_eq!(encrypted.len(), TEXTS.len());
+        for ((layer, content), (_, plain)) in encrypted.iter().zip(&plain) {
+            let kind = layer["mediaType"].as_str().unwrap();
+            assert!(kind.ends_with("+encrypted"), "{kind}");
+            assert_ne!(content, plain);
+            let annotation = layer["annotations"][ANNOTATION].as_str().unwrap();
+            let packet = packet(annotation);
+            assert_eq!(packet["kid"], "kbs:///default/key/k1");
+            assert_eq!(packet["wrap_type"], wrap_type);
+            let keys = [
+                served(&root, "keyprovider.sock", annotation),
+                served(&root, "cdh.sock", annotation),
+            ];
+            assert_eq!(keys[0], keys[1]);
+            // What ocicrypt keeps of a layer: its key, and its digest in the clear.
+            let kept: Value = serde_json::from_slice(&keys[0]).unwrap();
+            assert!(kept["symkey"].is_string());
+            let (answer, stderr, code) = ask(&keys_file(&root), &unwrap(json!({}), annotation));
+            assert_eq!((stderr.as_str(), code), ("", Some(0)));
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            let by_command = answer["keyunwrapresults"]["optsdata"].as_str().unwrap();
+            assert_eq!(STANDARD.decode(by_command).unwrap(), keys[0]);
+        }
+
+        let key = "provider:attestation-agent";
+        let copy = [
+            "copy",
+            "--decryption-key",
+            key,
+            "oci:encrypted:1",
+            "oci:decrypted:1",
+        ];
+        let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+        assert_eq!(code, Some(0), "{stderr}");
+        let decrypted = skopeo::layers(&root.path("decrypted"));
+        for ((layer, content), (original, plain)) in decrypted.iter().zip(&plain) {
+            assert_eq!(layer["digest"], original["digest"]);
+            assert_eq!(content, plain);
+        }
+    }
+}
+
+/// What goes wrong reaches the person through skopeo's own error.
+#[test]
+fn skopeo_shows_what_is_wrong() {
+    let root = Root::new();
+    keygen("kbs:///default/key/k1", &keys_file(&root));
+    let provider = provider(&root);
+    let home = root.dir();
+    skopeo::write_image(&root.path("plain"), &TEXTS);
+    for (parameters, part) in [
+        (
+            "",
+            "no key is named; write provider:attestation-agent:keyid=",
+        ),
+        (":keyid=kbs:///default/key/k2", "has no key default/key/k2"),
+        (
+            ":keyid=kbs:///default/key/k1::algorithm=x",
+            "algorithm \\\"x\\\" is unknown",
+        ),
+    ] {
+        let key = format!("provider:attestation-agent{parameters}");
+        let copy = [
+            "copy",
+            "--encryption-key",
+            &key,
+            "oci:plain:1",
+            "oci:encrypted:1",
+        ];
+        let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains(part), "{parameters}: {stderr}");
+    }
+
+    let key = "provider:attestation-agent:keyid=kbs:///default/key/k1";
+    let copy = [
+        "copy",
+        "--encryption-key",
+        key,
+        "oci:plain:1",
+        "oci:encrypted:1",
+    ];
+    let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+    assert_eq!(code, Some(0), "{stderr}");
+    // Another key under the same id.
+    fs::remove_file(keys_file(&root)).unwrap();
+    keygen("kbs:///default/key/k1", &keys_file(&root));
+    let key = "provider:attestation-agent";
+    let copy = [
+        "copy",
+        "--decryption-key",
+        key,
+        "oci:encrypted:1",
+        "oci:decrypted:1",
+    ];
+    let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("does not decrypt with its key"), "{stderr}");
+}
+
+/// The walk-through of the docs, to the letter.
+#[test]
+fn the_docs_walk_through_works() {
+    let docs = include_str!("../../docs/encrypted-images.md");
+    let mut script = String::new();
+    for block in docs.split("```sh\n").skip(1) {
+        script.push_str(block.split("```").next().unwrap());
+    }
+    assert!(
+        script.contains("--encryption-key") && script.contains("keygen"),
+        "{script}"
+    );
+    let root = Root::new();
+    skopeo::write_image(&root.path("app"), &TEXTS);
+    let mut shell = skopeo::command_with_skopeo(root.dir(), "bash");
+    shell.args(["-euc", &script]);
+    let (stdout, stderr, code) = output_within(&mut shell, Duration::from_secs(120));
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    for line in docs.split("```text\n").skip(1) {
+        let shown = line.split("```").next().unwrap();
+        assert!(stdout.contains(shown), "{shown} is not in {stdout}");
+    }
+    let layers = ["app", "app-decrypted"].map(|dir| {
+        let layers = skopeo::layers(&root.path(dir));
+        layers.into_iter().map(|(_, content)| content)
+    });
+    assert!(layers[0].clone().eq(layers[1].clone()));
+    // What the walk-through puts into the image is what the daemon serves with.
+    fs::copy(
+        root.path("rootfs/etc/aa-offline_fs_kbc-keys.json"),
+        keys_file(&root),
+    )
+    .unwrap();
+    let _daemon = root.start();
+    for (layer, _) in skopeo::layers(&root.path("app-encrypted")) {
+        let annotation = layer["annotations"][ANNOTATION].as_str().unwrap();
+        assert!(!served(&root, "keyprovider.sock", annotation).is_empty());
+    }
+}
+
+/// The members that each generation of clients looks for, and an iv that is never the same.
+#[test]
+fn packets_have_the_members_of_old_and_new_ones() {
+    let root = Root::new();
+    let keys = keys_file(&root);
+    keygen("kbs:///default/key/k1", &keys);
+    keygen("old_id", &keys);
+    for (id, kid) in [
+        ("kbs:///default/key/k1", "kbs:///default/key/k1"),
+        ("kbs://host/default/key/k1", "kbs:///default/key/k1"),
+        ("/default/key/k1", "kbs:///default/key/k1"),
+        ("old_id", "old_id"),
+    ] {
+        let request = wrap(of(&format!("keyid={id}")));
+        let packets = [(); 2].map(|()| {
+            let (answer, stderr, code) = ask(&keys, &request);
+            assert_eq!((stderr.as_str(), code), ("", Some(0)));
+            packet(&annotation(&answer))
+        });
+        assert_ne!(packets[0]["iv"], packets[1]["iv"]);
+        let mut packet = packets[0].clone();
+        for (member, bytes) in [("iv", 12), ("wrapped_data", "a layer's key".len() + 16)] {
+            let value = packet[member].as_str().unwrap();
+            assert_eq!(STANDARD.decode(value).unwrap().len(), bytes, "{member}");
+            packet.as_object_mut().unwrap().remove(member);
+        }
+        let rest = json!({"version": "0.1.0", "kid": kid, "wrap_type": "A256GCM", "provider": "kbs",
+            "provider_settings": {}, "annotations": {}});
+        assert_eq!(packet, rest);
+    }
+}
+
+/// A key that is a file: by its own name, or by that which `keyid` says; both ways.
+#[test]
+fn a_key_may_be_a_file() {
+    let root = Root::new();
+    let keys = root.path("none.json");
+    let path = root.path("k1");
+    fs::write(&path, [7; 32]).unwrap();
+    for (more, kid, warns) in [
+        ("", "kbs:///default/key/k1", true),
+        ("::keyid=a/b/c", "kbs:///a/b/c", false),
+    ] {
+        let parameters = of(&format!("keypath={}{more}", path.display()));
+        let (answer, stderr, code) = ask(&keys, &wrap(parameters.clone()));
+        assert_eq!(code, Some(0), "{stderr}");
+        assert_eq!(stderr.contains("keyid=ID says another"), warns, "{stderr}");
+        let annotation = annotation(&answer);
+        assert_eq!(packet(&annotation)["kid"], kid);
+        let (answer, stderr, code) = ask(&keys, &unwrap(parameters, &annotation));
+        assert_eq!((stderr.as_str(), code), ("", Some(0)));
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let expected = json!({"keyunwrapresults": {"optsdata": STANDARD.encode("a layer's key")}});
+        assert_eq!(answer, expected);
+        // The daemon finds it under that id.
+        root.write_keys(&one(kid, [7; 32]));
+        let _daemon = root.start();
+        assert_eq!(
+            served(&root, "keyprovider.sock", &annotation),
+            b"a layer's key"
+        );
+    }
+}
+
+/// Requests that can't be answered: exit status 1, nothing on standard output, and never a key.
+#[test]
+fn what_cannot_be_answered_is_said() {
+    let root = Root::new();
+    let keys = keys_file(&root);
+    root.write_keys(
+        &json!({"default/key/1": STANDARD.encode([7; 32]), "short": "c2hvcnQ="}).to_string(),
+    );
+    fs::write(root.path("base64"), STANDARD.encode([7; 32])).unwrap();
+    let path = |name: &str| format!("keypath={}", root.path(name).display());
+    let good = annotation(&ask(&keys, &wrap(of("keyid=default/key/1"))).0);
+    let of_nobody = STANDARD.encode(
+        json!({"kid": "kbs:///a/b/c", "wrapped_data": "", "iv": "",
+        "wrap_type": "A256GCM"})
+        .to_string(),
+    );
+    for (request, part) in [
+        (String::new(), "not ocicrypt's key-provider protocol: empty"),
+        ("hunter2".to_owned(), "not ocicrypt's key-provider protocol"),
+        ("{}".to_owned(), "no string \"op\""),
+        (r#"{"op":"sing"}"#.to_owned(), "op \"sing\" is neither"),
+        (
+            r#"{"op":"keywrap"}"#.to_owned(),
+            "no object \"keywrapparams\"",
+        ),
+        (
+            r#"{"op":"keywrap","keywrapparams":null}"#.to_owned(),
+            "no object \"keywrapparams\"",
+        ),
+        (
+            wrap(json!({})),
+            "no parameters of the provider attestation-agent",
+        ),
+        (
+            wrap(json!({"other": ["eA=="]})),
+            "no parameters of the provider attestation-agent",
+        ),
+        (wrap(of("Enabled")), "no key is named"),
+        (wrap(of("algorithm=A256GCM")), "no key is named"),
+        (
+            wrap(of("keyid=default/key/1::sample=true")),
+            "\"sample\" is unknown",
+        ),
+        (
+            wrap(of("keyid=default/key/1::algorithm=AES")),
+            "\"AES\" is unknown",
+        ),
+        (
+            wrap(of("keyid=default/key/2")),
+            "has no key default/key/2; `offline-fs-kbc keygen",
+        ),
+        (
+            wrap(of("keyid=short")),
+            "the key \"short\" decodes to 5 bytes; a key has 32",
+        ),
+        (
+            wrap(of(&path("missing"))),
+            "missing\n  because: No such file",
+        ),
+        (
+            wrap(of(&path("base64"))),
+            "has 44 bytes; a key has 32, raw and not in base64",
+        ),
+        (
+            wrap(json!({"attestation-agent": ["eA==", "eA=="]})),
+            "2 sets of them",
+        ),
+        (unwrap(json!({}), "!"), "\"annotation\" is not base64"),
+        (unwrap(json!({}), "e30="), "annotation packet is malformed"),
+        (unwrap(json!({}), &of_nobody), "has no key a/b/c"),
+        (unwrap(of("hello=1"), &good), "\"hello\" is unknown"),
+        (" ".repeat((1 << 20) + 1), "over 1048576 bytes"),
+    ] {
+        let (stdout, stderr, code) = ask(&keys, &request);
+        assert_eq!(
+            (stdout.as_str(), code),
+            ("", Some(1)),
+            "{request:.200}: {stderr}"
+        );
+        assert!(stderr.contains(part), "{request:.200}: {stderr}");
+        for secret in ["hunter2", "a layer's key", &STANDARD.encode([7; 32])] {
+            assert!(!stderr.contains(secret), "{stderr}");
+        }
+    }
+    let (stdout, stderr, code) = ask(&root.path("none.json"), &wrap(of("keyid=default/key/1")));
+    assert_eq!((stdout.as_str(), code), ("", Some(1)));
+    assert!(stderr.contains("can't read the keys file"), "{stderr}");
+    // What a client of 2023 sends beside the packet names no key.
+    let (_, stderr, code) = ask(&keys, &unwrap(of("offline_fs_kbc::null"), &good));
+    assert_eq!(code, Some(0), "{stderr}");
+}
