@@ -39,6 +39,17 @@ pub fn of_content(snapshot: &Snapshot) -> Vec<(Severity, String)> {
     findings
 }
 
+/// The problem of a whole file, with what it means.
+pub fn of_whole_file(problem: Problem) -> Problem {
+    Problem {
+        what: format!(
+            "{}; nothing of it is served, but what a running daemon had from it before",
+            problem.what
+        ),
+        ..problem
+    }
+}
+
 /// What is no mistake for certain, and yet may be why a pull fails: the file, if it is about one, and the
 /// problem.
 pub fn notes(snapshot: &Snapshot) -> Vec<(Option<PathBuf>, Problem)> {

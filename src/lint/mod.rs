@@ -13,8 +13,9 @@ use crate::resource::problem::{Problem, Severity};
 use crate::resource::store::Snapshot;
 use crate::text::EntryName;
 
-/// The largest resource that clients can take: what ttrpc carries in one message, less what goes around it.
-pub const MAX_RESOURCE_BYTES: usize = (4 << 20) - 32;
+/// The largest resource that clients can take: what ttrpc carries in one message, less the twelve bytes that go
+/// around it.
+pub const MAX_RESOURCE_BYTES: usize = (4 << 20) - 12;
 
 /// What is wrong with one resource. `exists` tells which other resources there are.
 pub fn resource(name: &Name, bytes: &[u8], exists: &dyn Fn(&Name) -> bool) -> Vec<Problem> {

@@ -260,13 +260,26 @@ fn items(text: &str) -> Vec<Item<'_>> {
 /// A value on one line, without its quotes.
 fn scalar(text: &str) -> Option<Zeroizing<String>> {
     let text = text.trim();
+    let ends = |rest: &str| rest.is_empty() || rest.trim_start().starts_with('#');
     if let Some(rest) = text.strip_prefix('\'') {
-        let inner = rest.strip_suffix('\'')?;
-        return Some(Zeroizing::new(inner.replace("''", "'")));
+        let mut inner = Zeroizing::new(String::with_capacity(rest.len()));
+        let mut parts = rest.split('\'');
+        inner.push_str(parts.next()?);
+        // A quote that is doubled stands for itself.
+        while let Some(part) = parts.next() {
+            if !part.is_empty() || parts.clone().next().is_none() {
+                return ends(part).then_some(inner);
+            }
+            inner.push('\'');
+            inner.push_str(parts.next()?);
+        }
+        return None;
     }
     if text.starts_with('"') {
         // What JSON has as a string YAML has too.
-        return serde_json::from_str(text).map(Zeroizing::new).ok();
+        let mut strings = serde_json::Deserializer::from_str(text).into_iter::<String>();
+        let string = Zeroizing::new(strings.next()?.ok()?);
+        return ends(&text[strings.byte_offset()..]).then_some(string);
     }
     let bare = text.split(" #").next().unwrap_or_default().trim_end();
     let is_plain =

@@ -285,12 +285,18 @@ pub fn parse_object(text: &[u8], kind: &Kind) -> Result<Entries, Problem> {
                 mend_value(kind),
             )),
             Ok(_) => {}
-            Err((code, reason)) => entries.problems.push(problem(
-                Severity::Error,
-                code,
-                reason.clone(),
-                mend_value(kind),
-            )),
+            Err((code, reason)) => {
+                let meaning = match (kind, name.as_str()) {
+                    (Kind::Keys, _) => "layers that need it can't be decrypted",
+                    (_, CREDENTIAL) => "requests for it are refused, and clients pull anonymously",
+                    _ => "requests for it are refused",
+                };
+                let what = format!("{reason}; {meaning}");
+                let mend = mend_value(kind);
+                entries
+                    .problems
+                    .push(problem(Severity::Error, code, what, mend));
+            }
         }
         let value = value.map_err(|(_, reason)| reason);
         let twice = if Name::is_old(&member.name) {
@@ -450,8 +456,8 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "line 2 column 13: entry \"a/b/bad\": not base64: offset 2 has a character outside the alphabet; put the output of `base64 -w 0 FILE` there",
-                "line 2 column 33: entry \"a/b/list\": an array instead of a string of base64; put the output of `base64 -w 0 FILE` there",
+                "line 2 column 13: entry \"a/b/bad\": not base64: offset 2 has a character outside the alphabet; requests for it are refused; put the output of `base64 -w 0 FILE` there",
+                "line 2 column 33: entry \"a/b/list\": an array instead of a string of base64; requests for it are refused; put the output of `base64 -w 0 FILE` there",
             ]
         );
     }

@@ -129,6 +129,8 @@ mod tests {
             answer.payload = resource.write_to_bytes().unwrap_or_default();
             assert_eq!(answer_bytes(length), answer.compute_size());
         }
+        let cap = crate::server::limits::MAX_MESSAGE_BYTES as u64;
+        assert_eq!(answer_bytes(crate::lint::MAX_RESOURCE_BYTES), cap);
     }
 
     /// One message, two meanings: the third field decides.

@@ -238,7 +238,8 @@ fn a_flood_of_requests_takes_no_memory() {
     let root = Root::with(&one("Credential", "x"));
     // Without a line for each request: the log is not what is measured.
     let mut command = crate::support::daemon::command();
-    command.args(["serve", "--root"]).arg(root.dir());
+    command.args(["serve", "--repair-credential", "off", "--root"]);
+    command.arg(root.dir());
     let daemon = Daemon::start(command, &root.socket());
     get(&root.socket(), &g2(CREDENTIAL)).unwrap();
     // What the daemon holds, without the pages of its program, which come in with use.
@@ -280,7 +281,8 @@ fn a_crowd_leaves_nothing_behind() {
     raise_own_limit();
     let root = Root::with(&one("Credential", "x"));
     let mut command = crate::support::daemon::command();
-    command.args(["serve", "--root"]).arg(root.dir());
+    command.args(["serve", "--repair-credential", "off", "--root"]);
+    command.arg(root.dir());
     let daemon = Daemon::start(command, &root.socket());
     get(&root.socket(), &g2(CREDENTIAL)).unwrap();
     let before = memory(&daemon, "VmRSS");

@@ -15,7 +15,7 @@ use offline_fs_kbc::proto::api::{
     GetResourceRequest, GetResourceResponse, UnsealSecretInput, UnsealSecretOutput,
 };
 
-use crate::support::daemon::{Daemon, Root, called, called_apart, complaints, one};
+use crate::support::daemon::{ANONYMOUS, Daemon, Root, called, called_apart, complaints, one};
 use crate::support::service_manager::Manager;
 use crate::support::wire::{RECORDED_G2, Wire, call, g2, get};
 
@@ -94,19 +94,19 @@ fn which_sockets_are_served() {
     // One address may be several sockets: it has the services of each.
     let mut command = root.serve();
     command.arg("--cdh-sock").arg(root.socket());
-    root.write_resources(&one("Credential", "x"));
+    root.write_resources(&one("Credential", ANONYMOUS));
     let _daemon = Daemon::start(command, &root.socket());
-    assert_eq!(get_from_hub(&root.socket()), b"x");
+    assert_eq!(get_from_hub(&root.socket()), ANONYMOUS.as_bytes());
     assert_eq!(
         get(&root.socket(), &g2("/default/credential/test")).unwrap(),
-        b"x"
+        ANONYMOUS.as_bytes()
     );
 }
 
 /// Under the hub's name only its own socket is served, which may be named by its file.
 #[test]
 fn the_hub_serves_its_own_socket() {
-    let root = Root::with(&one("Credential", "x"));
+    let root = Root::with(&one("Credential", ANONYMOUS));
     let socket = root.path("hub/cdh.sock");
     let config = root.path("cdh.toml");
     fs::write(
@@ -122,7 +122,7 @@ fn the_hub_serves_its_own_socket() {
     command.arg("-c").arg(&config);
     command.env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", root.resources());
     let daemon = Daemon::start(command, &socket);
-    assert_eq!(get_from_hub(&socket), b"x");
+    assert_eq!(get_from_hub(&socket), ANONYMOUS.as_bytes());
     let payload = r#"{"type":"vault","name":"kbs:///default/credential/test"}"#;
     let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(payload);
     let request = UnsealSecretInput {
@@ -131,7 +131,11 @@ fn the_hub_serves_its_own_socket() {
     };
     let answer: UnsealSecretOutput =
         call(&socket, "api.SealedSecretService", "UnsealSecret", &request).unwrap();
-    assert_eq!(answer.plaintext, b"x", "the file switches verification off");
+    assert_eq!(
+        answer.plaintext,
+        ANONYMOUS.as_bytes(),
+        "the file switches verification off"
+    );
     let log = daemon.log();
     for part in [
         "ERROR",
@@ -151,7 +155,7 @@ fn the_hub_serves_its_own_socket() {
 /// can't honour. Default addresses lie in a /run of the daemon's own.
 #[test]
 fn every_historic_command_line_starts() {
-    let root = Root::with(&one("Credential", "x"));
+    let root = Root::with(&one("Credential", ANONYMOUS));
     let a = root.path("a.sock");
     let address = format!("unix://{}", a.display());
     let config = root.path("aa.toml");
@@ -209,7 +213,7 @@ fn the_hub_starts_without_its_file() {
 /// copy, and waits for the socket. Each address stays answered, and each copy's end is its own.
 #[test]
 fn kata_agents_start_beside_the_unit() {
-    let root = Root::with(&one("Credential", "x"));
+    let root = Root::with(&one("Credential", ANONYMOUS));
     let manager = Manager::new();
     let mut unit = Daemon::spawn(manager.manage(root.serve()));
     manager.wait_for("READY=1");
@@ -237,7 +241,7 @@ fn kata_agents_start_beside_the_unit() {
     );
     assert_eq!(
         get(&root.socket(), &g2("/default/credential/test")).unwrap(),
-        b"x"
+        ANONYMOUS.as_bytes()
     );
     let log = copy.log();
     assert_eq!(log.matches("it is left to that one").count(), 2, "{log}");
@@ -252,7 +256,7 @@ fn kata_agents_start_beside_the_unit() {
     });
     assert_eq!(
         get(&root.socket(), &g2("/default/credential/test")).unwrap(),
-        b"x"
+        ANONYMOUS.as_bytes()
     );
     assert_eq!(inode(&root.socket()), before);
 
@@ -269,7 +273,7 @@ fn kata_agents_start_beside_the_unit() {
 /// The other way round: the unit ends, and leaves the copy's socket alone.
 #[test]
 fn the_units_end_leaves_the_copys_socket() {
-    let root = Root::with(&one("Credential", "x"));
+    let root = Root::with(&one("Credential", ANONYMOUS));
     let manager = Manager::new();
     let mut unit = Daemon::spawn(manager.manage(root.serve()));
     manager.wait_for("READY=1");
@@ -295,7 +299,7 @@ fn the_units_end_leaves_the_copys_socket() {
 /// A client that connects while kata-agent takes a path away and starts a copy is answered.
 #[test]
 fn a_client_at_that_moment_is_answered() {
-    let root = Root::with(&one("Credential", "x"));
+    let root = Root::with(&one("Credential", ANONYMOUS));
     let _unit = root.start();
     let attestation = root.socket_called("attestation-agent.sock");
     let mut answers = 0;
@@ -305,7 +309,7 @@ fn a_client_at_that_moment_is_answered() {
         let copy = Daemon::spawn(root.serve());
         while !live(&root, "attestation-agent.sock") {
             let found = get(&root.socket(), &g2("/default/credential/test"));
-            assert_eq!(found.unwrap(), b"x");
+            assert_eq!(found.unwrap(), ANONYMOUS.as_bytes());
             answers += 1;
         }
         copies.push(copy);
@@ -318,7 +322,7 @@ fn a_client_at_that_moment_is_answered() {
 #[test]
 fn overlapping_copies() {
     for hub_first in [true, false] {
-        let root = Root::with(&one("Credential", "x"));
+        let root = Root::with(&one("Credential", ANONYMOUS));
         let hub_only = || {
             let mut command = root.serve_hub();
             command.args(["--keyprovider-sock", "none"]);
@@ -363,7 +367,7 @@ fn overlapping_copies() {
 /// A stock confidential-data-hub beside the daemon keeps its socket, whoever asks for it.
 #[test]
 fn a_stock_hub_keeps_its_socket() {
-    let root = Root::with(&one("Credential", "x"));
+    let root = Root::with(&one("Credential", ANONYMOUS));
     fs::create_dir_all(root.path("run/confidential-containers")).unwrap();
     let path = root.socket_called("cdh.sock");
     let stock = UnixListener::bind(&path).unwrap();

@@ -13,7 +13,7 @@ use offline_fs_kbc::proto::keyprovider::{
 };
 use serde_json::{Value, json};
 
-use crate::support::daemon::{Root, command, one, output, output_within, program, run};
+use crate::support::daemon::{Daemon, Root, command, one, output, output_within, program, run};
 use crate::support::skopeo;
 use crate::support::wire::call;
 
@@ -262,7 +262,7 @@ fn the_docs_walk_through_works() {
         keys_file(&root),
     )
     .unwrap();
-    let _daemon = root.start();
+    let _daemon = Daemon::start(root.serve(), &root.socket_called("keyprovider.sock"));
     for (layer, _) in skopeo::layers(&root.path("app-encrypted")) {
         let annotation = layer["annotations"][ANNOTATION].as_str().unwrap();
         assert!(!served(&root, "keyprovider.sock", annotation).is_empty());

@@ -352,7 +352,7 @@ fn an_oversized_answer_is_refused() {
     assert!(
         daemon
             .log()
-            .contains("entry \"a/b/large\": an answer of 4194305 bytes")
+            .contains("entry \"a/b/large\": 4194293 bytes, over the 4194292")
     );
 }
 

@@ -93,7 +93,8 @@ fn a_dropped_secret_is_in_no_page() {
         };
         let root = Root::with(&text);
         let mut command = command();
-        command.args(["serve", "--root"]).arg(root.dir());
+        command.args(["serve", "--repair-credential", "off", "--root"]);
+        command.arg(root.dir());
         let daemon = Daemon::start(command, &root.socket());
         let mut wire = Wire::connect(&root.socket());
         let ask = get_frame(1, &g2("/default/credential/test"));

@@ -118,7 +118,8 @@ impl Subject<'_> {
         let mut entries = match file::parse(text, kind) {
             Ok(entries) => entries,
             Err(problem) => {
-                self.report.find(Some(self.path), problem);
+                self.report
+                    .find(Some(self.path), findings::of_whole_file(problem));
                 return None;
             }
         };
@@ -216,7 +217,7 @@ impl Subject<'_> {
                     self.find_all(large.map(|found| too_large_for_delivery(found.len())));
                     credential = found.or(credential);
                 }
-                Err(problem) => self.find_all([about(problem)]),
+                Err(problem) => self.find_all([about(findings::of_whole_file(problem))]),
             }
         }
         credential

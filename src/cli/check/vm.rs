@@ -67,7 +67,9 @@ fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {
     let shown = path.display();
     match &file.state {
         FileState::Absent => report.line(format!("{shown}: absent")),
-        FileState::Failed { problem, .. } => report.find(Some(path), problem.clone()),
+        FileState::Failed { problem, .. } => {
+            report.find(Some(path), findings::of_whole_file(problem.clone()));
+        }
         FileState::Loaded {
             entries,
             bytes,

@@ -159,7 +159,7 @@ impl Root {
 
     /// A running daemon with cdh.sock.
     pub fn start_hub(&self) -> Daemon {
-        Daemon::start(self.serve_hub(), &self.socket_called("cdh.sock"))
+        loaded(self.serve_hub())
     }
 
     /// `serve` below this root, where a credential may be any bytes.
@@ -177,10 +177,29 @@ impl Root {
         command
     }
 
-    /// A running daemon below this root.
+    /// A running daemon below this root, which has loaded its files.
     pub fn start(&self) -> Daemon {
-        Daemon::start(self.serve(), &self.socket())
+        loaded(self.serve())
     }
+
+    /// The same without further flags.
+    pub fn start_as_installed(&self) -> Daemon {
+        loaded(self.serve_as_installed())
+    }
+}
+
+/// Starts the daemon and waits for the end of its first load. It answers before that.
+fn loaded(command: Command) -> Daemon {
+    let mut daemon = Daemon::spawn(command);
+    wait_for("the first load", || {
+        daemon.expect_alive();
+        // The last of the files.
+        daemon
+            .log()
+            .contains("/run/peerpod/auth.json")
+            .then_some(())
+    });
+    daemon
 }
 
 /// A resources file with one value under one name.
@@ -202,12 +221,16 @@ impl Daemon {
     pub fn start(command: Command, socket: &Path) -> Self {
         let mut daemon = Self::spawn(command);
         wait_for("the socket", || {
-            if let Some(status) = daemon.child.0.try_wait().unwrap() {
-                panic!("ended with {status}: {}", daemon.log());
-            }
+            daemon.expect_alive();
             UnixStream::connect(socket).ok()
         });
         daemon
+    }
+
+    fn expect_alive(&mut self) {
+        if let Some(status) = self.child.0.try_wait().unwrap() {
+            panic!("ended with {status}: {}", self.log());
+        }
     }
 
     /// The same, with its log going elsewhere.
