@@ -81,6 +81,7 @@ fn clean(command: &mut Command) {
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
         .env_remove("JOURNAL_STREAM")
+        .env_remove("CREDENTIALS_DIRECTORY")
         .stdin(Stdio::null());
 }
 

@@ -27,7 +27,7 @@ pub struct Registry {
     pub host: String,
     /// The password of [`USER`], made for this run.
     pub password: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// Where the Makefile unpacks the registry.
@@ -54,10 +54,45 @@ impl Registry {
         let hash = bcrypt::hash(&password, 4).unwrap();
         let htpasswd = dir.path().join("htpasswd");
         fs::write(&htpasswd, format!("{USER}:{hash}\n")).unwrap();
+        Self::run(dir, password, "")
+    }
+
+    /// The same registry with TLS, by a certificate of a CA of its own, which is in [`Registry::cert_dir`].
+    pub fn with_tls(mut self) -> Self {
+        self.end();
+        let mut name = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        name.distinguished_name = rcgen::DistinguishedName::new();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let certificate = ca.self_signed(&ca_key).unwrap();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let signed = name.signed_by(&key, &issuer).unwrap();
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("ca")).unwrap();
+        fs::write(at("ca/ca.crt"), certificate.pem()).unwrap();
+        fs::write(at("cert.pem"), signed.pem()).unwrap();
+        fs::write(at("key.pem"), key.serialize_pem()).unwrap();
+        let tls = format!(
+            ", tls: {{certificate: \"{0}/cert.pem\", key: \"{0}/key.pem\"}}",
+            dir.path().display()
+        );
+        Self::run(dir, self.password.clone(), &tls)
+    }
+
+    /// Where clients find the CA of [`Registry::with_tls`].
+    pub fn cert_dir(&self) -> PathBuf {
+        self.dir.path().join("ca")
+    }
+
+    fn run(dir: TempDir, password: String, tls: &str) -> Self {
+        let program = program();
         let config = format!(
             "version: 0.1\n\
              storage: {{filesystem: {{rootdirectory: \"{0}/storage\"}}}}\n\
-             http: {{addr: \"127.0.0.1:0\"}}\n\
+             http: {{addr: \"127.0.0.1:0\"{tls}}}\n\
              auth: {{htpasswd: {{realm: test, path: \"{0}/htpasswd\"}}}}\n",
             dir.path().display()
         );
@@ -75,7 +110,7 @@ impl Registry {
             process,
             host: String::new(),
             password,
-            _dir: dir,
+            dir,
         };
         // The port is the kernel's choice, so that runs beside each other don't meet.
         registry.host = wait_for("the registry", || {
@@ -123,10 +158,16 @@ impl Registry {
     }
 }
 
-impl Drop for Registry {
-    fn drop(&mut self) {
+impl Registry {
+    fn end(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `status`: what a person, or a program, is told of the running daemon.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::thread;
+
+use serde_json::Value;
+
+use crate::support::daemon::{ANONYMOUS, Root, command, one, output};
+use crate::support::wire::{Wire, frame, g2, get};
+
+fn status(root: &Root, args: &[&str]) -> (String, String, Option<i32>) {
+    output(
+        command()
+            .args(["status", "--root"])
+            .arg(root.dir())
+            .args(args),
+    )
+}
+
+fn json(root: &Root) -> Value {
+    let (stdout, stderr, code) = status(root, &["--format", "json"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+/// Files with their last error, entries with their sizes, outcomes and the last requests; not a value.
+#[test]
+fn the_daemon_tells_how_it_stands() {
+    let root = Root::with(&one(
+        "Credential",
+        r#"{"auths":{"q":{"auth":"dTpodW50ZXIy"},"r":{}}}"#,
+    ));
+    root.write_keys(&one("default/key/1", [9; 32]));
+    let _daemon = root.start_as_installed();
+    get(&root.socket(), &g2("default/credential/test")).unwrap();
+    get(&root.socket(), &g2("a/b/none")).unwrap_err();
+    root.write_resources("{\"Cred");
+    get(&root.socket(), &g2("a/b/none")).unwrap_err();
+    let _ = Wire::connect(&root.socket()).ask(&frame(1, 2, b""));
+    let found = json(&root);
+    assert_eq!(found["version"], 1);
+    assert_eq!(found["program_version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        found["outcomes"],
+        serde_json::json!({"OK": 1, "NOT_FOUND": 2, "INVALID_ARGUMENT": 1})
+    );
+    let files = found["files"].as_array().unwrap();
+    let resources = files
+        .iter()
+        .find(|file| file["path"] == *root.resources().to_str().unwrap())
+        .unwrap();
+    assert_eq!(
+        (&resources["kind"], &resources["state"]),
+        (&"resources".into(), &"kept".into())
+    );
+    assert!(
+        resources["last_error"]
+            .as_str()
+            .unwrap()
+            .contains("ends too early")
+    );
+    assert!(
+        resources["loaded_seconds_ago"].is_number()
+            && resources["last_error_seconds_ago"].is_number()
+    );
+    assert_eq!(found["resources"][0]["name"], "default/credential/test");
+    assert_eq!(
+        found["resources"][0]["changes"][0],
+        "registry \"r\": left out: no member \"auth\""
+    );
+    assert_eq!(
+        (&found["keys"][0]["name"], &found["keys"][0]["bytes"]),
+        (&"default/key/1".into(), &32.into())
+    );
+    let recent = found["recent"].as_array().unwrap();
+    assert_eq!(recent.len(), 4);
+    assert_eq!(
+        (&recent[0]["outcome"], &recent[1]["name"]),
+        (&"INVALID_ARGUMENT".into(), &"a/b/none".into())
+    );
+    assert!(recent[1]["peer"].as_str().unwrap().starts_with("pid "));
+    // Asking is no request, and changes nothing that is told.
+    assert_eq!(json(&root)["outcomes"], found["outcomes"]);
+    let (text, _, _) = status(&root, &[]);
+    for line in [
+        "offline-fs-kbc ",
+        "can't be used as it is; what it held ",
+        "    last error ",
+        "  default/credential/test: 39 bytes, from ",
+        "    mended: registry \"r\": left out",
+        "requests: 1 INVALID_ARGUMENT, 2 NOT_FOUND, 1 OK",
+        "GetResourceService/GetResource a/b/none: NOT_FOUND",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(!text.contains("hunter") && !text.contains("dTpodW50ZXIy"));
+    // What was wrong stays told when it is mended.
+    root.rename_resources(&one("Credential", ANONYMOUS));
+    get(&root.socket(), &g2("default/credential/test")).unwrap();
+    let (text, _, _) = status(&root, &[]);
+    assert!(
+        text.contains("last error ") && text.contains("1 entry, "),
+        "{text}"
+    );
+}
+
+/// It can be asked on whichever socket there is.
+#[test]
+fn every_socket_has_it() {
+    let root = Root::new();
+    let daemon = root.start_hub();
+    daemon.wait_for_log("cdh.sock");
+    for name in [
+        "getresource.sock",
+        "keyprovider.sock",
+        "attestation-agent.sock",
+        "cdh.sock",
+    ] {
+        let socket = root.socket_called(name).display().to_string();
+        let (stdout, stderr, code) = status(&root, &["--socket", &socket]);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stdout.contains(name), "{stdout}");
+    }
+}
+
+/// Nobody there, and somebody else there, are told apart, with what to do.
+#[test]
+fn who_does_not_answer_is_said() {
+    let root = Root::new();
+    let (_, stderr, code) = status(&root, &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("there is no socket; `systemctl start offline-fs-kbc` starts the daemon"),
+        "{stderr}"
+    );
+    // An upstream agent knows no such service.
+    fs::create_dir_all(root.socket().parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(root.socket()).unwrap();
+    let upstream = thread::spawn(move || {
+        // A connection to see whether anybody answers, and the one that asks.
+        for _ in 0..2 {
+            let mut wire = Wire(listener.accept().unwrap().0);
+            let mut header = [0; 10];
+            if std::io::Read::read_exact(&mut wire.0, &mut header).is_ok() {
+                let mut refusal = ttrpc::Response::new();
+                refusal.set_status(ttrpc::get_status(ttrpc::Code::UNIMPLEMENTED, "no service"));
+                let body = protobuf::Message::write_to_bytes(&refusal).unwrap();
+                let stream = u32::from_be_bytes(header[4..8].try_into().unwrap());
+                wire.send(&frame(2, stream, &body));
+            }
+        }
+    });
+    let socket = root.socket().display().to_string();
+    let (_, stderr, code) = status(&root, &["--socket", &socket]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("another program answers there, which has no status"),
+        "{stderr}"
+    );
+    upstream.join().unwrap();
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `check --image … --try` against a real registry with TLS by a CA of its own.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::daemon::output_within;
+use crate::support::registry::{Registry, USER};
+use crate::support::skopeo::command_with_skopeo;
+
+/// How long skopeo may take where others build.
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn check(home: &Path, args: &[&str]) -> (String, Option<i32>) {
+    let mut command = command_with_skopeo(home, "offline-fs-kbc");
+    command.arg("check").args(args);
+    // What is left of the file for skopeo would be here.
+    command.env("TMPDIR", home.join("tmp"));
+    let (stdout, stderr, code) = output_within(&mut command, LIMIT);
+    let left: Vec<_> = fs::read_dir(home.join("tmp")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    (format!("{stdout}{stderr}"), code)
+}
+
+/// A right password, a wrong one, a wrong host, no such image, an unknown CA, nobody there: each is told from
+/// the others, with just the entry that a client would use.
+#[test]
+fn a_registry_is_asked() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let registry = Registry::start();
+    let pushed = runtime.block_on(registry.push());
+    let before = registry.host.clone();
+    let registry = registry.with_tls();
+    let image = pushed.replace(&before, &registry.host);
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    fs::create_dir(home.join("tmp")).unwrap();
+    let write = |name: &str, text: String| {
+        fs::write(home.join(name), text).unwrap();
+        home.join(name).display().to_string()
+    };
+    let right = write("right.json", registry.auth_json());
+    let wrong = write("wrong.json", registry.auth_json_with("hunter2"));
+    let elsewhere = write(
+        "elsewhere.json",
+        registry.auth_json().replace("127.0.0.1", "localhost"),
+    );
+    let ca = registry.cert_dir().display().to_string();
+    let host = &registry.host;
+
+    let (said, code) = check(
+        home,
+        &["--image", &image, "--try", "--cert-dir", &ca, &right],
+    );
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains(&format!("{image}: {host} accepts the login of \"{USER}\"")),
+        "{said}"
+    );
+
+    let (said, code) = check(
+        home,
+        &["--image", &image, "--try", "--cert-dir", &ca, &wrong],
+    );
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains(&format!("{host} refuses the login of \"{USER}\": ")),
+        "{said}"
+    );
+    assert!(
+        said.contains("[image-refused]") && !said.contains("hunter2"),
+        "{said}"
+    );
+
+    // The entry is another host's, so a client has none, and the registry wants one.
+    let (said, code) = check(
+        home,
+        &["--image", &image, "--try", "--cert-dir", &ca, &elsewhere],
+    );
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("is pulled anonymously: no entry is for it; there are: \"localhost"),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("{host} refuses an anonymous pull: ")),
+        "{said}"
+    );
+
+    let other = image.replace("private/app", "private/none");
+    let (said, _) = check(
+        home,
+        &["--image", &other, "--try", "--cert-dir", &ca, &right],
+    );
+    assert!(said.contains("[image-missing]"), "{said}");
+
+    let (said, code) = check(home, &["--image", &image, "--try", &right]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("[image-unreachable]") && said.contains("x509: "),
+        "{said}"
+    );
+    // Unverified, it is reached.
+    let (said, code) = check(home, &["--image", &image, "--try", "--plain-http", &right]);
+    assert_eq!(code, Some(0), "{said}");
+
+    drop(registry);
+    let (said, code) = check(
+        home,
+        &["--image", &image, "--try", "--cert-dir", &ca, &right],
+    );
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("[image-unreachable]") && said.contains("connection refused"),
+        "{said}"
+    );
+}
+
+/// Without skopeo nothing is guessed: what to install is said.
+#[test]
+fn without_skopeo_it_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("a.json"), r#"{"auths":{}}"#).unwrap();
+    let mut command = crate::support::daemon::command();
+    command.env("PATH", home.path()).current_dir(home.path());
+    command.args(["check", "--image", "quay.io/a", "--try", "a.json"]);
+    let (_, stderr, code) = output_within(&mut command, LIMIT);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("--try asks by skopeo, which is not installed: `apt-get install skopeo`"),
+        "{stderr}"
+    );
+}
