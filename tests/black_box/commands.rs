@@ -15,7 +15,8 @@ fn golden_outputs() {
     trycmd::TestCases::new()
         .register_bin("offline-fs-kbc", program())
         .env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", "")
-        .case("tests/cmd/*.trycmd");
+        .case("tests/cmd/*.trycmd")
+        .case("docs/troubleshooting.md");
 }
 
 /// What `pack` writes, only its owner can read, and `check` finds good.

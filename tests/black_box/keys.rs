@@ -57,7 +57,8 @@ fn ask(root: &Root, socket: &str, method: &str, text: &str) -> Result<Value, (Co
     Ok(serde_json::from_slice(&answer.KeyProviderKeyWrapProtocolOutput).unwrap())
 }
 
-fn unwrap(root: &Root, packet: &Value) -> Result<Value, (Code, String)> {
+/// Asks for the key of a packet.
+pub fn unwrap(root: &Root, packet: &Value) -> Result<Value, (Code, String)> {
     ask(
         root,
         "cdh.sock",

@@ -9,8 +9,10 @@
 
 mod attestation;
 mod bounds;
+mod check_vm;
 mod commands;
 mod components;
+mod docs;
 mod encrypted_images;
 mod faults;
 mod files;

@@ -241,6 +241,14 @@ fn no_output_has_a_value() {
             &["check", &file],
             &["check", &keys],
             &["check", "--root", &dir],
+            &[
+                "check", "--root", &dir, "--format", "json", "--image", "q/a",
+            ],
+            &["check", "--as", "auth", "--image", "q/a", &file],
+            &["check", "--as", "policy", &file],
+            &["check", "--as", "user-data", &file],
+            &["status", "--root", &dir],
+            &["status", "--root", &dir, "--format", "json"],
             &["pack", "--credential", &file, "-o", "/dev/null"],
             &[
                 "pack",

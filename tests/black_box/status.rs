@@ -136,23 +136,9 @@ fn who_does_not_answer_is_said() {
         stderr.contains("there is no socket; `systemctl start offline-fs-kbc` starts the daemon"),
         "{stderr}"
     );
-    // An upstream agent knows no such service.
     fs::create_dir_all(root.socket().parent().unwrap()).unwrap();
     let listener = UnixListener::bind(root.socket()).unwrap();
-    let upstream = thread::spawn(move || {
-        // A connection to see whether anybody answers, and the one that asks.
-        for _ in 0..2 {
-            let mut wire = Wire(listener.accept().unwrap().0);
-            let mut header = [0; 10];
-            if std::io::Read::read_exact(&mut wire.0, &mut header).is_ok() {
-                let mut refusal = ttrpc::Response::new();
-                refusal.set_status(ttrpc::get_status(ttrpc::Code::UNIMPLEMENTED, "no service"));
-                let body = protobuf::Message::write_to_bytes(&refusal).unwrap();
-                let stream = u32::from_be_bytes(header[4..8].try_into().unwrap());
-                wire.send(&frame(2, stream, &body));
-            }
-        }
-    });
+    let upstream = thread::spawn(move || refuse(&listener));
     let socket = root.socket().display().to_string();
     let (_, stderr, code) = status(&root, &["--socket", &socket]);
     assert_eq!(code, Some(1));
@@ -161,4 +147,20 @@ fn who_does_not_answer_is_said() {
         "{stderr}"
     );
     upstream.join().unwrap();
+}
+
+/// An upstream agent, which knows no such service.
+pub fn refuse(listener: &UnixListener) {
+    // A connection to see whether anybody answers, and the one that asks.
+    for _ in 0..2 {
+        let mut wire = Wire(listener.accept().unwrap().0);
+        let mut header = [0; 10];
+        if std::io::Read::read_exact(&mut wire.0, &mut header).is_ok() {
+            let mut refusal = ttrpc::Response::new();
+            refusal.set_status(ttrpc::get_status(ttrpc::Code::UNIMPLEMENTED, "no service"));
+            let body = protobuf::Message::write_to_bytes(&refusal).unwrap();
+            let stream = u32::from_be_bytes(header[4..8].try_into().unwrap());
+            wire.send(&frame(2, stream, &body));
+        }
+    }
 }

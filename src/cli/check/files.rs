@@ -62,7 +62,8 @@ fn cannot_read(error: &std::io::Error, path: &Path) -> Problem {
 /// What the file is, by what is in it, and where that leaves it open by its name.
 fn guess(path: &Path, text: &[u8]) -> FileKind {
     let named_keys = kind_of(path) == Kind::Keys;
-    if text.starts_with(FIRST_LINE.as_bytes()) {
+    let writes = |line: &[u8]| line.starts_with(b"write_files:");
+    if text.starts_with(FIRST_LINE.as_bytes()) || text.split(|&byte| byte == b'\n').any(writes) {
         return FileKind::UserData;
     }
     let Ok(members) = json::members(text, MAX_ENTRIES) else {
