@@ -82,7 +82,9 @@ pub fn explained(
                 })
             }
         };
-        consequence.map(call::set_consequence);
+        if let Some(consequence) = consequence {
+            call::set_consequence(consequence);
+        }
     }
     result
 }
