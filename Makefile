@@ -6,6 +6,7 @@
 # make test       everything that is tested
 # make test-podvm the installed daemon in a booted VM
 # make install    into DESTDIR, below PREFIX
+# make deb, rpm   packages of that, in target/packages
 
 CARGO ?= cargo
 # The oldest cargo that builds the program; Cargo.toml says the same to cargo.
@@ -20,6 +21,7 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 SHAREDIR ?= $(PREFIX)/share/offline-fs-kbc
+DOCDIR ?= $(PREFIX)/share/doc/offline-fs-kbc
 # The names of drop-ins to install in place, without .conf; see docs/systemd.md.
 DROP_INS ?=
 
@@ -41,6 +43,14 @@ IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 # What is built stays where this file and the image build look for it.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
+# What is documented with files, below examples/.
+EXAMPLES := $(patsubst examples/%,%,$(wildcard examples/image/* examples/cloud-init/* examples/kustomize/*))
+# What packages say they are.
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+PACKAGES := $(CURDIR)/target/packages
+# The VM's Debian.
+DISTRO ?= bookworm
+
 REGISTRY := target/registry/usr/bin/docker-registry
 TOOLS := target/tools
 # A skopeo that knows key providers: Debian's does since 13, whose libraries come along.
@@ -59,7 +69,7 @@ NOT_UNDER_FILTER := --skip image_build --skip commands --skip pull --skip units 
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: image build install uninstall test test-podvm demo registry go-client skopeo clean check-cargo check-image
+.PHONY: image build install uninstall deb rpm test test-podvm demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
@@ -104,6 +114,12 @@ install:
 		$(DESTDIR)$(SHAREDIR)/drop-ins/*.conf
 	install -D -m 0644 systemd/$(NAME).tmpfiles $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf
 	install -D -m 0644 systemd/$(NAME).preset $(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
+	install -d $(DESTDIR)$(DOCDIR)/docs
+	install -m 0644 README.md SECURITY.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
+	install -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
+	for example in $(EXAMPLES); do \
+		install -D -m 0644 examples/$$example $(DESTDIR)$(DOCDIR)/examples/$$example || exit 1; \
+	done
 	for name in $(DROP_INS); do \
 		unit=$(NAME).service; if [ $$name = no-activation ]; then unit=$(NAME)-.socket; fi; \
 		install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf \
@@ -114,7 +130,7 @@ install:
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/$(NAME) $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf \
 		$(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
-	rm -rf $(DESTDIR)$(SHAREDIR)
+	rm -rf $(DESTDIR)$(SHAREDIR) $(DESTDIR)$(DOCDIR)
 	for unit in $(notdir $(wildcard systemd/*.service systemd/*.socket)); do \
 		rm -f $(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
 	done
@@ -127,6 +143,10 @@ uninstall:
 		if [ "$$(readlink $$path)" = $(NAME) ]; then rm -f $$path; fi; \
 	done
 
+# Of the image's binary, which needs nothing of the system that it gets into.
+deb rpm: image
+	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(HISTORIC_NAME) $(PACKAGES)
+
 # The tests run the release binary, built on its own: built with the tests, it would have their
 # crates' features too. They run twice: the second time a system call that the unit doesn't allow kills.
 test: build registry go-client skopeo $(TOOLS)/fetched $(SYSTEM_CALLS)
@@ -135,9 +155,9 @@ test: build registry go-client skopeo $(TOOLS)/fetched $(SYSTEM_CALLS)
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
 		$(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
 
-# In a real VM, with the image's binary; as root. Without KVM it takes a few minutes.
+# The packages in a VM that is booted three times; as root. It takes five to ten minutes, without KVM.
 test-podvm: image
-	tests/podvm/run $(CURDIR)/$(IMAGE_DIR)/$(HISTORIC_NAME) $(CURDIR)/target/podvm
+	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
 
 # The unit's system calls, a name a line, and what loads such a list.
 $(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched

@@ -13,43 +13,83 @@ use crate::support::daemon::{output, output_within, program};
 /// How long a build of the whole program may take.
 const BUILD: Duration = Duration::from_secs(900);
 
-/// What make printed, and its exit status.
-fn make(args: &[&str]) -> (String, Option<i32>) {
-    let mut command = Command::new("make");
-    // As a recipe of another make would: nothing of the outer one's flags.
+/// Takes from the environment what the test's own make was told.
+fn clean(command: &mut Command) {
     for variable in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS", "RUSTFLAGS"] {
         command.env_remove(variable);
     }
+}
+
+/// What make printed, and its exit status.
+fn make(args: &[&str]) -> (String, Option<i32>) {
+    let mut command = Command::new("make");
+    clean(&mut command);
     command.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(args);
     let (stdout, stderr, code) = output_within(&mut command, BUILD);
     (stdout + &stderr, code)
 }
 
-/// The image build takes the binary from one of two places and runs it in an image that may have
-/// another C library, or none.
+/// The recipe's steps of both generations of 2023, in a copy that has never built anything: the image gets
+/// a binary that runs whatever C library it has, or none.
 #[test]
-fn the_image_build_finds_a_static_binary_at_both_places() {
-    let arch = std::env::consts::ARCH;
-    let places = ["target", "app/target"].map(|target| {
-        let place = format!("{target}/{arch}-unknown-linux-gnu/release/attestation-agent");
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(place)
-    });
-    for place in &places {
-        let _ = fs::remove_file(place);
-    }
-    let arch = format!("ARCH={arch}");
-    let (made, code) = make(&["KBC=offline_fs_kbc", "LIBC=gnu", "ttrpc=true", &arch, "CC="]);
-    assert_eq!(code, Some(0), "{made}");
-    for place in &places {
-        assert!(!has_interpreter(place), "{} is dynamic", place.display());
-        let (_, stderr, code) = output(Command::new(place).arg("--version"));
+fn the_image_build_of_either_generation_gets_a_static_binary() {
+    let source = clean_copy();
+    for generation in ["early", "mid"] {
+        let files = tempfile::tempdir().unwrap();
+        // What one generation finds is not what the other one left.
+        for target in ["target", "app/target"] {
+            let place = format!("{target}/{}/release/attestation-agent", triple());
+            let _ = fs::remove_file(source.join(place));
+        }
+        let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/image-recipe.mk");
+        let mut make = Command::new("make");
+        clean(&mut make);
+        make.current_dir(files.path())
+            .args(["-f", recipe, generation]);
+        make.arg(format!("ATTESTATION_AGENT_SRC={}", source.display()));
+        let (stdout, stderr, code) = output_within(&mut make, BUILD);
+        assert_eq!(code, Some(0), "{stdout}{stderr}");
+
+        let agent = files.path().join("files/usr/local/bin/attestation-agent");
+        assert!(!has_interpreter(&agent), "it is dynamic");
+        let (_, stderr, code) = output(Command::new(&agent).arg("--version"));
         assert_eq!(code, Some(0), "{stderr}");
         // Without what only a build host needs.
         for tool in ["pack", "unpack", "keygen", "keyprovider", "seal", "unseal"] {
-            let (_, stderr, code) = output(Command::new(place).args([tool, "--help"]));
+            let (_, stderr, code) = output(Command::new(&agent).args([tool, "--help"]));
             assert_eq!(code, Some(2), "{stderr}");
         }
     }
+}
+
+/// The triple that the recipe builds for here.
+fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+/// The checkout without anything that was built. What was built there by an earlier run stays, at a place
+/// of its own, so that only the first run takes minutes.
+fn clean_copy() -> PathBuf {
+    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-build");
+    fs::create_dir_all(&copy).unwrap();
+    for entry in fs::read_dir(&copy).unwrap().map(Result::unwrap) {
+        if entry.file_name() == "target" {
+            continue;
+        } else if entry.file_type().unwrap().is_dir() {
+            fs::remove_dir_all(entry.path()).unwrap();
+        } else {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let mut tar = Command::new("sh");
+    tar.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+        "-c",
+        "tar -cf - --exclude=./target --exclude=./app --exclude=./.git . | tar -xf - -C \"$1\"",
+        "sh",
+    ]);
+    let (_, stderr, code) = output_within(tar.arg(&copy), BUILD);
+    assert_eq!(code, Some(0), "{stderr}");
+    copy
 }
 
 /// Whether the ELF file asks for a dynamic loader (a program header of type 3).

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# To go into the `build` of a pod VM's packer template, after what installs kata-agent. Beside the template lies a
+# directory `image` with `provision`, the package and the resources file.
+
+provisioner "shell" {
+  inline = ["mkdir -m 0700 /tmp/image"]
+}
+
+provisioner "file" {
+  source      = "image/"
+  destination = "/tmp/image"
+}
+
+provisioner "shell" {
+  inline = [
+    "sudo sh /tmp/image/provision",
+    "rm -rf /tmp/image",
+  ]
+}
