@@ -54,6 +54,8 @@ enum Seen {
         identity: Identity,
         settled: bool,
     },
+    /// It is a directory, which is listed at each check.
+    Listed,
 }
 
 impl Loaded {
@@ -115,7 +117,7 @@ impl Loaded {
 
     fn may_have_changed(&self) -> bool {
         match self.seen {
-            Seen::Never | Seen::Unreadable => true,
+            Seen::Never | Seen::Unreadable | Seen::Listed => true,
             Seen::Absent => !matches!(Identity::of(&self.source.path), Err(e) if is_absent(&e)),
             Seen::Read { identity, settled } => {
                 !settled || !matches!(Identity::of(&self.source.path), Ok(now) if now == identity)
@@ -202,7 +204,7 @@ impl Loaded {
             Err(error) => self.failed(unreadable(&error, &self.file)),
         };
         let news = self.seen == Seen::Never || self.state != state;
-        self.seen = Seen::Absent;
+        self.seen = Seen::Listed;
         self.set(state, news);
         news || changed
     }
