@@ -41,6 +41,9 @@ TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
 IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
 IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 
+# Panics name places in crates' sources; without where those lie on this machine.
+SHORT_PATHS = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=crates
+
 FLOORS := target/$(TRIPLE)/floors
 SOAK_SECONDS ?= 7200
 
@@ -68,7 +71,7 @@ GO_CLIENT := $(GO)/go-client
 # The contract of the image build: KBC, LIBC, ARCH and ttrpc on the command line. ttrpc needs no
 # answer, since the program speaks nothing else.
 image: check-image check-cargo
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked \
+	RUSTFLAGS="-C target-feature=+crt-static $(SHORT_PATHS)" $(CARGO) build --release --locked \
 		--no-default-features --bin $(NAME) --target $(TRIPLE)
 	for place in $(IMAGE_PLACES); do \
 		install -D -m 0755 target/$(TRIPLE)/release/$(NAME) $$place || exit 1; \

@@ -203,7 +203,6 @@ fn version(path: &str, value: &[u8]) -> Option<u64> {
 
 /// A client with one connection for as long as that lasts, as kata-agent.
 pub fn steady(world: &World) {
-    let mut connections = 0;
     while world.goes_on() {
         let Ok(mut stream) = world.connect(PATIENCE) else {
             world
@@ -211,11 +210,11 @@ pub fn steady(world: &World) {
                 .add(format!("no connection within {PATIENCE:?}"));
             continue;
         };
-        connections += 1;
         let mut asked = 0;
         while world.goes_on() {
             let path = if asked % 50 == 7 { LARGE } else { SMALL };
             if world.ask(&mut stream, path).is_err() {
+                world.reconnects.fetch_add(1, Ordering::Relaxed);
                 break;
             }
             asked += 1;
@@ -224,9 +223,6 @@ pub fn steady(world: &World) {
             }
         }
     }
-    world
-        .reconnects
-        .fetch_add(connections - 1, Ordering::Relaxed);
 }
 
 /// A client that connects for each request.

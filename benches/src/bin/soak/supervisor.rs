@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 use offline_fs_kbc_bench::process::{descriptors, memory};
 
 use crate::figures::Rested;
@@ -33,7 +33,19 @@ pub struct Supervisor {
 impl Supervisor {
     /// Nothing is started yet.
     pub fn new(daemon: PathBuf, unit: &str, world: &Arc<World>) -> io::Result<Self> {
-        let limits = limits(&fs::read_to_string(unit)?, geteuid().is_root());
+        let unit = fs::read_to_string(unit)?;
+        // Memory can be locked without limit by who may raise the limit, which root in a container may not.
+        let all = limits(&unit, true);
+        let settable = Command::new("prlimit")
+            .args(&all)
+            .arg("true")
+            .stderr(Stdio::null())
+            .status()?;
+        let limits = if settable.success() {
+            all
+        } else {
+            limits(&unit, false)
+        };
         println!("limits of the unit: {}", limits.join(" "));
         Ok(Self {
             daemon,
@@ -171,8 +183,8 @@ impl Drop for Supervisor {
     }
 }
 
-/// The unit's limits of a process, as prlimit takes them. Only root can have memory locked without limit.
-fn limits(unit: &str, root: bool) -> Vec<String> {
+/// The unit's limits of a process, as prlimit takes them, with that of locked memory or without.
+fn limits(unit: &str, locked: bool) -> Vec<String> {
     let names = [
         ("NOFILE", "nofile"),
         ("CORE", "core"),
@@ -183,7 +195,7 @@ fn limits(unit: &str, root: bool) -> Vec<String> {
         .filter_map(|(name, value)| {
             let (_, option) = names.iter().find(|(known, _)| *known == name)?;
             let value = value.replace("infinity", "unlimited");
-            (root || *option != "memlock").then(|| format!("--{option}={value}"))
+            (locked || *option != "memlock").then(|| format!("--{option}={value}"))
         })
         .collect()
 }
