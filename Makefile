@@ -5,6 +5,9 @@
 # make demo       the main job on real input: a private image refused, then pulled
 # make test       everything that is tested
 # make test-podvm the installed daemon in a booted VM
+# make bench      footprint and speed beside floors measured in the same run; QUICK=1 is shorter
+# make soak       hours of mixed load and hostile peers; SOAK_SECONDS says how long
+# make test-long  what takes ten minutes
 # make install    into DESTDIR, below PREFIX
 # make deb, rpm   packages of that, in target/packages
 
@@ -40,6 +43,12 @@ TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
 IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
 IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 
+# Panics name places in crates' sources; without where those lie on this machine.
+SHORT_PATHS = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=crates
+
+FLOORS := target/$(TRIPLE)/floors
+SOAK_SECONDS ?= 7200
+
 # What is built stays where this file and the image build look for it.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
@@ -69,14 +78,15 @@ NOT_UNDER_FILTER := --skip image_build --skip commands --skip pull --skip units 
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: image build install uninstall deb rpm test test-podvm demo registry go-client skopeo clean check-cargo check-image
+.PHONY: bench floors soak soak-short test-long instructions image build install uninstall deb rpm test test-podvm \
+	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
 # The contract of the image build: KBC, LIBC, ARCH and ttrpc on the command line. ttrpc needs no
 # answer, since the program speaks nothing else.
 image: check-image check-cargo
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked \
+	RUSTFLAGS="-C target-feature=+crt-static $(SHORT_PATHS)" $(CARGO) build --release --locked \
 		--no-default-features --bin $(NAME) --target $(TRIPLE)
 	for place in $(IMAGE_PLACES); do \
 		install -D -m 0755 target/$(TRIPLE)/release/$(NAME) $$place || exit 1; \
@@ -154,6 +164,29 @@ test: build registry go-client skopeo $(TOOLS)/fetched $(SYSTEM_CALLS)
 	$(TEST_ENV) PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages \
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
 		$(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
+
+# What measures, and the floors: static as the image build, so that they start the same way.
+floors: check-cargo
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile floors \
+		--package offline-fs-kbc-bench --target $(TRIPLE)
+
+# QUICK=1 for a shorter run. As root, since the daemon shows its memory to nobody else.
+bench: image floors
+	$(FLOORS)/offline-fs-kbc-bench $(IMAGE_DIR)/$(HISTORIC_NAME) $(FLOORS) target/bench.json \
+		$(if $(QUICK),--quick) $(BIN)
+
+# BASE= names the commit that this one is held against.
+instructions:
+	tests/instructions $(BASE)
+
+soak: image floors
+	$(FLOORS)/soak $(IMAGE_DIR)/$(HISTORIC_NAME) systemd/$(NAME).service $(SOAK_SECONDS)
+
+soak-short:
+	$(MAKE) soak SOAK_SECONDS=60
+
+test-long:
+	$(MAKE) soak SOAK_SECONDS=600
 
 # The packages in a VM that is booted three times; as root. It takes five to ten minutes, without KVM.
 test-podvm: image

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
+use memchr::{memchr_iter, memrchr};
 use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -263,13 +264,13 @@ fn position(text: &[u8], offset: usize) -> Position {
 }
 
 fn advance(from: Position, over: &[u8]) -> Position {
-    match over.iter().rposition(|&byte| byte == b'\n') {
+    match memrchr(b'\n', over) {
         None => Position {
             line: from.line,
             column: from.column + over.len(),
         },
         Some(last) => Position {
-            line: from.line + over.iter().filter(|&&byte| byte == b'\n').count(),
+            line: from.line + memchr_iter(b'\n', over).count(),
             column: over.len() - last,
         },
     }

@@ -6,16 +6,16 @@
 //! frames, does not exist here.
 
 use std::env;
-use std::fmt;
-use std::io;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use nix::sys::stat::fstat;
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, fmt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -44,18 +44,14 @@ impl From<LogLevel> for Level {
 
 /// Sends the log to standard error from now on.
 pub fn start(level: LogLevel) {
-    let format = if is_journal() {
-        Format::Journal
-    } else {
-        Format::Plain
+    let log = Log {
+        level: LevelFilter::from_level(Level::from(level)),
+        form: if is_journal() {
+            Form::Journal
+        } else {
+            Form::Plain
+        },
     };
-    let log = fmt()
-        .with_max_level(Level::from(level))
-        .with_writer(io::stderr)
-        // A log that can't be written is lost; said on standard error, it would be a panic.
-        .log_internal_errors(false)
-        .event_format(format)
-        .finish();
     // It fails only where a log was started before.
     let _ = tracing::subscriber::set_global_default(log);
 }
@@ -69,39 +65,159 @@ fn is_journal() -> bool {
 }
 
 /// How a line begins.
-enum Format {
+enum Form {
     /// With the priority that the journal reads; it has the time itself.
     Journal,
     /// With time and level.
     Plain,
 }
 
-impl<S, N> FormatEvent<S, N> for Format
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let level = *event.metadata().level();
-        match self {
+/// Writes each event as a line. Nothing here opens a span, so that there is none to remember: the
+/// registry of tracing-subscriber is most of that crate, and four crates of the daemon's tree.
+struct Log {
+    level: LevelFilter,
+    form: Form,
+}
+
+impl Log {
+    fn line(&self, level: Level, now: SystemTime, fields: impl FnOnce(&mut String)) -> String {
+        let mut line = String::new();
+        match self.form {
             // sd-daemon(3).
-            Self::Journal => writer.write_str(match level {
+            Form::Journal => line.push_str(match level {
                 Level::ERROR => "<3>",
                 Level::WARN => "<4>",
                 Level::INFO => "<6>",
                 _ => "<7>",
-            })?,
-            Self::Plain => {
-                SystemTime.format_time(&mut writer)?;
-                write!(writer, " {level:>5} ")?;
+            }),
+            Form::Plain => {
+                let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+                // Writing to a string can't fail.
+                let _ = write!(line, "{} {level:>5} ", Utc(since));
             }
         }
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        fields(&mut line);
+        line.push('\n');
+        line
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let level = *event.metadata().level();
+        let line = self.line(level, SystemTime::now(), |line| {
+            event.record(&mut Message(line));
+        });
+        // A log that can't be written is lost; said on standard error, it would be a panic.
+        let _ = io::stderr().lock().write_all(line.as_bytes());
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// An event's message, and after it what else it has, as `name=value`.
+struct Message<'a>(&'a mut String);
+
+impl Visit for Message<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string can't fail.
+        let _ = match field.name() {
+            "message" => write!(self.0, "{value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+    }
+}
+
+/// A time since 1970, as RFC 3339 has it.
+struct Utc(Duration);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (year, month, day) = date(seconds / 86_400);
+        let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+        let micros = self.0.subsec_micros();
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
+        )
+    }
+}
+
+/// Year, month and day of the day so many days after 1970-01-01, in the Gregorian calendar.
+///
+/// Years begin in March here, so that a leap day ends one, and 400 of them always have 146,097 days.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // March to July, and August to December, have 153 days.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    (era * 400 + year + next, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Leap days of each kind, and the ends of months and years; expected as `date -u -d @N` says.
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000000Z"),
+            (951_868_800, "2000-03-01T00:00:00.000000Z"),
+            (1_709_164_800, "2024-02-29T00:00:00.000000Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.000000Z"),
+            (1_735_689_600, "2025-01-01T00:00:00.000000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000000Z"),
+            (4_107_542_399, "2100-02-28T23:59:59.000000Z"),
+        ] {
+            assert_eq!(Utc(Duration::from_secs(seconds)).to_string(), expected);
+        }
+        let micros = Utc(Duration::new(0, 1_234_567));
+        assert_eq!(micros.to_string(), "1970-01-01T00:00:00.001234Z");
+    }
+
+    #[test]
+    fn a_line_begins_as_its_reader_wants() {
+        let line = |form| {
+            let log = Log {
+                level: LevelFilter::INFO,
+                form,
+            };
+            log.line(Level::WARN, UNIX_EPOCH, |line| line.push_str("text"))
+        };
+        assert_eq!(line(Form::Journal), "<4>text\n");
+        assert_eq!(
+            line(Form::Plain),
+            "1970-01-01T00:00:00.000000Z  WARN text\n"
+        );
     }
 }

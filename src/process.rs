@@ -19,8 +19,9 @@ pub fn raise_descriptor_limit() {
 
 /// Keeps what the process holds from being written to swap; tells whether it is.
 ///
-/// Pages are locked as they are used, so nothing is held that wouldn't be. It is done only where there
-/// is no limit: under one, memory that is asked for later would be refused, and the process ended.
+/// Pages are locked as they are used, so nothing is held that wouldn't be. It is done only where there is
+/// no limit: under one, memory that is asked for later would be refused, and the process ended. The
+/// program's code is not locked, and what of it ran until now is given back.
 pub fn lock_memory() -> bool {
     // nix has no name for the last.
     let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
@@ -31,7 +32,9 @@ pub fn lock_memory() -> bool {
             let _ = setrlimit(limit, 0, hard);
         }
     }
-    mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok()
+    let locked = mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok();
+    unchecked::give_code_back();
+    locked
 }
 
 /// Gives memory that is free back to the system.

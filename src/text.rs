@@ -17,17 +17,28 @@ impl fmt::Display for Clean<'_> {
         while !self.0.is_char_boundary(end) {
             end -= 1;
         }
-        for c in self.0[..end].chars() {
-            match c {
-                '\'' => f.write_str("'")?,
-                c => write!(f, "{}", c.escape_debug())?,
+        // Names are made of characters that need nothing done, and are shown at each request.
+        let mut rest = &self.0[..end];
+        while !rest.is_empty() {
+            let plain = rest.bytes().position(|byte| !is_plain(byte));
+            let (plain, odd) = rest.split_at(plain.unwrap_or(rest.len()));
+            f.write_str(plain)?;
+            let mut chars = odd.chars();
+            if let Some(c) = chars.next() {
+                write!(f, "{}", c.escape_debug())?;
             }
+            rest = chars.as_str();
         }
         if end < self.0.len() {
             write!(f, "… ({} bytes)", self.0.len())?;
         }
         Ok(())
     }
+}
+
+/// Whether a character is shown as it is, of those with one byte.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
 /// The same in double quotes.

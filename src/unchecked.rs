@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What the compiler can't check, and all the `unsafe` there is: the heap, which is wiped where it is
-//! freed and given back where a crowd has gone, and the descriptors that a process is started with.
+//! freed and given back where a crowd has gone, the program's code, which is given back too, and the
+//! descriptors that a process is started with.
 //!
-//! An allocator can't be written without, the C library's call that gives memory back has no safe
-//! form, and that a number is a descriptor of nobody else is a promise.
+//! An allocator can't be written without, the C library's and the kernel's calls that give memory back have
+//! no safe form, and that a number is a descriptor of nobody else is a promise.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::sync::Once;
+use std::sync::atomic::AtomicU8;
 
 use zeroize::Zeroize as _;
 
@@ -76,5 +78,46 @@ pub fn give_back() {
     // SAFETY: it may be called at any time and takes no pointer.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+unsafe extern "C" {
+    /// Where the linker put the first byte of the program, and the first after its code. Between them is
+    /// what the file has and nobody writes to: headers, constants, code.
+    static __executable_start: u8;
+    static etext: u8;
+}
+
+/// Stands for the program's variables.
+static WRITABLE: AtomicU8 = AtomicU8::new(1);
+
+/// Gives the pages of the program's code and constants back, which the kernel reads again from the file,
+/// or from its cache, where they are used. Most of what ran until now was the command line.
+///
+/// They hold no secret, and are not kept from being given back when memory is short.
+pub fn give_code_back() {
+    // A page is this large or a part of it, on every machine.
+    const PAGE: usize = 64 << 10;
+    let first = (&raw const __executable_start)
+        .addr()
+        .next_multiple_of(PAGE);
+    let after = (&raw const etext).addr() / PAGE * PAGE;
+    let writable = (&raw const WRITABLE).addr();
+    // No linker lays it out so; one that did would have its variables lost.
+    if after <= first || (first..after).contains(&writable) {
+        return;
+    }
+    let length = after - first;
+    let first = (&raw const __executable_start)
+        .with_addr(first)
+        .cast_mut()
+        .cast::<libc::c_void>();
+    // SAFETY: whole pages between two of the linker's marks, all of them of the program's file, private
+    // and mapped without the right to write. So what is read there after is what was read before.
+    // An error changes nothing.
+    unsafe {
+        if libc::munlock(first, length) == 0 {
+            libc::madvise(first, length, libc::MADV_DONTNEED);
+        }
     }
 }

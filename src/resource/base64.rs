@@ -48,8 +48,14 @@ pub enum Error {
 /// Where the value is not base64; the error holds no part of it.
 pub fn decode(value: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     let value = value.as_bytes();
-    if !value.iter().any(u8::is_ascii_whitespace) {
-        return decode_dense(value).map_err(|error| explain(value, &error));
+    // Most have no white space, and a look for it would cost as much as decoding. Where there is some, it
+    // is an error of the decoder's.
+    match decode_dense(value) {
+        Ok(bytes) => return Ok(bytes),
+        Err(error) if !value.iter().any(u8::is_ascii_whitespace) => {
+            return Err(explain(value, &error));
+        }
+        Err(_) => {}
     }
     let mut dense = Zeroizing::new(Vec::with_capacity(value.len()));
     dense.extend(value.iter().filter(|byte| !byte.is_ascii_whitespace()));

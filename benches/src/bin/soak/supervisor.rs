@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The daemon's life: started under the unit's limits, reloaded, ended and started again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use offline_fs_kbc_bench::process::{descriptors, memory};
+
+use crate::figures::Rested;
+use crate::load::World;
+
+/// How long an end in order may take: requests that have arrived are answered, for at most 5 s.
+const END: Duration = Duration::from_secs(15);
+
+/// The daemon of a soak.
+pub struct Supervisor {
+    daemon: PathBuf,
+    /// prlimit's arguments for what the unit sets.
+    limits: Vec<String>,
+    world: Arc<World>,
+    child: Option<Child>,
+}
+
+impl Supervisor {
+    /// Nothing is started yet.
+    pub fn new(daemon: PathBuf, unit: &str, world: &Arc<World>) -> io::Result<Self> {
+        let unit = fs::read_to_string(unit)?;
+        // Memory can be locked without limit by who may raise the limit, which root in a container may not.
+        let all = limits(&unit, true);
+        let settable = Command::new("prlimit")
+            .args(&all)
+            .arg("true")
+            .stderr(Stdio::null())
+            .status()?;
+        let limits = if settable.success() {
+            all
+        } else {
+            limits(&unit, false)
+        };
+        println!("limits of the unit: {}", limits.join(" "));
+        Ok(Self {
+            daemon,
+            limits,
+            world: Arc::clone(world),
+            child: None,
+        })
+    }
+
+    /// Starts the daemon.
+    pub fn start(&mut self) -> io::Result<()> {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())?;
+        let mut command = Command::new("prlimit");
+        command
+            .args(&self.limits)
+            .arg(&self.daemon)
+            .args(["serve", "--root"])
+            .arg(self.world.root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        for name in [
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
+            "JOURNAL_STREAM",
+            "LISTEN_FDS",
+        ] {
+            command.env_remove(name);
+        }
+        self.child = Some(command.spawn()?);
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.world.root().join("log")
+    }
+
+    /// Moves the log to where it outlives the soak.
+    pub fn keep_log(&self) -> PathBuf {
+        let kept = Path::new("target/soak.log");
+        let _ = fs::copy(self.log(), kept);
+        kept.to_owned()
+    }
+
+    /// The most memory the process ever took, in KiB.
+    pub fn peak(&self) -> f64 {
+        let child = self.child.as_ref();
+        child.map_or(0.0, |child| memory(child.id()).peak)
+    }
+
+    /// How it stands at rest.
+    pub fn rested(&self) -> Rested {
+        let Some(child) = &self.child else {
+            return Rested::default();
+        };
+        Rested {
+            anonymous: memory(child.id()).anonymous,
+            descriptors: descriptors(child.id()),
+        }
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().ok()?
+    }
+
+    /// Asks for a reload of every file.
+    pub fn reload(&self) {
+        self.send(Signal::SIGHUP);
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = self
+            .child
+            .as_ref()
+            .and_then(|child| i32::try_from(child.id()).ok());
+        if let Some(pid) = pid {
+            // One that has ended is noticed elsewhere.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Ends the process, in order or at once, and starts the next.
+    pub fn restart(&mut self, in_order: bool) {
+        self.stop(in_order);
+        if let Err(error) = self.start() {
+            self.world.errors.add(format!("no start: {error}"));
+        }
+    }
+
+    /// Ends the process; one that ends in order has the status 0.
+    pub fn stop(&mut self, in_order: bool) {
+        let signal = if in_order {
+            Signal::SIGTERM
+        } else {
+            Signal::SIGKILL
+        };
+        self.send(signal);
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        let begin = Instant::now();
+        let status = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break status,
+                _ if begin.elapsed() > END => {
+                    self.world.errors.add("no end within 15 s".to_owned());
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return;
+                }
+                _ => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        if in_order && !status.success() {
+            self.world.errors.add(format!("ended with {status}"));
+        }
+        if !in_order && status.signal().is_none() {
+            self.world
+                .errors
+                .add(format!("had ended before, with {status}"));
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The unit's limits of a process, as prlimit takes them, with that of locked memory or without.
+fn limits(unit: &str, locked: bool) -> Vec<String> {
+    let names = [
+        ("NOFILE", "nofile"),
+        ("CORE", "core"),
+        ("MEMLOCK", "memlock"),
+    ];
+    unit.lines()
+        .filter_map(|line| line.strip_prefix("Limit")?.split_once('='))
+        .filter_map(|(name, value)| {
+            let (_, option) = names.iter().find(|(known, _)| *known == name)?;
+            let value = value.replace("infinity", "unlimited");
+            (locked || *option != "memlock").then(|| format!("--{option}={value}"))
+        })
+        .collect()
+}
+
+/// A file of the soak's, made where it isn't there.
+pub fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::limits;
+
+    #[test]
+    fn the_units_limits_are_taken() {
+        let unit = "[Service]\nLimitNOFILE=4096\nLimitCORE=0\nLimitMEMLOCK=infinity\nTasksMax=16\n";
+        let all = ["--nofile=4096", "--core=0", "--memlock=unlimited"];
+        assert_eq!(limits(unit, true), all);
+        assert_eq!(limits(unit, false), all[..2]);
+    }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the kernel says about a process.
+
+use std::fs;
+use std::path::Path;
+
+/// Memory of a process, in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// What it would free by ending, and its part of what it shares. Without the right to look (the daemon
+    /// can't be traced, so only root has it), all that is resident.
+    pub pss: f64,
+    /// What is its own alone.
+    pub private: f64,
+    /// Its own and no file's: heap and stack.
+    pub anonymous: f64,
+    /// The most that was ever resident.
+    pub peak: f64,
+}
+
+/// The memory of the process.
+pub fn memory(pid: u32) -> Memory {
+    let status = figures(&format!("/proc/{pid}/status"));
+    let of = |figures: &str, name: &str| figure(figures, name).unwrap_or_default();
+    let peak = of(&status, "VmHWM:");
+    let anonymous = of(&status, "RssAnon:");
+    let rollup = figures(&format!("/proc/{pid}/smaps_rollup"));
+    match figure(&rollup, "Pss:") {
+        Some(pss) => Memory {
+            pss,
+            private: of(&rollup, "Private_Clean:") + of(&rollup, "Private_Dirty:"),
+            anonymous,
+            peak,
+        },
+        None => {
+            let resident = of(&status, "VmRSS:");
+            Memory {
+                pss: resident,
+                private: resident,
+                anonymous,
+                peak,
+            }
+        }
+    }
+}
+
+/// How often the process gave the processor up by itself: how often it was woken.
+pub fn wakes(pid: u32) -> f64 {
+    let status = figures(&format!("/proc/{pid}/status"));
+    figure(&status, "voluntary_ctxt_switches:").unwrap_or_default()
+}
+
+/// How many descriptors the process has open; none without the right to look.
+pub fn descriptors(pid: u32) -> Option<usize> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    Some(entries.count())
+}
+
+fn figures(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn figure(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The machine, without its name.
+pub fn machine() -> String {
+    let cpus = figures("/proc/cpuinfo");
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model.and_then(|rest| rest.split(':').nth(1));
+    let model = model.unwrap_or("unknown").trim();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let kernel = figures("/proc/sys/kernel/osrelease");
+    format!("{cores} cores of {model}, Linux {}", kernel.trim())
+}
+
+/// A file's size in bytes; none if it isn't there.
+pub fn size(path: &Path) -> Option<f64> {
+    fs::metadata(path)
+        .ok()
+        .map(|metadata| metadata.len() as f64)
+}

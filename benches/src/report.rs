@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The table, and the same as JSON.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+/// What is to be reached.
+#[derive(Clone, Copy)]
+enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// One figure.
+pub struct Row {
+    section: &'static str,
+    name: String,
+    value: f64,
+    unit: &'static str,
+    floors: Vec<(&'static str, f64, Option<Target>)>,
+    target: Option<Target>,
+}
+
+impl Row {
+    /// Puts a floor beside it, measured in the same run.
+    pub fn against(&mut self, floor: &'static str, value: f64) -> &mut Self {
+        self.floors.push((floor, value, None));
+        self
+    }
+
+    /// The ratio to the last floor, or the figure itself where there is none, is to be at most this.
+    pub fn at_most(&mut self, bound: f64) -> &mut Self {
+        self.bound(Target::AtMost(bound))
+    }
+
+    /// The same the other way round.
+    pub fn at_least(&mut self, bound: f64) -> &mut Self {
+        self.bound(Target::AtLeast(bound))
+    }
+
+    fn bound(&mut self, target: Target) -> &mut Self {
+        match self.floors.last_mut() {
+            Some((_, _, bound)) => *bound = Some(target),
+            None => self.target = Some(target),
+        }
+        self
+    }
+
+    /// Each ratio, and the figure itself, with what it is to be.
+    fn verdicts(&self) -> impl Iterator<Item = (f64, Target)> + '_ {
+        let own = self.target.map(|target| (self.value, target));
+        let ratios = self.floors.iter();
+        let ratios = ratios.filter_map(|(_, floor, target)| Some((self.value / floor, (*target)?)));
+        own.into_iter().chain(ratios)
+    }
+
+    fn json(&self) -> Value {
+        let bound = |target: Option<Target>| match target {
+            Some(Target::AtMost(bound)) => json!({"at_most": bound}),
+            Some(Target::AtLeast(bound)) => json!({"at_least": bound}),
+            None => Value::Null,
+        };
+        let floors = self.floors.iter().map(|(name, value, target)| {
+            json!({
+                "floor": name, "value": value, "ratio": self.value / value, "target": bound(*target),
+            })
+        });
+        json!({
+            "section": self.section, "name": self.name, "value": self.value, "unit": self.unit,
+            "target": bound(self.target), "floors": floors.collect::<Vec<_>>(),
+            "reached": self.verdicts().all(|(value, target)| reached(value, target)),
+        })
+    }
+}
+
+fn reached(value: f64, target: Target) -> bool {
+    match target {
+        Target::AtMost(bound) => value <= bound,
+        Target::AtLeast(bound) => value >= bound,
+    }
+}
+
+/// All figures of a run.
+#[derive(Default)]
+pub struct Report {
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// Adds a figure.
+    pub fn row(
+        &mut self,
+        section: &'static str,
+        name: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+    ) -> &mut Row {
+        let at = self.rows.len();
+        self.rows.push(Row {
+            section,
+            name: name.into(),
+            value,
+            unit,
+            floors: Vec::new(),
+            target: None,
+        });
+        &mut self.rows[at]
+    }
+
+    /// Says something under the table.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// The table, a figure a line, what misses its target marked.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for row in &self.rows {
+            if row.section != section {
+                section = row.section;
+                let _ = writeln!(text, "\n{section}");
+            }
+            let value = format!("{} {}", number(row.value), row.unit);
+            let mut line = format!("  {:<42} {value:>14}", row.name);
+            for (floor, value, _) in &row.floors {
+                let against = format!("{} {floor}", number(*value));
+                let _ = write!(line, "  {:>5}x of {against:<16}", number(row.value / value));
+            }
+            for (value, target) in row.verdicts() {
+                let mark = if reached(value, target) {
+                    "ok"
+                } else {
+                    "MISSED"
+                };
+                let _ = match target {
+                    Target::AtMost(bound) => write!(line, "  {mark} (<= {bound})"),
+                    Target::AtLeast(bound) => write!(line, "  {mark} (>= {bound})"),
+                };
+            }
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "\n{note}");
+        }
+        text
+    }
+
+    /// The same for programs.
+    pub fn json(&self, machine: &str, commit: &str) -> Value {
+        let rows: Vec<_> = self.rows.iter().map(Row::json).collect();
+        json!({"machine": machine, "commit": commit, "figures": rows, "notes": self.notes})
+    }
+}
+
+/// Three digits that count.
+fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 1e5 => {
+            let digits = format!("{value:.0}");
+            let mut text = String::new();
+            for (at, digit) in digits.chars().enumerate() {
+                if at > 0 && (digits.len() - at) % 3 == 0 {
+                    text.push(',');
+                }
+                text.push(digit);
+            }
+            text
+        }
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What misses its target is marked, and only that.
+    #[test]
+    fn a_missed_target_shows() {
+        let mut report = Report::default();
+        report
+            .row("s", "slow", 3.0, "ms")
+            .against("echo", 2.0)
+            .at_most(1.3);
+        report
+            .row("s", "fast", 2.0, "ms")
+            .against("echo", 2.0)
+            .at_most(1.3);
+        report
+            .row("s", "many", 90.0, "/s")
+            .against("a", 100.0)
+            .at_least(0.25);
+        report.row("s", "large", 9.0, "MB").at_most(8.0);
+        let table = report.table();
+        let line = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or("");
+        assert!(line("slow").contains("1.50x of 2.00 echo") && line("slow").contains("MISSED"));
+        assert!(line("fast").contains("ok (<= 1.3)"));
+        assert!(line("many").contains("ok (>= 0.25)"));
+        assert!(line("large").contains("MISSED"));
+        assert_eq!(report.json("m", "c")["figures"][0]["reached"], false);
+    }
+
+    #[test]
+    fn large_numbers_have_commas() {
+        assert_eq!(number(1_234_567.0), "1,234,567");
+        assert_eq!(number(123_456.0), "123,456");
+    }
+}

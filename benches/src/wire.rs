@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Requests for a resource and their answers, as bytes.
+
+use offline_fs_kbc::proto::getresource::{GetResourceRequest, GetResourceResponse};
+use protobuf::Message as _;
+use ttrpc::{Code, Request, Response};
+
+/// The bytes before a frame's body.
+pub const HEADER: usize = 10;
+
+/// A frame that asks for a resource as kata-agent of late 2023 does.
+pub fn request(path: &str) -> Vec<u8> {
+    call("getresource.GetResourceService", path)
+}
+
+/// The same of any service, as one that there isn't.
+pub fn call(service: &str, path: &str) -> Vec<u8> {
+    let asked = GetResourceRequest {
+        ResourcePath: path.to_owned(),
+        KbcName: "offline_fs_kbc".to_owned(),
+        KbsUri: "localhost".to_owned(),
+        ..GetResourceRequest::default()
+    };
+    let request = Request {
+        service: service.to_owned(),
+        method: "GetResource".to_owned(),
+        payload: asked.write_to_bytes().expect("a message encodes"),
+        timeout_nano: 50_000_000_000,
+        ..Request::default()
+    };
+    let body = request.write_to_bytes().expect("a message encodes");
+    let length = u32::try_from(body.len()).expect("a short message");
+    let mut frame = length.to_be_bytes().to_vec();
+    frame.extend(1u32.to_be_bytes());
+    frame.extend([1, 0]);
+    frame.extend(body);
+    frame
+}
+
+/// The length of a frame that answers with a resource of so many bytes.
+pub fn answer_bytes(bytes: usize) -> usize {
+    let answer = GetResourceResponse {
+        Resource: vec![0; bytes],
+        ..GetResourceResponse::default()
+    };
+    let mut response = Response {
+        payload: answer.write_to_bytes().expect("a message encodes"),
+        ..Response::default()
+    };
+    // A good answer has an empty status.
+    response.mut_status();
+    let body = response.compute_size();
+    HEADER + usize::try_from(body).expect("a size")
+}
+
+/// How many bytes follow a frame's header.
+pub fn body_length(header: &[u8; HEADER]) -> usize {
+    let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
+    length as usize
+}
+
+/// The resource in an answer's body, or the status that refuses it.
+pub fn resource(body: &[u8]) -> Result<Vec<u8>, Code> {
+    let response = Response::parse_from_bytes(body).expect("a response");
+    let code = response.status.as_ref().map_or(Code::OK, |s| s.code());
+    if code != Code::OK {
+        return Err(code);
+    }
+    let answer = GetResourceResponse::parse_from_bytes(&response.payload);
+    Ok(answer.expect("an answer").Resource)
+}
