@@ -17,7 +17,7 @@ use crate::resource::store::{FileState, FileStatus, Resource, Store};
 use crate::server::admission::Admission;
 use crate::server::call;
 use crate::server::ledger::{Ledger, Record};
-use crate::text::EntryName;
+use crate::text::{Clean, EntryName};
 
 /// How many entries are listed of resources and keys each: far above any use, and below what one message
 /// carries.
@@ -57,7 +57,8 @@ impl Status for Report {
         };
         let (resources, keys) = (listed(&snapshot.resources), listed(&snapshot.keys));
         let all = snapshot.resources.len() + snapshot.keys.len();
-        let outcomes = self.ledger.outcomes().into_iter();
+        let mut outcomes: Vec<_> = self.ledger.outcomes();
+        outcomes.sort_unstable_by_key(|(outcome, _)| *outcome as i32);
         Ok(GetResponse {
             version: self.version.to_owned(),
             pid: std::process::id(),
@@ -68,8 +69,9 @@ impl Status for Report {
             resources,
             keys,
             outcomes: outcomes
+                .into_iter()
                 .map(|(outcome, count)| Count {
-                    outcome,
+                    outcome: format!("{outcome:?}"),
                     count,
                     ..Count::default()
                 })
@@ -143,9 +145,9 @@ fn entry((name, resource): (&Name, &Resource)) -> Entry {
 fn recent(record: Record) -> Call {
     Call {
         peer: record.peer.describe(),
-        method: record.method,
+        method: Clean(&record.method).to_string(),
         name: record.subject,
-        outcome: record.outcome,
+        outcome: format!("{:?}", record.outcome),
         milliseconds_ago: u64::try_from(record.at.elapsed().as_millis()).unwrap_or(u64::MAX),
         ..Call::default()
     }

@@ -2,26 +2,33 @@
 
 //! What was answered: counts for each outcome, and the last requests, for a person who asks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use ttrpc::Code;
+
 use crate::server::peer::Peer;
+use crate::text::Clean;
 
 /// How many requests are remembered: what fits a screen, and a few KiB.
 const RECENT: usize = 10;
+
+/// The longest name of a method that is kept as it came, in bytes: any that exists. A peer can send one as
+/// long as a frame.
+const LONGEST_METHOD: usize = 200;
 
 /// One answered request.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// Who asked.
     pub peer: Peer,
-    /// The method, as `/service/method`, fit to be shown.
+    /// The method, as `/service/method`, in the peer's own words.
     pub method: String,
     /// What it was about, never a value.
     pub subject: String,
-    /// The status code's name.
-    pub outcome: String,
+    /// The status code.
+    pub outcome: Code,
     /// When it was answered.
     pub at: Instant,
 }
@@ -35,7 +42,8 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    outcomes: BTreeMap<String, u64>,
+    /// As many as there were different ones.
+    outcomes: Vec<(Code, u64)>,
     recent: VecDeque<Record>,
 }
 
@@ -50,13 +58,15 @@ impl Default for Ledger {
 
 impl Ledger {
     /// Notes one.
-    pub fn record(&self, record: Record) {
+    pub fn record(&self, mut record: Record) {
+        if record.method.len() > LONGEST_METHOD {
+            record.method = Clean(&record.method).to_string();
+        }
         let mut state = self.state();
-        match state.outcomes.get_mut(&record.outcome) {
-            Some(count) => *count += 1,
-            None => {
-                state.outcomes.insert(record.outcome.clone(), 1);
-            }
+        let mut outcomes = state.outcomes.iter_mut();
+        match outcomes.find(|(outcome, _)| *outcome == record.outcome) {
+            Some((_, count)) => *count += 1,
+            None => state.outcomes.push((record.outcome, 1)),
         }
         if state.recent.len() == RECENT {
             state.recent.pop_back();
@@ -70,7 +80,7 @@ impl Ledger {
     }
 
     /// How often each outcome was.
-    pub fn outcomes(&self) -> BTreeMap<String, u64> {
+    pub fn outcomes(&self) -> Vec<(Code, u64)> {
         self.state().outcomes.clone()
     }
 
@@ -97,7 +107,7 @@ mod tests {
                 peer: Peer::default(),
                 method: format!("/s/{n}"),
                 subject: String::new(),
-                outcome: "OK".to_owned(),
+                outcome: Code::OK,
                 at: Instant::now(),
             });
         }
@@ -107,6 +117,6 @@ mod tests {
             (recent[0].method.as_str(), recent[9].method.as_str()),
             ("/s/24", "/s/15")
         );
-        assert_eq!(ledger.outcomes()["OK"], 25);
+        assert_eq!(ledger.outcomes(), [(Code::OK, 25)]);
     }
 }

@@ -81,9 +81,9 @@ impl Router {
         if !notes.is_private {
             self.ledger.record(Record {
                 peer,
-                method: Clean(&method).to_string(),
+                method,
                 subject: notes.subject.unwrap_or_default(),
-                outcome: format!("{:?}", status.code()),
+                outcome: status.code(),
                 at: Instant::now(),
             });
         }

@@ -91,7 +91,7 @@ fn the_daemon_tells_how_it_stands() {
         "    last error ",
         "  default/credential/test: 39 bytes, from ",
         "    mended: registry \"r\": left out",
-        "requests: 1 INVALID_ARGUMENT, 2 NOT_FOUND, 1 OK",
+        "requests: 1 OK, 1 INVALID_ARGUMENT, 2 NOT_FOUND",
         "GetResourceService/GetResource a/b/none: NOT_FOUND",
     ] {
         assert!(text.contains(line), "{line}: {text}");
