@@ -15,6 +15,7 @@ mod encrypted_images;
 mod files;
 mod freshness;
 mod go_client;
+mod help;
 mod hub;
 mod image_build;
 mod keys;
