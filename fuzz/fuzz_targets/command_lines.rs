@@ -46,7 +46,9 @@ fuzz_target!(|input: &[u8]| {
             _ => OsString::from_vec(arg.to_vec()),
         })
         .collect();
-    let is_component = ["attestation-agent", "confidential-data-hub"].map(OsString::from).contains(&args[0]);
+    let is_component = ["attestation-agent", "confidential-data-hub"]
+        .map(OsString::from)
+        .contains(&args[0]);
     let is_ours = args.get(1).is_some_and(|arg| {
         let arg = arg.to_string_lossy();
         !arg.starts_with('-') || ["--help", "-h", "--version", "-V"].contains(&&*arg)
@@ -60,10 +62,16 @@ fuzz_target!(|input: &[u8]| {
                 }
             }
         }
-        Ok(_) => assert!(is_ours, "a component's command line asks for something else"),
+        Ok(_) => assert!(
+            is_ours,
+            "a component's command line asks for something else"
+        ),
         Err(error) => {
             assert!([0, 2].contains(&error.exit_code()));
-            assert!(is_ours || !is_component, "a component's command line stops the daemon");
+            assert!(
+                is_ours || !is_component,
+                "a component's command line stops the daemon"
+            );
         }
     }
 });

@@ -26,7 +26,11 @@ fuzz_target!(|text: &str| {
     match &name {
         Name::Path(path) => {
             assert_eq!(path.split('/').count(), 3);
-            for spelling in [path.clone(), format!("/{path}"), format!("kbs:///{path}?a=b/c")] {
+            for spelling in [
+                path.clone(),
+                format!("/{path}"),
+                format!("kbs:///{path}?a=b/c"),
+            ] {
                 assert_eq!(Name::parse(&spelling).as_ref(), Ok(&name), "{spelling:?}");
             }
             if let Some(old) = name.old() {

@@ -67,7 +67,9 @@ fn packet(text: &[u8]) {
 }
 
 fn comes_back(packet: &Packet) {
-    let again = Packet::parse(packet.write().as_bytes()).ok().expect("what was printed parses");
+    let again = Packet::parse(packet.write().as_bytes())
+        .ok()
+        .expect("what was printed parses");
     assert_eq!(again.kid, packet.kid);
     assert_eq!(again.wrapped_data, packet.wrapped_data);
     assert_eq!(again.iv, packet.iv);
@@ -87,6 +89,9 @@ fn wrap(data: &[u8]) {
         });
         let packet = protocol::read_unwrap(request.to_string().as_bytes()).ok();
         let packet = packet.expect("what was wrapped can be asked for");
-        assert_eq!(*keyprovider::unwrap(&packet, &key).expect("it unwraps"), *data);
+        assert_eq!(
+            *keyprovider::unwrap(&packet, &key).expect("it unwraps"),
+            *data
+        );
     }
 }

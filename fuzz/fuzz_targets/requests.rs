@@ -21,7 +21,10 @@ const METHODS: &[(&str, &str)] = &[
     ("api.ImagePullService", "PullImage"),
     ("attestation_agent.AttestationAgentService", "GetEvidence"),
     ("attestation_agent.AttestationAgentService", "GetToken"),
-    ("attestation_agent.AttestationAgentService", "ExtendRuntimeMeasurement"),
+    (
+        "attestation_agent.AttestationAgentService",
+        "ExtendRuntimeMeasurement",
+    ),
     ("attestation_agent.AttestationAgentService", "BindInitData"),
     ("attestation_agent.AttestationAgentService", "GetTeeType"),
 ];
@@ -46,7 +49,10 @@ fuzz_target!(|input: &[u8]| {
     // Resources are handed out by these alone, and a key of the keys file by none as it is.
     let gives = ["GetResource", "UnsealSecret"].contains(&method);
     if response.status().code() == Code::OK && !gives {
-        let said = response.payload.windows(MARK.len()).any(|part| part == MARK.as_bytes());
+        let said = response
+            .payload
+            .windows(MARK.len())
+            .any(|part| part == MARK.as_bytes());
         assert!(!said, "a key is handed out");
     }
 });

@@ -33,14 +33,20 @@ fuzz_target!(|input: &[u8]| {
 /// A file without a line break at its end gets one.
 fn with_last_break(files: &[(&str, &str)]) -> Vec<(String, String)> {
     let whole = |text: &str| format!("{}\n", text.strip_suffix('\n').unwrap_or(text));
-    files.iter().map(|(path, text)| (path.to_string(), whole(text))).collect()
+    files
+        .iter()
+        .map(|(path, text)| (path.to_string(), whole(text)))
+        .collect()
 }
 
 /// The files of such a text: a block ends where a line has less indentation, and its last line breaks
 /// become one.
 fn read(data: &str) -> Vec<(String, String)> {
     let mut lines = data.lines().peekable();
-    assert_eq!([lines.next(), lines.next(), lines.next()], [Some(FIRST_LINE), Some(""), Some("write_files:")]);
+    assert_eq!(
+        [lines.next(), lines.next(), lines.next()],
+        [Some(FIRST_LINE), Some(""), Some("write_files:")]
+    );
     let mut files = Vec::new();
     while let Some(line) = lines.next() {
         let path = line.strip_prefix("  - path: ").expect("a path");

@@ -14,7 +14,9 @@ use offline_fs_kbc::resource::file::{self, Entries, Kind};
 use offline_fs_kbc::resource::problem::Problem;
 use offline_fs_kbc::resource::store::{Source, Store};
 use offline_fs_kbc::rpc::sealedsecret::Verification;
-use offline_fs_kbc::rpc::{attestation, getresource, keyprovider, resource, sealedsecret, unavailable};
+use offline_fs_kbc::rpc::{
+    attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
+};
 use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::connection;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
@@ -61,7 +63,10 @@ pub fn assert_error_unsaid(error: &(impl Display + Debug)) {
 
 /// Panics where a text would break a line of the log.
 pub fn assert_one_line(text: &str) {
-    assert!(!text.contains(char::is_control), "control characters: {text:?}");
+    assert!(
+        !text.contains(char::is_control),
+        "control characters: {text:?}"
+    );
 }
 
 /// The entries of a file's text.
@@ -160,7 +165,10 @@ impl Daemon {
         services.extend(sealedsecret::service(store, Verification::On(nowhere)));
         let (running, stop) = watch::channel(false);
         Self {
-            runtime: Builder::new_current_thread().enable_all().build().expect("a runtime"),
+            runtime: Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime"),
             router: Arc::new(Router::new(services, || {})),
             admission: Arc::new(Admission::new(|| {})),
             stop,
@@ -174,7 +182,10 @@ impl Daemon {
     pub fn talk(&self, bytes: &[u8], piece: usize) -> Vec<(u32, Response)> {
         let answers = self.runtime.block_on(async {
             let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
-            let ticket = self.admission.admit(Peer::of(&theirs)).expect("a free place");
+            let ticket = self
+                .admission
+                .admit(Peer::of(&theirs))
+                .expect("a free place");
             let served = connection::run(
                 theirs,
                 ticket,
@@ -185,7 +196,10 @@ impl Daemon {
             let (mut answers_in, mut requests_out) = ours.into_split();
             let asks = async {
                 for piece in bytes.chunks(piece.max(1)) {
-                    requests_out.write_all(piece).await.expect("the daemon reads");
+                    requests_out
+                        .write_all(piece)
+                        .await
+                        .expect("the daemon reads");
                     tokio::task::yield_now().await;
                 }
                 // Closes this side.
@@ -193,7 +207,10 @@ impl Daemon {
             };
             let reads = async {
                 let mut answers = Vec::new();
-                answers_in.read_to_end(&mut answers).await.expect("the daemon writes");
+                answers_in
+                    .read_to_end(&mut answers)
+                    .await
+                    .expect("the daemon writes");
                 answers
             };
             let (served, (), answers) = tokio::join!(served, asks, reads);
@@ -211,7 +228,8 @@ fn parse_answers(mut bytes: &[u8]) -> Vec<(u32, Response)> {
         let end = MESSAGE_HEADER_LENGTH + header.length as usize;
         assert_eq!(header.type_, MESSAGE_TYPE_RESPONSE);
         assert!(header.length as usize <= MAX_MESSAGE_BYTES);
-        let response = Response::parse_from_bytes(&bytes[MESSAGE_HEADER_LENGTH..end]).expect("a response");
+        let response =
+            Response::parse_from_bytes(&bytes[MESSAGE_HEADER_LENGTH..end]).expect("a response");
         answers.push((header.stream_id, response));
         bytes = &bytes[end..];
     }
