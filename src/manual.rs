@@ -70,10 +70,7 @@ fn page(command: &Command, directory: &Path) -> io::Result<()> {
         .get_display_name()
         .unwrap_or(command.get_name())
         .to_owned();
-    let example = command
-        .get_after_help()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let example = example(command);
     let man = Man::new(command.clone().after_help(None));
     // Without a date, since a page would differ from build to build.
     let title = name.to_uppercase().replace('-', r"\-");
@@ -127,6 +124,21 @@ fn page(command: &Command, directory: &Path) -> io::Result<()> {
     rest.text(also);
     rest.to_writer(&mut text)?;
     fs::write(directory.join(format!("{name}.1")), text)
+}
+
+/// What the command shows as its example: after its help, or as a paragraph of its description.
+fn example(command: &Command) -> String {
+    let after = command.get_after_help().map(ToString::to_string);
+    let about = command
+        .get_long_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let paragraph = about
+        .split("\n\n")
+        .find_map(|text| text.strip_prefix("Example: "));
+    after
+        .or_else(|| Some(format!("Example:\n{}", paragraph?)))
+        .unwrap_or_default()
 }
 
 fn described(roff: &mut Roff, term: &[Inline], text: &str) {
