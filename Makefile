@@ -109,6 +109,7 @@ install:
 		$(DESTDIR)$(SHAREDIR)/drop-ins/*.conf
 	install -D -m 0644 systemd/$(NAME).tmpfiles $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf
 	install -D -m 0644 systemd/$(NAME).preset $(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
+	if [ -d $(MANUAL) ]; then $(MAKE) --no-print-directory install-manual; fi
 	for name in $(DROP_INS); do \
 		unit=$(NAME).service; if [ $$name = no-activation ]; then unit=$(NAME)-.socket; fi; \
 		install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf \
@@ -188,6 +189,7 @@ clean:
 
 .PHONY: manual test-manual install-manual uninstall-manual fuzz fuzz-short test-reproducible audit sbom dist test-other
 
+# Installed with the rest if they were made; an image has no use for them.
 MANUAL := target/manual
 MANDIR ?= $(PREFIX)/share/man
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
@@ -201,9 +203,6 @@ manual: check-cargo
 test-manual: manual
 	$(CARGO) build --locked --quiet
 	tests/manual target/debug/$(NAME) $(MANUAL)
-
-# With the rest, if they were made; an image has no use for them.
-install: $(if $(wildcard $(MANUAL)),install-manual)
 
 install-manual:
 	for section in 1 5; do \
