@@ -19,6 +19,7 @@ use offline_fs_kbc::rpc::{
 };
 use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::connection;
+use offline_fs_kbc::server::ledger::Ledger;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::server::peer::Peer;
 use offline_fs_kbc::server::router::Router;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 use ttrpc::asynchronous::Service;
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, MessageHeader, Response};
+use zeroize::Zeroizing;
 
 /// What a secret is known by. It is base64 too, and 32 bytes long, as a key is.
 pub const MARK: &str = "hunter2+IT/IS+A/SECRET+hunter2++";
@@ -72,7 +74,7 @@ pub fn assert_one_line(text: &str) {
 /// The entries of a file's text.
 pub fn parse_file(text: &[u8], keys: bool) -> Result<Entries, Problem> {
     let kind = if keys { Kind::Keys } else { Kind::Resources };
-    file::parse(text, kind)
+    file::parse(Zeroizing::new(text.to_vec()), &kind)
 }
 
 /// What a peer sends: a frame.
@@ -169,7 +171,7 @@ impl Daemon {
                 .enable_all()
                 .build()
                 .expect("a runtime"),
-            router: Arc::new(Router::new(services, || {})),
+            router: Arc::new(Router::new(services, Arc::new(Ledger::default()), || {})),
             admission: Arc::new(Admission::new(|| {})),
             stop,
             _running: running,
