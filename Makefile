@@ -43,8 +43,14 @@ TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
 IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
 IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 
-# Panics name places in crates' sources; without where those lie on this machine.
-SHORT_PATHS = --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=crates
+# So that a build in one place is a build in every place, to the bit: docs/verify.md.
+REMAP = --remap-path-prefix=$(CURDIR)=/usr/src/offline-fs-kbc \
+	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/usr/src/cargo
+
+# 1 to put the list of crates into the binary, for which cargo-auditable must be installed. Not by itself
+# where it is: what is built is to rest on the source and the compiler alone.
+AUDITABLE ?=
+AUDITABLE_BUILD = $(if $(filter 1,$(AUDITABLE)),auditable )build
 
 FLOORS := target/$(TRIPLE)/floors
 SOAK_SECONDS ?= 7200
@@ -87,7 +93,7 @@ GO_CLIENT := $(GO)/go-client
 # The contract of the image build: KBC, LIBC, ARCH and ttrpc on the command line. ttrpc needs no
 # answer, since the program speaks nothing else.
 image: check-image check-cargo
-	RUSTFLAGS="-C target-feature=+crt-static $(SHORT_PATHS)" $(CARGO) build --release --locked \
+	RUSTFLAGS="-C target-feature=+crt-static $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked \
 		--no-default-features --bin $(NAME) --target $(TRIPLE)
 	for place in $(IMAGE_PLACES); do \
 		install -D -m 0755 target/$(TRIPLE)/release/$(NAME) $$place || exit 1; \
@@ -111,7 +117,7 @@ check-cargo:
 	fi
 
 build: check-cargo
-	$(CARGO) build --release --locked
+	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked
 
 install:
 	@test -x $(BIN) || { echo "BIN=$(BIN) is missing; 'make' builds the image's binary, 'make build' this machine's" >&2; exit 1; }
@@ -131,6 +137,7 @@ install:
 	for example in $(EXAMPLES); do \
 		install -D -m 0644 examples/$$example $(DESTDIR)$(DOCDIR)/examples/$$example || exit 1; \
 	done
+	if [ -d $(MANUAL) ]; then $(MAKE) --no-print-directory install-manual; fi
 	for name in $(DROP_INS); do \
 		unit=$(NAME).service; if [ $$name = no-activation ]; then unit=$(NAME)-.socket; fi; \
 		install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf \
@@ -244,3 +251,81 @@ $(GO_CLIENT): tests/go-client/main.go | $(GO)/fetched
 clean:
 	$(CARGO) clean
 	rm -rf app
+
+# --- Manual, fuzzing, supply chain and release -----------------------------------------------------
+
+.PHONY: manual test-manual install-manual uninstall-manual fuzz fuzz-short test-reproducible audit sbom dist test-other
+
+# Installed with the rest if they were made; an image has no use for them.
+MANUAL := target/manual
+MANDIR ?= $(PREFIX)/share/man
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+
+# Man pages and completions, from the definitions of the command line. A debug build: it runs once.
+manual: check-cargo
+	$(CARGO) run --locked --quiet --features manual --bin manual -- man $(MANUAL)
+
+test-manual: manual
+	$(CARGO) build --locked --quiet
+	tests/manual target/debug/$(NAME) $(MANUAL)
+
+install-manual:
+	for section in 1 5; do \
+		install -d $(DESTDIR)$(MANDIR)/man$$section || exit 1; \
+		install -m 0644 $(MANUAL)/man$$section/* $(DESTDIR)$(MANDIR)/man$$section || exit 1; \
+	done
+	install -D -m 0644 $(MANUAL)/completions/$(NAME).bash $(DESTDIR)$(BASHDIR)/$(NAME)
+	install -D -m 0644 $(MANUAL)/completions/_$(NAME) $(DESTDIR)$(ZSHDIR)/_$(NAME)
+	install -D -m 0644 $(MANUAL)/completions/$(NAME).fish $(DESTDIR)$(FISHDIR)/$(NAME).fish
+
+uninstall: uninstall-manual
+
+uninstall-manual:
+	rm -f $(DESTDIR)$(MANDIR)/man1/$(NAME).1 $(DESTDIR)$(MANDIR)/man1/$(NAME)-*.1 \
+		$(DESTDIR)$(MANDIR)/man5/aa-offline_fs_kbc-resources.json.5 \
+		$(DESTDIR)$(MANDIR)/man5/aa-offline_fs_kbc-keys.json.5 \
+		$(DESTDIR)$(BASHDIR)/$(NAME) $(DESTDIR)$(ZSHDIR)/_$(NAME) $(DESTDIR)$(FISHDIR)/$(NAME).fish
+
+# Tools from crates.io, each built once: some take minutes.
+TOOLS := target/tools
+FUZZER := $(TOOLS)/cargo-fuzz-0.13.2
+DENY := $(TOOLS)/cargo-deny-0.20.2
+AUDITOR := $(TOOLS)/cargo-auditable-0.7.7
+TOOL_PATH = PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH"
+
+$(FUZZER) $(DENY) $(AUDITOR):
+	$(CARGO) install --locked --root $(TOOLS) $$(echo $(@F) | sed 's/-\([0-9.]*\)$$/@\1/')
+	touch $@
+
+# docs/fuzzing.md. The time is for each target; what is found beyond the seeds stays below target/.
+FUZZ_SECONDS ?= 600
+
+fuzz: $(FUZZER)
+	$(TOOL_PATH) fuzz/run $(FUZZ_SECONDS)
+
+# Four minutes over all targets, once they are built.
+fuzz-short: $(FUZZER)
+	$(TOOL_PATH) fuzz/run $$((240 / $$(ls fuzz/fuzz_targets/*.rs | wc -l)))
+
+# docs/verify.md.
+test-reproducible:
+	tests/reproducible
+
+# cargo-deny, and the list of crates in a binary against the sources.
+audit: $(DENY) $(AUDITOR)
+	$(TOOL_PATH) release/audit
+
+# Every crate of the image build, as CycloneDX.
+sbom:
+	@mkdir -p target/dist
+	release/sbom $(TRIPLE) > target/dist/$(NAME).cdx.json
+
+# What a release has, from the tag VERSION or from HEAD: docs/release.md.
+dist: $(AUDITOR)
+	$(TOOL_PATH) release/dist $(VERSION)
+
+# Other architectures, and the oldest Rust; as root, and for an hour.
+test-other:
+	tests/other-architectures $(CURDIR)/target/other

@@ -18,10 +18,16 @@ use zeroize::Zeroizing;
 use crate::cli::{client, private_file};
 use crate::config::{Role, Root};
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc get Credential >/dev/null
+  offline-fs-kbc get kbs:///default/credential/test --as cdh --output auth.json";
+
 /// Ask a running daemon for a resource as the clients do
 ///
 /// To a terminal it prints only the size, unless --show is given.
 #[derive(Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Get {
     /// For example default/credential/test, Credential, or a kbs:// URI
     name: String,

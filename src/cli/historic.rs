@@ -8,7 +8,6 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::ExitCode;
 
 use offline_fs_kbc::text::{Clean, Shown};
 
@@ -104,16 +103,8 @@ pub fn is_flag(arg: &str) -> bool {
     split(arg).is_some_and(|(name, _)| meaning(name).is_some())
 }
 
-/// Serves as the arguments (without the program's name) say.
-///
-/// # Errors
-///
-/// As serving fails.
-pub fn run(component: Component, args: &[OsString]) -> anyhow::Result<ExitCode> {
-    parse(component, args).run()
-}
-
-fn parse(component: Component, args: &[OsString]) -> Serve {
+/// What is served as the arguments (without the program's name) say.
+pub fn parse(component: Component, args: &[OsString]) -> Serve {
     let mut serve = Serve {
         component,
         ..Serve::default()

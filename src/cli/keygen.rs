@@ -24,12 +24,18 @@ use zeroize::Zeroizing;
 
 use crate::cli::private_file;
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc keygen kbs:///default/key/k1 --keys keys.json
+  offline-fs-kbc keygen --signing private.jwk >public.jwk";
+
 /// Make a key: one that encrypts images, or one that signs sealed secrets
 ///
 /// A key for images is added to a keys file, which is made if it is missing; the other entries stay as
 /// they are, and none is ever replaced.
 #[derive(Args)]
 #[command(
+    after_help = EXAMPLE,
     override_usage = "offline-fs-kbc keygen <NAME> --keys <FILE>\n       offline-fs-kbc keygen --signing <FILE>"
 )]
 pub struct Keygen {

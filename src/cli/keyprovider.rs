@@ -21,6 +21,11 @@ use zeroize::Zeroizing;
 
 use crate::config::KEYS;
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = r#"Example, in the file that OCICRYPT_KEYPROVIDER_CONFIG names:
+  {"key-providers": {"attestation-agent": {"cmd": {"path": "offline-fs-kbc",
+   "args": ["keyprovider", "--keys", "/path/to/keys.json"]}}}}"#;
+
 /// Wrap and unwrap image layers' keys, as the command that ocicrypt runs
 ///
 /// skopeo, buildah, podman and nerdctl start it, by the file that OCICRYPT_KEYPROVIDER_CONFIG names; a
@@ -28,6 +33,7 @@ use crate::config::KEYS;
 /// provider:attestation-agent: and are joined by :: - keyid=ID, a key of the keys file; keypath=FILE, a
 /// file of 32 bytes; algorithm=A256GCM (the default) or A256CTR.
 #[derive(Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Keyprovider {
     /// The keys file; a resources file that has keys will do
     #[arg(long, value_name = "FILE", default_value = KEYS)]

@@ -8,6 +8,7 @@ mod client;
 mod document;
 mod findings;
 mod get;
+mod help;
 mod historic;
 mod inherited;
 #[cfg(feature = "tools")]
@@ -33,20 +34,26 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::Component;
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc check
+  offline-fs-kbc serve --help";
+
 /// Serves registry credentials and other KBS resources from files to kata-agent in a pod VM
 #[derive(Parser)]
-#[command(name = "offline-fs-kbc", version, max_term_width = 80)]
+#[command(name = "offline-fs-kbc", version, after_help = EXAMPLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// A command with its arguments.
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     Serve(serve::Serve),
     Get(get::Get),
     Check(Box<check::Check>),
@@ -65,6 +72,29 @@ enum Command {
     Unseal(unseal::Unseal),
 }
 
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+            Self::Get(get) => get.run(),
+            Self::Check(check) => check.run(),
+            Self::Status(status) => status.run(),
+            #[cfg(feature = "tools")]
+            Self::Pack(pack) => pack.run(),
+            #[cfg(feature = "tools")]
+            Self::Unpack(unpack) => unpack.run(),
+            #[cfg(feature = "tools")]
+            Self::Keygen(keygen) => keygen.run(),
+            #[cfg(feature = "tools")]
+            Self::Keyprovider(keyprovider) => keyprovider.run(),
+            #[cfg(feature = "tools")]
+            Self::Seal(seal) => seal.run(),
+            #[cfg(feature = "tools")]
+            Self::Unseal(unseal) => unseal.run(),
+        }
+    }
+}
+
 /// Does what the command line says; the exit status is 0 for done, 1 for failed or problems found,
 /// and 2 for a command line that means nothing.
 ///
@@ -72,41 +102,39 @@ enum Command {
 ///
 /// What went wrong, for the exit status 1.
 pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    match parse(args) {
+        Ok(command) => command.run(),
+        Err(error) => {
+            help::print(&error);
+            Ok(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)))
+        }
+    }
+}
+
+/// The command line as it is defined, for the parser and the manual.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+/// What the command line asks for. A historic one asks to serve, whatever it says.
+///
+/// # Errors
+///
+/// What to print where it means nothing, or asks for help.
+pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
     if let Some(component) = historic_component(&args) {
-        return historic::run(component, args.get(1..).unwrap_or_default());
+        let serve = historic::parse(component, args.get(1..).unwrap_or_default());
+        return Ok(Command::Serve(serve));
     }
     let by_name = args
         .first()
         .and_then(|arg| historic::component(Path::new(arg)));
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version go to standard output, and are no failure.
-            let _ = error.print();
-            return Ok(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)));
-        }
-    };
-    match cli.command {
-        Command::Serve(mut serve) => {
-            serve.component = by_name.unwrap_or_default();
-            serve.run()
-        }
-        Command::Get(get) => get.run(),
-        Command::Check(check) => check.run(),
-        Command::Status(status) => status.run(),
-        #[cfg(feature = "tools")]
-        Command::Pack(pack) => pack.run(),
-        #[cfg(feature = "tools")]
-        Command::Unpack(unpack) => unpack.run(),
-        #[cfg(feature = "tools")]
-        Command::Keygen(keygen) => keygen.run(),
-        #[cfg(feature = "tools")]
-        Command::Keyprovider(keyprovider) => keyprovider.run(),
-        #[cfg(feature = "tools")]
-        Command::Seal(seal) => seal.run(),
-        #[cfg(feature = "tools")]
-        Command::Unseal(unseal) => unseal.run(),
+    let matches = definition().try_get_matches_from(args)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let Command::Serve(serve) = &mut cli.command {
+        serve.component = by_name.unwrap_or_default();
     }
+    Ok(cli.command)
 }
 
 /// Writes to standard output. A reader that has had enough is no failure.

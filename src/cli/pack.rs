@@ -23,10 +23,16 @@ use zeroize::Zeroizing;
 use crate::cli::document::{Document, Entry};
 use crate::cli::private_file;
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc pack --credential auth.json -o aa-offline_fs_kbc-resources.json
+  offline-fs-kbc pack --format cloud-config --credential auth.json >user-data";
+
 /// Write a resources file from the files that go into it
 ///
 /// Checks what it packs: a credential must be an auth.json that clients can use.
 #[derive(Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Pack {
     /// The registry credential, an auth.json (default/credential/test)
     #[arg(long, value_name = "FILE")]

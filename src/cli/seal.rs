@@ -13,11 +13,17 @@ use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::sealedsecret::sign::PrivateKey;
 use offline_fs_kbc::text::Shown;
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = r"Example:
+  offline-fs-kbc seal default/secret/db-password --key private.jwk \
+      --kid kbs:///default/signing-key/1";
+
 /// Make a sealed secret, a signed name of a resource
 ///
 /// It is printed. The resource itself goes into the resources file, and so does the public key, under the
 /// name that --kid says.
 #[derive(Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Seal {
     /// The resource that the secret is, for example default/secret/db-password
     #[arg(value_parser = resource)]

@@ -37,8 +37,14 @@ use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
 use crate::logging::{self, LogLevel};
 use crate::process;
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc serve --log-level debug
+  offline-fs-kbc serve --root /tmp/try --resources resources.json";
+
 /// Serve the resources until SIGTERM or SIGINT; SIGHUP reloads every file
 #[derive(Args, Default)]
+#[command(after_help = EXAMPLE)]
 pub struct Serve {
     #[command(flatten)]
     pub files: Files,

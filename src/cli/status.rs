@@ -17,12 +17,16 @@ use crate::cli::check::report::Format;
 use crate::cli::client;
 use crate::config::{Role, Root};
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc status
+  offline-fs-kbc status --format json";
+
 /// Show how the running daemon stands: files, resources, requests
 ///
 /// It has names and sizes, and never a value.
-///
-/// Example: offline-fs-kbc status --format json
 #[derive(Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Status {
     /// The daemon's socket [default: the first of its default ones that answers]
     #[arg(long, value_name = "ADDR")]

@@ -21,11 +21,16 @@ use offline_fs_kbc::text::{EntryName, count};
 
 use crate::config::kind_of;
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc unpack aa-offline_fs_kbc-resources.json -C resources";
+
 /// Write the entries of a resources file as files, <repository>/<type>/<tag>
 ///
 /// Old names go to their paths. An entry that is broken or has no place is reported, and the others are
 /// written. A file whose name ends in keys.json is taken for a keys file.
 #[derive(Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Unpack {
     /// The resources file
     #[arg(value_name = "FILE")]

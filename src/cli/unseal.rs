@@ -14,10 +14,15 @@ use offline_fs_kbc::sealedsecret::{PublicKey, Sealed};
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::text::Clean;
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc unseal --show --key public.jwk - <secret";
+
 /// Verify a sealed secret, and show what it asks for
 ///
 /// The plaintext is the resource that it names, and not in it.
 #[derive(Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Unseal {
     /// The sealed secret, or - for standard input
     secret: String,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clap::ValueEnum as _;
 use offline_fs_kbc::resource::file;
-use offline_fs_kbc::text::Shown;
+use offline_fs_kbc::text::{Clean, Shown};
 use serde_json::Value;
 
 use crate::config::{Choice, kbc};
@@ -33,7 +33,9 @@ impl ComponentFile {
     /// Reads the file. Nothing in it, nor its absence, keeps the daemon from starting.
     pub fn read(path: &Path) -> Self {
         let mut found = Self::default();
-        let shown = path.display();
+        // As kata-agent passes it on, which is not to break a line of the log.
+        let shown = path.display().to_string();
+        let shown = Clean(&shown);
         let table = file::read(path)
             .map_err(|error| format!("{shown}: can't be read: {error}; defaults are used"))
             .and_then(|content| parse(&content.text).map_err(|error| format!("{shown}: {error}")));
@@ -90,6 +92,7 @@ impl ComponentFile {
     }
 
     fn ignore(&mut self, file: &str, what: &str) {
+        let what = Clean(what);
         self.warnings.push(format!("{file}: ignored: {what}"));
     }
 }
@@ -214,8 +217,10 @@ mod tests {
         ] {
             assert!(read(&text).mistakes[0].contains("too deeply nested"));
         }
-        let missing = ComponentFile::read(Path::new("/nonexistent/aa.toml"));
-        assert!(missing.mistakes[0].contains("/nonexistent/aa.toml: can't be read"));
+        let missing = ComponentFile::read(Path::new("/nonexistent/aa\n.toml"));
+        assert!(missing.mistakes[0].contains("/nonexistent/aa\\n.toml: can't be read"));
+        let odd = read("\"a\\nb\" = 1\n");
+        assert!(odd.warnings[0].ends_with("ignored: a\\nb"), "{odd:?}");
         let file = read("socket = \"vsock://1:2\"\nsurprise = 1\n");
         assert_eq!((file.mistakes.len(), file.warnings.len()), (1, 1));
     }

@@ -177,7 +177,7 @@ impl FromStr for Choice {
 /// The sockets that are served.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Sockets {
-    /// Address of getresource.sock, or none [default: unix:///run/confidential-containers/attestation-agent/getresource.sock]
+    /// Address of getresource.sock, or none [default: attestation-agent/getresource.sock below /run/confidential-containers]
     #[arg(long, value_name = "ADDR")]
     pub getresource_sock: Option<Choice>,
 

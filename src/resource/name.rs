@@ -6,7 +6,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::text::{Clean, Shown};
+use crate::text::{Clean, EntryName, Shown};
 
 /// The old names with their paths, equal in both directions.
 pub const ALIASES: [(&str, &str); 5] = [
@@ -42,7 +42,7 @@ pub enum Name {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{} names a plugin of a key broker; files hold only kbs:///<repository>/<type>/<tag>",
-    Shown(.0)
+    EntryName(.0)
 )]
 pub struct PluginName(String);
 
@@ -165,6 +165,9 @@ mod tests {
     fn a_plugin_is_refused_by_name() {
         let error = Name::parse("kbs+pkcs11:///a/b/c").unwrap_err();
         assert!(error.to_string().contains("kbs+pkcs11:///a/b/c"));
+        // What is longer than names are may be a value in the wrong place.
+        let error = Name::parse(&format!("kbs+x://{}", "hunter2".repeat(15))).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 
     proptest! {

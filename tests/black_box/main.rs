@@ -18,6 +18,7 @@ mod faults;
 mod files;
 mod freshness;
 mod go_client;
+mod help;
 mod hub;
 mod image_build;
 mod keys;

@@ -18,14 +18,19 @@ use offline_fs_kbc::resource::problem::Severity;
 use crate::cli::check::report::{Format, Report};
 use crate::config::{Files, Root, Sockets};
 
+/// What `--help` and the manual show at the end.
+const EXAMPLE: &str = "Example:
+  offline-fs-kbc check aa-offline_fs_kbc-resources.json
+  offline-fs-kbc check --image quay.io/org/app:1 --try auth.json
+  offline-fs-kbc check --root /path/to/rootfs";
+
 /// Find every problem with the files, and what each means for a pull
 ///
 /// With FILE: files on a build host, each on its own. Without: the files that the daemon in this VM would
 /// load, and the daemon itself. Prints names and sizes, never values. Exit status: 0 fine, 1 errors (with
 /// --strict warnings too), 2 usage.
-///
-/// Example: offline-fs-kbc check --image quay.io/org/app:1 auth.json
 #[derive(Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Check {
     /// Files to check: resources, keys, auth.json, policy.json, cloud-config user data
     #[arg(value_name = "FILE", conflicts_with_all = ["resources", "keys", "extra_file", "resource_dir", "auth_file", "root"])]

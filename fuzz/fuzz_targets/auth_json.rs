@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Credentials: what is served is what clients can read, or nothing; logins that were readable stay; and
+//! what is said of them holds no login.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use offline_fs_kbc::credential::AuthFile;
+use offline_fs_kbc::credential::repair::{Served, decoded_again, repair};
+use offline_fs_kbc::lint::credential::lint;
+use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked};
+
+fuzz_target!(|input: &[u8]| {
+    let text = marked(input);
+    let inner = decoded_again(&text);
+    let file = AuthFile::parse(&text);
+    let readable = file.as_ref().is_ok_and(AuthFile::is_readable);
+    let said = sayable(&text) && inner.as_ref().is_none_or(|inner| sayable(inner));
+    let say = |message: &str| {
+        assert_one_line(message);
+        if said {
+            assert_unsaid(message);
+        }
+    };
+    match repair(&text) {
+        Served::Untouched => assert!(readable, "what clients reject is served as it is"),
+        Served::Repaired {
+            text: mended,
+            changes,
+        } => {
+            assert!(!readable, "what clients can read is changed");
+            assert!(!changes.is_empty());
+            changes.iter().for_each(|change| say(change));
+            let again = AuthFile::parse(&mended)
+                .ok()
+                .expect("what is served parses");
+            assert!(again.is_readable(), "clients reject what is served");
+            assert!(matches!(repair(&mended), Served::Untouched));
+            // By the last of a name, as clients take it.
+            for entry in file.iter().flat_map(|file| &file.entries) {
+                let Ok(login) = &entry.login else { continue };
+                let kept = again.entries.iter().any(|other| {
+                    other.key == entry.key
+                        && other.login.as_ref().is_ok_and(|other| {
+                            (&other.user, &other.password) == (&login.user, &login.password)
+                        })
+                });
+                assert!(kept, "a good login is lost");
+            }
+        }
+        Served::Refused(reason) => {
+            assert!(!readable, "what clients can read is refused");
+            say(&reason);
+        }
+    }
+    let findings = lint(&text);
+    assert!(
+        readable || !findings.is_empty(),
+        "nothing is said of what clients reject"
+    );
+    for finding in &findings {
+        say(&finding.to_string());
+        say(&finding.what);
+    }
+    if let Ok(file) = &file {
+        for entry in &file.entries {
+            // A repository of the registry that the key is finds a login there.
+            let (found, _) = file.find(&entry.key, "a").expect("a key finds itself");
+            assert!(found.key == entry.key);
+        }
+    }
+});
+
+/// Whether no registry, which messages name whatever it is, has the mark.
+fn sayable(text: &[u8]) -> bool {
+    let Ok(file) = AuthFile::parse(text) else {
+        return true;
+    };
+    !file
+        .entries
+        .iter()
+        .any(|entry| entry.key.contains("hunter2"))
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Resource and keys files: places lie where values begin, what was parsed prints and parses back, and
+//! no problem holds a value.
+//!
+//! The first byte's lowest bit says whether it is a keys file.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use libfuzzer_sys::fuzz_target;
+use offline_fs_kbc::json;
+use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked, parse_file};
+use serde::de::IgnoredAny;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&first, text)) = input.split_first() else {
+        return;
+    };
+    let keys = first & 1 != 0;
+    let text = marked(text);
+    members_are_what_json_has(&text);
+    let entries = match parse_file(&text, keys) {
+        Ok(entries) => entries,
+        Err(problem) => {
+            assert_unsaid(&problem.to_string());
+            assert_one_line(&problem.to_string());
+            return;
+        }
+    };
+    for problem in &entries.problems {
+        assert_unsaid(&problem.to_string());
+        assert_one_line(&problem.to_string());
+    }
+    // By its names alone: those that have two spellings are merged above the parser.
+    let mut printed = serde_json::Map::new();
+    for (name, value) in &entries.by_path {
+        match value {
+            Ok(value) => {
+                let value = STANDARD.encode(value.expose());
+                printed.insert(name.as_str().to_owned(), value.into());
+            }
+            Err(reason) => assert_unsaid(reason),
+        }
+    }
+    let printed = serde_json::to_vec(&printed).expect("strings are JSON");
+    let again = parse_file(&printed, keys)
+        .ok()
+        .expect("what was printed parses");
+    let good = |entries: &offline_fs_kbc::resource::file::Entries| -> BTreeMap<String, Vec<u8>> {
+        let good = entries.by_path.iter().filter_map(|(name, value)| {
+            Some((
+                name.as_str().to_owned(),
+                value.as_ref().ok()?.expose().to_vec(),
+            ))
+        });
+        good.collect()
+    };
+    assert_eq!(good(&again), good(&entries));
+});
+
+/// The members are those that the parser of another reader has, each where it says.
+fn members_are_what_json_has(text: &[u8]) {
+    let members = json::members(text, 100_000);
+    // In a value that it skips it takes any bytes.
+    let Ok(utf8) = std::str::from_utf8(text) else {
+        assert!(members.is_err(), "what is not UTF-8 passes");
+        return;
+    };
+    let other = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(utf8);
+    let Ok(members) = members else {
+        assert!(other.is_err(), "an object that is refused");
+        return;
+    };
+    let other = other.expect("what is no object is refused");
+    let mut names: Vec<_> = members.iter().map(|member| &member.name).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names, other.keys().collect::<Vec<_>>());
+    for member in members {
+        let line = utf8
+            .split('\n')
+            .nth(member.position.line - 1)
+            .expect("the line exists");
+        let rest = &line.as_bytes()[member.position.column - 1..];
+        let begins = &member.value.as_bytes()[..rest.len().min(member.value.len())];
+        assert!(rest.starts_with(begins), "a wrong place");
+    }
+}

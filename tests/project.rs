@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the project says of itself, held against what cargo knows.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The output of a program that is run in the project's directory.
+fn output(program: &str, args: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = command.output().expect(program);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+fn metadata() -> Value {
+    let args = [
+        "metadata",
+        "--locked",
+        "--format-version=1",
+        "--filter-platform",
+    ];
+    serde_json::from_str(&output(env!("CARGO"), &[&args[..], &[&triple()]].concat())).unwrap()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// A direct dependency is one that somebody decided on, and the document says why.
+#[test]
+fn every_direct_dependency_is_explained() {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().unwrap();
+    let ours = packages
+        .iter()
+        .find(|package| package["source"].is_null())
+        .unwrap();
+    let document = read("docs/dependencies.md");
+    for (heading, kind) in [
+        ("## In the program", None),
+        ("## At the build", Some("build")),
+        ("## In the tests", Some("dev")),
+    ] {
+        let section = document.split_once(heading).expect(heading).1;
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        let listed: Vec<_> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
+        let dependencies = ours["dependencies"].as_array().unwrap().iter();
+        let declared: BTreeSet<_> = dependencies
+            .filter(|dependency| dependency["kind"].as_str() == kind)
+            .map(|dependency| dependency["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            listed,
+            declared.into_iter().collect::<Vec<_>>(),
+            "{heading}"
+        );
+    }
+}
+
+/// The bill of materials has what goes into the image build, no more and no less.
+#[test]
+fn the_sbom_lists_what_cargo_tree_lists() {
+    let triple = triple();
+    let tree = |edges: &str| -> BTreeSet<String> {
+        let args = [
+            "tree",
+            "--locked",
+            "--no-default-features",
+            "--prefix=none",
+            "--target",
+        ];
+        let args = [&args[..], &[&triple, "--edges", edges]].concat();
+        let tree = output(env!("CARGO"), &args);
+        let crates = tree.lines().filter(|line| !line.is_empty());
+        crates
+            .map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    let sbom = output("release/sbom", &[&triple]);
+    assert_eq!(
+        sbom,
+        output("release/sbom", &[&triple]),
+        "it changes from run to run"
+    );
+    let sbom: Value = serde_json::from_str(&sbom).unwrap();
+    let name = |component: &Value| {
+        let text = |member: &str| component[member].as_str().unwrap().to_owned();
+        format!("{} v{}", text("name"), text("version"))
+    };
+    let components = sbom["components"].as_array().unwrap();
+    let mut listed: BTreeSet<_> = components.iter().map(name).collect();
+    assert_eq!(listed.len(), components.len(), "a crate comes twice");
+    listed.insert(name(&sbom["metadata"]["component"]));
+    assert_eq!(listed, tree("normal,build"));
+    let linked = |component: &&Value| component["scope"] == "required";
+    let linked: BTreeSet<_> = components.iter().filter(linked).map(name).collect();
+    // Macros are among the normal edges, and what they are made of.
+    assert!(linked.is_subset(&tree("normal,no-proc-macro")));
+    for component in components {
+        assert!(component["hashes"][0]["content"].is_string(), "{component}");
+        assert!(
+            component["licenses"][0]["expression"].is_string(),
+            "{component}"
+        );
+    }
+}
+
+/// Whoever has the oldest Rust that is declared can build it.
+#[test]
+fn no_locked_crate_needs_a_newer_rust() {
+    let number = |text: &str| -> Vec<u32> {
+        let parts = text.split('.').take(2);
+        parts.map(|part| part.parse().unwrap()).collect()
+    };
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().unwrap();
+    let ours = packages
+        .iter()
+        .find(|package| package["source"].is_null())
+        .unwrap();
+    let declared = ours["rust_version"].as_str().unwrap();
+    assert!(read("Makefile").contains(&format!("\nCARGO_NEEDED := {declared}\n")));
+    assert!(read("README.md").contains(&format!("cargo {declared} or newer")));
+    for package in packages {
+        if let Some(needed) = package["rust_version"].as_str() {
+            let (name, version) = (&package["name"], &package["version"]);
+            assert!(
+                number(needed) <= number(declared),
+                "{name} {version} needs Rust {needed}"
+            );
+        }
+    }
+}
