@@ -400,7 +400,6 @@ fn another_kbc_in_the_configuration_is_said() {
     let mut command = root.serve();
     command.env("AA_KBC_PARAMS", "online_sev_kbc::y");
     let daemon = Daemon::start(command, &root.socket());
-    daemon.wait_for_log("/run/peerpod/auth.json");
     let log = daemon.log();
     for name in ["cc_kbc", "eaa_kbc", "online_sev_kbc"] {
         let part = format!("asks for the KBC \"{name}\"");

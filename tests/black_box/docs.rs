@@ -57,7 +57,6 @@ fn what_the_daemon_says_is_what_the_docs_show() {
     let mut serve = root.serve_as_installed();
     serve.arg("--cdh-sock").arg(&hub);
     let daemon = Daemon::start(serve, &hub);
-    daemon.wait_for_log("/run/peerpod/auth.json");
     let ask = || drop(get(&root.socket(), &g2("default/credential/test")));
     ask();
     root.rename_resources(&one("Credential", ANONYMOUS));

@@ -160,7 +160,7 @@ impl Root {
 
     /// A running daemon with cdh.sock.
     pub fn start_hub(&self) -> Daemon {
-        loaded(self.serve_hub())
+        Daemon::start(self.serve_hub(), &self.socket_called("cdh.sock"))
     }
 
     /// `serve` below this root, where a credential may be any bytes.
@@ -180,27 +180,13 @@ impl Root {
 
     /// A running daemon below this root, which has loaded its files.
     pub fn start(&self) -> Daemon {
-        loaded(self.serve())
+        Daemon::start(self.serve(), &self.socket())
     }
 
     /// The same without further flags.
     pub fn start_as_installed(&self) -> Daemon {
-        loaded(self.serve_as_installed())
+        Daemon::start(self.serve_as_installed(), &self.socket())
     }
-}
-
-/// Starts the daemon and waits for the end of its first load. It answers before that.
-fn loaded(command: Command) -> Daemon {
-    let mut daemon = Daemon::spawn(command);
-    wait_for("the first load", || {
-        daemon.expect_alive();
-        // The last of the files.
-        daemon
-            .log()
-            .contains("/run/peerpod/auth.json")
-            .then_some(())
-    });
-    daemon
 }
 
 /// A resources file with one value under one name.
@@ -217,14 +203,26 @@ pub struct Daemon {
     log: TempDir,
 }
 
+/// Waits until the daemon has come to the connection, which it does when all its sockets are bound and its
+/// files are loaded. Nothing is asked: it sees the end, and ends too.
+fn wait_until_served(mut stream: UnixStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It fails where the daemon was quicker.
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let end = std::io::Read::read(&mut stream, &mut [0]);
+    let timed_out = end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!timed_out, "the daemon does not come to its connections");
+}
+
 impl Daemon {
-    /// Starts it and waits until it answers on `socket`.
+    /// Starts it and waits until it serves on `socket`.
     pub fn start(command: Command, socket: &Path) -> Self {
         let mut daemon = Self::spawn(command);
-        wait_for("the socket", || {
+        let stream = wait_for("the socket", || {
             daemon.expect_alive();
             UnixStream::connect(socket).ok()
         });
+        wait_until_served(stream);
         daemon
     }
 
@@ -237,7 +235,7 @@ impl Daemon {
     /// The same, with its log going elsewhere.
     pub fn start_with_log(mut command: Command, log: Stdio, socket: &Path) -> Self {
         let child = Ended(command.stderr(log).spawn().unwrap());
-        wait_for("the socket", || UnixStream::connect(socket).ok());
+        wait_until_served(wait_for("the socket", || UnixStream::connect(socket).ok()));
         let log = tempfile::tempdir().unwrap();
         Self { child, log }
     }
