@@ -74,6 +74,33 @@ impl fmt::Display for EntryName<'_> {
     }
 }
 
+/// The name of a registry in an `auth.json`, in double quotes, without a login that stands in it as in a URL.
+pub struct RegistryName<'a>(pub &'a str);
+
+impl RegistryName<'_> {
+    /// The name without its login, or what stands for it where it may be a value.
+    pub fn plain(&self) -> String {
+        if EntryName(self.0).is_hidden() {
+            return EntryName(self.0).to_string();
+        }
+        let (scheme, rest) = match self.0.split_once("://") {
+            Some((scheme, rest)) => (format!("{scheme}://"), rest),
+            None => (String::new(), self.0),
+        };
+        let host = rest.find('/').unwrap_or(rest.len());
+        match rest[..host].rfind('@') {
+            Some(at) => format!("{scheme}…{}", &rest[at..]),
+            None => self.0.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for RegistryName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        EntryName(&self.plain()).fmt(f)
+    }
+}
+
 /// A time in seconds, as a person says it.
 pub struct Age(pub u64);
 
@@ -102,6 +129,24 @@ mod tests {
         assert_eq!(EntryName("a\n").to_string(), r#""a\n""#);
         let value = EntryName(&"x".repeat(101)).to_string();
         assert_eq!(value, "(a name of 101 bytes, not shown)");
+    }
+
+    /// A login in the place of a registry, or before it, is not shown.
+    #[test]
+    fn a_registry_is_shown_without_its_login() {
+        for (name, shown) in [
+            ("quay.io/org", "\"quay.io/org\""),
+            ("https://u:hunter2@quay.io/v1/", "\"https://…@quay.io/v1/\""),
+            ("u:hunter2@quay.io", "\"…@quay.io\""),
+            ("quay.io/app@sha256:0", "\"quay.io/app@sha256:0\""),
+        ] {
+            assert_eq!(RegistryName(name).to_string(), shown);
+        }
+        assert!(
+            !RegistryName(&"hunter2".repeat(20))
+                .to_string()
+                .contains("hunter2")
+        );
     }
 
     #[test]

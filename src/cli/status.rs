@@ -87,6 +87,12 @@ fn first(addresses: &[Address]) -> anyhow::Result<(Address, GetResponse)> {
     }
 }
 
+/// How the ttrpc crate's server refuses a service that it doesn't have.
+const UNKNOWN_SERVICE: &str = "service does not exist";
+
+/// What is said of a program that is another one than this.
+pub const OTHER: &str = "another program answers there, which has no status";
+
 /// The status of the daemon at `address`.
 ///
 /// # Errors
@@ -99,10 +105,14 @@ pub fn fetch(address: &Address) -> anyhow::Result<GetResponse> {
             .await
     });
     match status {
-        Err(error) if error.to_string().contains("UNIMPLEMENTED") => {
-            bail!(
-                "{address}: another program answers there, which has no status: an upstream agent?"
-            )
+        // The ttrpc crate's own server, which upstream agents have, calls an unknown service an invalid
+        // argument.
+        Err(error)
+            if [UNKNOWN_SERVICE, "UNIMPLEMENTED"]
+                .iter()
+                .any(|text| error.to_string().contains(text)) =>
+        {
+            bail!("{address}: {OTHER}: an upstream agent?")
         }
         other => other,
     }

@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use offline_fs_kbc::resource::file::{self, Entries, Value};
 use offline_fs_kbc::resource::name::Name;
-use offline_fs_kbc::text::{EntryName, count};
+use offline_fs_kbc::text::{Clean, EntryName, count};
 
 use crate::config::kind_of;
 
@@ -68,7 +68,8 @@ impl Unpack {
             match place(&directory, name, value.expose(), self.force) {
                 Ok(()) => {
                     let path = self.directory.join(name.as_str());
-                    super::print(format!("{}: {} bytes\n", path.display(), value.len()))?;
+                    let path = path.display().to_string();
+                    super::print(format!("{}: {} bytes\n", Clean(&path), value.len()))?;
                 }
                 Err(error) => problems.push(format!(
                     "entry {}: not written: {error}",

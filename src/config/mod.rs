@@ -19,13 +19,13 @@ use offline_fs_kbc::resource::store::Source;
 use offline_fs_kbc::server::listener::{Address, AddressError};
 
 /// The resources file that image builds and cloud-init write.
-const RESOURCES: &str = "/etc/aa-offline_fs_kbc-resources.json";
+pub const RESOURCES: &str = "/etc/aa-offline_fs_kbc-resources.json";
 
 /// The keys file beside it.
 pub const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
 
 /// Where cloud-api-adaptor delivers the credential today, a plain `auth.json`.
-const AUTH_FILE: &str = "/run/peerpod/auth.json";
+pub const AUTH_FILE: &str = "/run/peerpod/auth.json";
 
 /// The environment variable that systemd sets for `LoadCredential=` and the like.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";

@@ -13,7 +13,10 @@ use crate::credential::{
 };
 use crate::json::{self, Member};
 use crate::resource::base64;
-use crate::text::{Shown, count};
+use crate::text::{RegistryName, count};
+
+/// How many changes are named: what a person reads, and a status can carry.
+const NAMED_CHANGES: usize = 20;
 
 /// What becomes of a credential.
 pub enum Served {
@@ -76,7 +79,7 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
     let mut entries: Vec<(&str, Zeroizing<String>)> = Vec::new();
     let mut first_reason = None;
     for entry in &file.entries {
-        let key = Shown(&entry.key);
+        let key = RegistryName(&entry.key);
         match (&entry.login, mend(entry)) {
             (Ok(_), _) => entries.push((&entry.key, Zeroizing::new(entry.value.to_owned()))),
             (Err(_), Some((mended, how))) => {
@@ -107,6 +110,12 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
         }
     }
     let text = object(members.into_iter());
+    if changes.len() > NAMED_CHANGES {
+        let more = changes.split_off(NAMED_CHANGES).len();
+        changes.push(format!(
+            "and {more} more; `offline-fs-kbc check` lists them all"
+        ));
+    }
     Served::Repaired {
         text: Zeroizing::new(text.as_bytes().to_vec()),
         changes,

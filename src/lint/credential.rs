@@ -8,7 +8,7 @@ use crate::credential::find::{canonical_host, host_of_key};
 use crate::credential::repair::{decoded_again, mend, not_an_auth_file};
 use crate::credential::{AuthEntry, AuthFile, MEND};
 use crate::resource::problem::{Problem, Severity};
-use crate::text::Shown;
+use crate::text::{RegistryName, Shown};
 
 /// What is wrong with the decoded bytes of a credential. The entry of a problem is the registry, its place
 /// one in `text`.
@@ -70,7 +70,7 @@ fn lint_file(file: &AuthFile<'_>) -> Vec<Problem> {
     for entry in &file.entries {
         let mut add = |severity, code, what: String, mend: &str| {
             let problem = Problem::of_file(severity, code, what, mend);
-            found.push(problem.about_entry(&entry.key, Some(entry.position)));
+            found.push(problem.about_entry(RegistryName(&entry.key).plain(), Some(entry.position)));
         };
         match (&entry.login, mend(entry)) {
             (Err(reason), Some((_, how))) => add(
@@ -131,6 +131,9 @@ fn lint_file(file: &AuthFile<'_>) -> Vec<Problem> {
 /// What is wrong with the spelling of a key that matches no image, and how to write it.
 fn spelling(key: &str) -> Option<(String, String)> {
     let nothing = |why: &str| format!("{why}, so it matches no image, and pulls are anonymous");
+    if RegistryName(key).plain() != key {
+        return Some((nothing("it has a login, or may be one"), MEND.to_owned()));
+    }
     let scheme = ["http://", "https://"]
         .iter()
         .find_map(|scheme| key.strip_prefix(scheme));
@@ -205,7 +208,7 @@ fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
                 "the registry comes more than once; its last entry counts",
                 "leave one of them",
             );
-            found.push(problem.about_entry(&entry.key, Some(entry.position)));
+            found.push(problem.about_entry(RegistryName(&entry.key).plain(), Some(entry.position)));
         }
         by_host
             .entry(canonical_host(host_of_key(&entry.key)))
@@ -213,7 +216,11 @@ fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
             .push(entry);
     }
     for (host, entries) in by_host {
-        let literal = |key: &str| key == host || host == "index.docker.io" && key == "docker.io";
+        // Docker Hub's images have it as docker.io, whatever they are called by.
+        let literal = |key: &str| match host {
+            "index.docker.io" => key == "docker.io",
+            _ => key == host,
+        };
         let spellings: Vec<_> = entries
             .iter()
             .filter(|entry| !literal(&entry.key))
@@ -236,7 +243,7 @@ fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
                 what,
                 "leave one of them, by the registry's own name",
             );
-            found.push(problem.about_entry(&entry.key, Some(entry.position)));
+            found.push(problem.about_entry(RegistryName(&entry.key).plain(), Some(entry.position)));
         }
     }
     found
@@ -307,6 +314,14 @@ mod tests {
         assert_eq!(
             found(&["docker.io", "https://index.docker.io/v1/"]),
             ["registry-ambiguous"]
+        );
+        assert_eq!(
+            found(&["docker.io", "index.docker.io"]),
+            ["registry-ambiguous"]
+        );
+        assert_eq!(
+            found(&["index.docker.io", "https://index.docker.io/v1/"]),
+            ["registry-ambiguous", "registry-ambiguous"]
         );
         assert_eq!(
             found(&["https://quay.io", "http://quay.io"]),

@@ -11,10 +11,14 @@ use crate::json::Position;
 use crate::resource::base64;
 use crate::resource::problem::{Problem, Severity};
 use crate::text::Shown;
-use crate::userdata::{FIRST_LINE, PLATFORMS};
+use crate::userdata::{FIRST_LINE, PLATFORMS, RESOURCES_PATH};
 
-/// Where the credential is delivered as a plain `auth.json`.
-const AUTH_FILE: &str = "/run/peerpod/auth.json";
+/// The files that are served wherever they are not told otherwise.
+const SERVED: [&str; 3] = [
+    RESOURCES_PATH,
+    "/etc/aa-offline_fs_kbc-keys.json",
+    "/run/peerpod/auth.json",
+];
 
 /// A file that user data writes.
 pub struct Written {
@@ -72,19 +76,28 @@ pub fn read(text: &str) -> (Vec<Written>, Vec<Problem>) {
             Err(problem) => found.push(problem),
         }
     }
-    let known = [
-        "aa-offline_fs_kbc-resources.json",
-        "aa-offline_fs_kbc-keys.json",
-    ];
-    let is_ours = |path: &str| path == AUTH_FILE || known.iter().any(|name| path.ends_with(name));
+    let is_ours = |path: &str| SERVED.contains(&path);
+    let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    for file in written.iter().filter(|file| !is_ours(&file.path)) {
+        let meant = SERVED.iter().find(|path| name(path) == name(&file.path));
+        if let Some(meant) = meant {
+            let problem = Problem::of_file(
+                Severity::Warning,
+                "user-data-path",
+                "no daemon looks for the file there without a flag",
+                format!("write {meant}"),
+            );
+            found.push(problem.about_entry(&file.path, None));
+        }
+    }
     if !written.iter().any(|file| is_ours(&file.path)) {
         found.push(Problem::of_file(
             Severity::Error,
             "user-data-files",
             format!(
-                "it writes none of the files that are served (/etc/{}, {AUTH_FILE}), in a form that could be \
-                 read here; pulls are anonymous",
-                known[0]
+                "it writes none of the files that are served ({}), in a form that could be read here; pulls \
+                 are anonymous",
+                SERVED.join(", ")
             ),
             "make it with `offline-fs-kbc pack --format cloud-config --credential auth.json`",
         ));
@@ -160,7 +173,10 @@ impl Item<'_> {
             }
             Some(other) => {
                 let what = format!("its encoding {} is not read here", Shown(other));
-                return Err(problem(what, "leave the encoding out"));
+                return Err(Problem {
+                    severity: Severity::Note,
+                    ..problem(what, "check the file before it is encoded")
+                });
             }
         }
         Ok(Some(Written {

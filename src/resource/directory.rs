@@ -7,10 +7,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::resource::file::MAX_FILE_BYTES;
+use crate::resource::file::{MAX_FILE_BYTES, MAX_WHOLE_BYTES};
 use crate::resource::name::Name;
 use crate::resource::problem::{Problem, Severity};
-use crate::text::Shown;
+use crate::text::EntryName;
 
 /// The most files of one directory. Each is looked at before answers are given, and a secret volume has a
 /// handful.
@@ -19,64 +19,81 @@ pub const MAX_FILES: usize = 256;
 /// The most names that are looked at for them, so that a wrong directory costs no more.
 const MAX_NAMES: usize = 4 * MAX_FILES;
 
+/// One file of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Whether it goes by an old name.
+    pub is_old: bool,
+    /// The resource that it is.
+    pub name: Name,
+    /// Its path, without links.
+    pub path: PathBuf,
+}
+
 /// What was found below a directory.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The files: whether it goes by an old name, the resource that it is, and the path without links.
-    pub files: Vec<(bool, Name, PathBuf)>,
+    /// The directory's own path, without links: nothing outside of it may be served.
+    pub root: PathBuf,
+    /// The files that can be served.
+    pub files: Vec<Listed>,
     /// What is there and can't be served.
     pub problems: Vec<Problem>,
+    /// What could not be looked at, by its path below the directory, and why: what was there before may
+    /// still be there.
+    pub unseen: Vec<(String, Problem)>,
+    /// The directories that were looked into.
+    pub directories: Vec<PathBuf>,
+}
+
+impl Listing {
+    /// Whether the resource of this name may be where it could not be looked.
+    pub fn may_have(&self, name: &Name) -> bool {
+        self.unseen.iter().any(|(below, _)| {
+            let rest = name.as_str().strip_prefix(below.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                || Name::is_old(below) && Name::parse(below).as_ref() == Ok(name)
+        })
+    }
 }
 
 /// Lists the files below `root`: at the third level by their path, and beside that those of an old name
 /// at the first. Names that begin with a dot are passed over: Kubernetes' own `..data`, and files that
 /// are being written.
 ///
-/// Links are followed, but to nothing outside of `root`.
+/// Links are followed, but to nothing outside of `root`. Who can write there may put a link in the place of a
+/// file between this look and the next: the file's reader has to look again at what it opened.
 ///
 /// # Errors
 ///
 /// As the directory itself can't be listed.
 pub fn list(root: &Path) -> io::Result<Listing> {
-    let root = root.canonicalize()?;
-    let mut found = Finding {
-        listing: Listing::default(),
+    let mut walk = Walk {
+        listing: Listing {
+            root: root.canonicalize()?,
+            ..Listing::default()
+        },
         names: 0,
         bytes: 0,
-        full: false,
-        root,
+        is_full: false,
     };
-    let top = found.root.clone();
-    found.descend(&top, "")?;
-    Ok(found.listing)
+    let top = walk.listing.root.clone();
+    walk.descend(&top, "")?;
+    Ok(walk.listing)
 }
 
-/// The directories in which a change may make another listing of `root`: those above the files, and the root.
-pub fn directories(root: &Path) -> Vec<PathBuf> {
-    let mut found = vec![root.to_owned()];
-    if let Ok(listing) = list(root) {
-        for (_, _, file) in &listing.files {
-            let above = file.ancestors().skip(1).take(3);
-            found.extend(above.map(Path::to_owned));
-        }
-    }
-    found.sort_unstable();
-    found.dedup();
-    found
-}
-
-struct Finding {
-    root: PathBuf,
+struct Walk {
     listing: Listing,
     names: usize,
     bytes: u64,
-    full: bool,
+    is_full: bool,
 }
 
-impl Finding {
+impl Walk {
     /// Looks at what is in `directory`, whose path below the root is `above`.
     fn descend(&mut self, directory: &Path, above: &str) -> io::Result<()> {
         let mut names = Vec::new();
+        self.listing.directories.push(directory.to_owned());
         for entry in fs::read_dir(directory)? {
             let name = entry?.file_name();
             if name.as_encoded_bytes().starts_with(b".") {
@@ -84,7 +101,8 @@ impl Finding {
             }
             self.names += 1;
             if self.names > MAX_NAMES {
-                return self.overflow(format!("more than {MAX_NAMES} names"));
+                self.overflow(format!("more than {MAX_NAMES} names"));
+                break;
             }
             names.push(name);
         }
@@ -95,95 +113,104 @@ impl Finding {
                 Some(name) if above.is_empty() => name.to_owned(),
                 Some(name) => format!("{above}/{name}"),
                 None => {
-                    self.problem(&name.to_string_lossy(), "its name is not UTF-8");
+                    self.refuse(&name.to_string_lossy(), "its name is not UTF-8");
                     continue;
                 }
             };
-            if self.full {
-                return Ok(());
-            }
-            self.look(&directory.join(name), &below)?;
+            self.look(&directory.join(name), &below);
         }
         Ok(())
     }
 
-    fn look(&mut self, path: &Path, below: &str) -> io::Result<()> {
-        // What vanishes meanwhile was never there.
+    fn look(&mut self, path: &Path, below: &str) {
         let path = match path.canonicalize() {
             Ok(path) => path,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
-                return Ok(());
+            // What vanishes meanwhile was never there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if path.is_symlink() {
+                    self.refuse(below, "it is a link to nothing");
+                }
+                return;
             }
-            Err(error) => {
-                self.problem(below, &format!("it can't be looked at: {error}"));
-                return Ok(());
-            }
+            Err(error) => return self.unseen(below, &error),
         };
-        if !path.starts_with(&self.root) {
-            self.problem(below, "it is a link out of the directory");
-            return Ok(());
+        if !path.starts_with(&self.listing.root) {
+            return self.refuse(below, "it is a link out of the directory");
         }
-        let Ok(metadata) = path.metadata() else {
-            return Ok(());
+        let metadata = match path.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.unseen(below, &error),
         };
         let depth = below.split('/').count();
         if metadata.is_dir() {
-            if depth < 3 {
-                // A loop of links ends at the third level.
-                return match self.descend(&path, below) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                    Err(error) => {
-                        self.problem(below, &format!("it can't be listed: {error}"));
-                        Ok(())
-                    }
-                    done => done,
-                };
+            if depth == 3 {
+                return self.refuse(below, "a directory where a file should be");
             }
-            self.problem(below, "a directory where a file should be");
-            return Ok(());
+            // A loop of links ends at the third level.
+            match self.descend(&path, below) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => self.unseen(below, &error),
+                _ => {}
+            }
+            return;
         }
+        let is_old = Name::is_old(below);
         let name = match Name::parse(below) {
-            Ok(name @ Name::Path(_)) if depth == 3 || Name::is_old(below) => name,
+            // To the letter: a query, for one, is no part of a path.
+            Ok(name @ Name::Path(_)) if is_old || name.as_str() == below => name,
             _ => {
-                self.problem(
+                return self.refuse(
                     below,
                     "it is not <repository>/<type>/<tag>, nor an old name",
                 );
-                return Ok(());
             }
         };
-        self.bytes += metadata.len();
+        if metadata.len() > MAX_WHOLE_BYTES {
+            let what = format!(
+                "{} bytes, over the cap of {MAX_WHOLE_BYTES}",
+                metadata.len()
+            );
+            return self.refuse(below, &what);
+        }
         if self.listing.files.len() == MAX_FILES {
             return self.overflow(format!("more than {MAX_FILES} files"));
         }
-        if self.bytes > MAX_FILE_BYTES {
+        if self.bytes + metadata.len() > MAX_FILE_BYTES {
             return self.overflow(format!("more than {MAX_FILE_BYTES} bytes together"));
         }
-        self.listing.files.push((depth == 1, name, path));
-        Ok(())
+        self.bytes += metadata.len();
+        self.listing.files.push(Listed { is_old, name, path });
     }
 
-    fn problem(&mut self, below: &str, what: &str) {
-        let problem = Problem::of_file(
+    fn refuse(&mut self, below: &str, what: &str) {
+        self.listing.problems.push(Problem::of_file(
             Severity::Error,
             "directory-entry",
-            format!("{}: {what}; it is not served", Shown(below)),
+            format!("{}: {what}; it is not served", EntryName(below)),
             "put it at <repository>/<type>/<tag> below the directory, as a file or a link within it",
-        );
-        self.listing.problems.push(problem);
+        ));
     }
 
-    fn overflow(&mut self, what: String) -> io::Result<()> {
-        if !self.full {
-            self.full = true;
+    fn unseen(&mut self, below: &str, error: &io::Error) {
+        let problem = Problem::of_file(
+            Severity::Error,
+            "unreadable",
+            format!("{}: can't be looked at: {error}", EntryName(below)),
+            "let root without capabilities in: `chown -R root:root` and `chmod -R u+rX` the directory",
+        );
+        self.listing.unseen.push((below.to_owned(), problem));
+    }
+
+    fn overflow(&mut self, what: String) {
+        if !self.is_full {
+            self.is_full = true;
             self.listing.problems.push(Problem::of_file(
                 Severity::Error,
                 "too-many",
-                format!("{what}; the rest is not served"),
+                format!("{what}; what comes after is not served"),
                 "leave only what clients ask for",
             ));
         }
-        Ok(())
     }
 }
 
@@ -197,7 +224,7 @@ mod tests {
         listing
             .files
             .iter()
-            .map(|(_, name, _)| name.as_str())
+            .map(|listed| listed.name.as_str())
             .collect()
     }
 
@@ -264,12 +291,20 @@ mod tests {
         let listing = list(dir.path()).unwrap();
         assert_eq!(listing.files.len(), MAX_FILES);
         assert_eq!(listing.problems.len(), 1);
-        fs::File::create(type_dir.join("0000"))
-            .unwrap()
-            .set_len(MAX_FILE_BYTES)
-            .unwrap();
+        // One that no client could take costs only itself.
+        let large = fs::File::create(type_dir.join("0000")).unwrap();
+        large.set_len(MAX_WHOLE_BYTES + 1).unwrap();
         let listing = list(dir.path()).unwrap();
-        assert_eq!(listing.files.len(), 1);
+        assert_eq!(
+            (listing.files.len(), listing.problems.len()),
+            (MAX_FILES, 1)
+        );
+        for n in 0..20 {
+            let file = fs::File::create(type_dir.join(format!("{n:04}"))).unwrap();
+            file.set_len(MAX_WHOLE_BYTES).unwrap();
+        }
+        let listing = list(dir.path()).unwrap();
+        assert_eq!(listing.files.len() as u64, MAX_FILE_BYTES / MAX_WHOLE_BYTES);
         assert!(listing.problems[0].what.contains("bytes together"));
     }
 }

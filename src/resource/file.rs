@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Seek as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,6 +25,9 @@ use crate::text::EntryName;
 /// The largest file that is read: what ttrpc can carry in one answer (4 MiB), sixteen times. Memory
 /// of a pod VM is dear, and what is larger is a mistake.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// The largest file that is one resource: ttrpc can carry no larger one.
+pub const MAX_WHOLE_BYTES: u64 = 4 << 20;
 
 /// The most entries of one file, far above any use, so that memory for names is bounded too.
 pub const MAX_ENTRIES: usize = 100_000;
@@ -112,12 +116,28 @@ pub struct Content {
 /// `NotFound` or `NotADirectory` where it is absent; otherwise an error whose text says what is
 /// wrong without the path.
 pub fn read(path: &Path) -> io::Result<Content> {
+    read_within(path, None)
+}
+
+/// Reads the same file if it is below `root`, whatever links led to it.
+///
+/// # Errors
+///
+/// As for [`read`]; and where it is elsewhere.
+pub fn read_within(path: &Path, root: Option<&Path>) -> io::Result<Content> {
     for _ in 0..READ_ATTEMPTS {
         // Without O_NONBLOCK a FIFO would hang the only thread.
         let mut file = OpenOptions::new()
             .read(true)
             .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
             .open(path)?;
+        if let Some(root) = root {
+            // What was opened counts, not what was there when the directory was listed.
+            let opened = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            if !opened.starts_with(root) {
+                return Err(io::Error::other("a link out of the directory"));
+            }
+        }
         let before = file.metadata()?;
         let identity = Identity::from(&before);
         let settled = identity.is_settled(SystemTime::now());
@@ -233,15 +253,12 @@ fn whole(text: Zeroizing<Vec<u8>>, name: &Name) -> Result<Entries, Problem> {
     if name.as_str() == CREDENTIAL && is_json {
         json::members(&text, MAX_ENTRIES).map_err(|error| not_an_object(error, AUTH_FILE_MEND))?;
     }
-    let mut entries = Entries::default();
     if text.is_empty() {
-        entries.problems.push(Problem::of_file(
-            Severity::Warning,
-            "value-empty",
-            "the file is empty and is served so",
-            "write the resource to it",
-        ));
+        // It is being written, or was left so: no reason to take away what was good.
+        let mend = "the file was left empty or is half-written: write it again";
+        return Err(Problem::of_file(Severity::Error, "empty", "empty", mend));
     }
+    let mut entries = Entries::default();
     entries.by_path.insert(name.clone(), Ok(Secret::new(text)));
     Ok(entries)
 }

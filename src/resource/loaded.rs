@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{error, info, warn};
 
 use crate::rate::{Before, CHANGES, Rate};
-use crate::resource::directory;
+use crate::resource::directory::{self, Listing};
 use crate::resource::file::{self, Entries, Identity, Kind};
 use crate::resource::name::Name;
 use crate::resource::problem::{Problem, Severity};
@@ -31,13 +31,22 @@ pub(super) struct Loaded {
     since: Option<Instant>,
     /// What went wrong last, and when.
     last_error: Option<(Instant, String)>,
-    /// How often its state is logged.
-    rate: Rate,
+    /// How often its state is logged; the files of a directory have one rate together.
+    rate: Arc<Rate>,
+    /// The directory, without links, outside of which it must not be read.
+    root: Option<PathBuf>,
     /// Whether its state was not logged, since it changes too often.
     unsaid: bool,
     /// Of a directory, the files in it.
     children: BTreeMap<ChildKey, Loaded>,
 }
+
+/// How often a directory that changes while its files are read is listed again: the names of a secret volume
+/// are swapped all at once, and files of two states of it don't belong together.
+const LIST_ATTEMPTS: usize = 8;
+
+/// How many changes of a directory's files are logged in a rate's time: all files of a usual one at once.
+const DIRECTORY_CHANGES: u32 = 64;
 
 /// What tells a directory's files apart: by old names first, so that of two names of one resource the path
 /// counts.
@@ -61,6 +70,10 @@ enum Seen {
 impl Loaded {
     pub(super) fn new(source: Source) -> Self {
         Self {
+            rate: Arc::new(Rate::new(match source.kind {
+                Kind::Directory => DIRECTORY_CHANGES,
+                _ => CHANGES,
+            })),
             file: Arc::from(source.path.as_path()),
             source,
             seen: Seen::Never,
@@ -68,7 +81,7 @@ impl Loaded {
             entries: Entries::default(),
             since: None,
             last_error: None,
-            rate: Rate::new(CHANGES),
+            root: None,
             unsaid: false,
             children: BTreeMap::new(),
         }
@@ -78,11 +91,15 @@ impl Loaded {
     /// whether anything was read, or went away.
     pub(super) fn refresh(&mut self, all: bool) -> bool {
         let changed = match self.source.kind {
-            Kind::Directory => self.list(all),
-            _ => (all || self.may_have_changed()) && self.load(),
+            Kind::Directory => self.load_directory(all),
+            _ => self.load_file(all),
         };
         self.log_news();
         changed
+    }
+
+    fn load_file(&mut self, all: bool) -> bool {
+        (all || self.may_have_changed()) && self.load()
     }
 
     /// This file, or the directory's own and all files in it.
@@ -127,7 +144,7 @@ impl Loaded {
 
     /// Reads and parses the file; tells whether anything about it is new.
     fn load(&mut self) -> bool {
-        let (seen, state) = match file::read(&self.source.path) {
+        let (seen, state) = match file::read_within(&self.source.path, self.root.as_deref()) {
             Ok(content) => {
                 let seen = Seen::Read {
                     identity: content.identity,
@@ -171,42 +188,83 @@ impl Loaded {
     }
 
     /// Lists the directory and refreshes the files in it; tells whether anything about them is new.
-    fn list(&mut self, all: bool) -> bool {
+    fn load_directory(&mut self, all: bool) -> bool {
         let mut changed = false;
-        let state = match directory::list(&self.source.path) {
-            Ok(listing) => {
-                let mut before = std::mem::take(&mut self.children);
-                for (is_old, name, path) in listing.files {
-                    let key = (!is_old, name);
-                    let source = Source {
-                        path,
-                        kind: Kind::Whole(key.1.clone()),
-                    };
-                    let mut child = match before.remove(&key) {
-                        Some(child) => child.moved(source),
-                        None => Self::new(source),
-                    };
-                    changed |= child.refresh(all);
-                    self.children.insert(key, child);
+        let mut state = FileState::Absent;
+        let mut before = None;
+        for _ in 0..LIST_ATTEMPTS {
+            match directory::list(&self.source.path) {
+                Ok(listing) => {
+                    // It is the same as before the files were read, so they are of one state of it.
+                    if before.as_ref() == Some(&listing.files) {
+                        break;
+                    }
+                    let (new, next) = self.load_files(&listing, all && before.is_none());
+                    changed |= new;
+                    state = next;
+                    if !new {
+                        break;
+                    }
+                    before = Some(listing.files);
                 }
-                changed |= !before.is_empty();
-                FileState::Loaded {
-                    entries: self.children.len(),
-                    bytes: self.children.values().map(Self::bytes).sum(),
-                    problems: listing.problems,
-                    exposures: Vec::new(),
+                Err(error) if is_absent(&error) => {
+                    changed |= !std::mem::take(&mut self.children).is_empty();
+                    state = FileState::Absent;
+                    break;
+                }
+                Err(error) => {
+                    state = self.failed(unreadable(&error, &self.file));
+                    break;
                 }
             }
-            Err(error) if is_absent(&error) => {
-                changed = !std::mem::take(&mut self.children).is_empty();
-                FileState::Absent
-            }
-            Err(error) => self.failed(unreadable(&error, &self.file)),
-        };
+        }
+        for child in self.children.values_mut() {
+            child.log_news();
+        }
         let news = self.seen == Seen::Never || self.state != state;
         self.seen = Seen::Listed;
         self.set(state, news);
         news || changed
+    }
+
+    /// Loads the files that were listed; tells whether anything about them is new, and how the directory
+    /// stands.
+    fn load_files(&mut self, listing: &Listing, all: bool) -> (bool, FileState) {
+        let mut changed = false;
+        let mut before = std::mem::take(&mut self.children);
+        for listed in &listing.files {
+            let key = (!listed.is_old, listed.name.clone());
+            let source = Source {
+                path: listed.path.clone(),
+                kind: Kind::Whole(listed.name.clone()),
+            };
+            let mut child = match before.remove(&key) {
+                Some(child) => child.moved(source),
+                None => Self {
+                    rate: Arc::clone(&self.rate),
+                    ..Self::new(source)
+                },
+            };
+            child.root = Some(listing.root.clone());
+            changed |= child.load_file(all);
+            self.children.insert(key, child);
+        }
+        // What could not be looked at may still be there.
+        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = before
+            .into_iter()
+            .partition(|((_, name), _)| listing.may_have(name));
+        self.children.extend(kept);
+        changed |= !gone.is_empty();
+        let state = match listing.unseen.first() {
+            Some((_, problem)) => self.failed(problem.clone()),
+            None => FileState::Loaded {
+                entries: self.children.len(),
+                bytes: self.children.values().map(Self::bytes).sum(),
+                problems: listing.problems.clone(),
+                exposures: Vec::new(),
+            },
+        };
+        (changed, state)
     }
 
     /// The same at another path: what it held is kept until that is read.

@@ -95,19 +95,21 @@ impl Watch {
         let Events(inotify) = self.inotify.get_ref();
         let mut watched = Vec::new();
         let directories = self.files.iter().flat_map(|(path, is_directory)| {
-            let within = if *is_directory {
-                directory::directories(path)
-            } else {
-                Vec::new()
+            let within = match is_directory {
+                true => {
+                    directory::list(path).map_or_else(|_| Vec::new(), |listing| listing.directories)
+                }
+                false => Vec::new(),
             };
             directories_of(path).into_iter().chain(within)
         });
         for directory in directories {
             match inotify.add_watch(&directory, EVENTS) {
                 Ok(descriptor) => watched.push(descriptor),
+                // The kernel's limits leave no more.
+                Err(error @ (Errno::ENOSPC | Errno::ENOMEM)) => return Err(error.into()),
                 // It has just gone, or may not be entered.
-                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {}
-                Err(error) => return Err(error.into()),
+                Err(_) => {}
             }
         }
         for descriptor in self.watched.drain(..) {

@@ -99,7 +99,7 @@ pub async fn run(
             }
             let response = match body {
                 Some(body) => router.answer(header, body, peer).await,
-                None => Router::oversized(header.length, peer),
+                None => router.oversized(header.length, peer),
             };
             output.push(header.stream_id, response)?;
             if output.len() >= ANSWERED_BYTES {

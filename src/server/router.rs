@@ -91,8 +91,15 @@ impl Router {
     }
 
     /// The answer to a frame whose body was too large to be read.
-    pub fn oversized(length: u32, peer: Peer) -> Response {
+    pub fn oversized(&self, length: u32, peer: Peer) -> Response {
         debug!("request from {peer}: a frame of {length} bytes is refused");
+        self.ledger.record(Record {
+            peer,
+            method: String::new(),
+            subject: String::new(),
+            outcome: Code::RESOURCE_EXHAUSTED,
+            at: Instant::now(),
+        });
         refusal(get_status(
             Code::RESOURCE_EXHAUSTED,
             format!("the request has {length} bytes; ttrpc's cap is {MAX_MESSAGE_BYTES}"),

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
+use crate::status::Upstream;
 use crate::support::daemon::{ANONYMOUS, Root, command, one, output};
 
 /// The findings' codes and severities.
@@ -117,6 +118,13 @@ fn the_daemon_is_asked() {
             pairs(&[("daemon-differs", "warning")])
         );
     }
+    // A stock confidential-data-hub on its own socket is as it should be; another program on ours is not.
+    {
+        let _hub = Upstream::start(&root.socket_called("cdh.sock"));
+        let _daemon = root.start();
+        assert_eq!(findings(&root, &[]).0, pairs(&[("daemon-other", "note")]));
+    }
+    fs::remove_file(root.socket_called("cdh.sock")).unwrap();
     // It was killed, and left sockets that nobody answers on.
     assert_eq!(
         findings(&root, &[]).0,

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::os::unix::net::UnixListener;
 
 use serde_json::json;
 
@@ -103,11 +102,9 @@ fn what_the_daemon_says_is_what_the_docs_show() {
     said.push_str(&daemon.log());
     drop(daemon);
     fs::remove_file(root.socket()).unwrap();
-    let listener = UnixListener::bind(root.socket()).unwrap();
-    let upstream = std::thread::spawn(move || crate::status::refuse(&listener));
+    let _upstream = crate::status::Upstream::start(&root.socket());
     let socket = root.socket().display().to_string();
     said.push_str(&run(&["status", "--socket", &socket]).1);
-    upstream.join().unwrap();
 
     let said = leveled(&said, &root);
     let docs = include_str!("../../docs/troubleshooting.md");

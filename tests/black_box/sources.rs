@@ -3,13 +3,18 @@
 //! Where resources come from beside the two files: a plain auth.json, directories, systemd's credentials.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use ttrpc::Code;
 
-use crate::support::daemon::{Daemon, Root, one, output};
-use crate::support::wire::{g2, get};
+use crate::support::daemon::{Daemon, Root, one, output, started_by};
+use crate::support::wire::{Wire, g2, get, get_frame, outcome};
 
 /// An `auth.json` that is told from others by its registry.
 fn auth(registry: &str) -> String {
@@ -181,8 +186,6 @@ fn a_directory_is_read_at_each_request() {
         log.contains("\"default/key/absolute\": it is a link out of the directory"),
         "{log}"
     );
-    // Of a file that can't be read any more, what was good is kept.
-    put(&at("..5/default/key/4"), "kept");
     fs::remove_dir_all(&volume).unwrap();
     assert_eq!(credential(&root).unwrap_err(), Code::NOT_FOUND);
     // The watch follows without a request.
@@ -212,4 +215,158 @@ fn keys_of_the_credentials_directory_are_keys() {
         stdout.contains("keys:\n  default/key/1: 32 bytes, from "),
         "{stdout}"
     );
+}
+
+/// What can't be looked at, or is empty, takes nothing away, and nothing is served in its place.
+#[test]
+fn a_directory_that_cannot_be_read_keeps_what_was_good() {
+    let root = Root::new();
+    let volume = root.path("volume");
+    put(&volume.join("default/credential/test"), &auth("r"));
+    put(&volume.join("default/key/1"), "kept");
+    let mut command = root.serve_as_installed();
+    command
+        .arg("--empty-credential")
+        .arg("--resource-dir")
+        .arg(&volume);
+    // As the unit runs it: root without capabilities is kept out by a mode.
+    let bare = ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+    let is_root = nix::unistd::geteuid().is_root();
+    let command = match is_root {
+        true => started_by("setpriv", &bare, &command),
+        false => command,
+    };
+    let daemon = Daemon::start(command, &root.socket());
+    assert_eq!(credential(&root).unwrap(), auth("r"));
+    let mode = |name: &str, mode: u32| {
+        fs::set_permissions(volume.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for place in ["default/credential", "default", ""] {
+        mode(place, 0o000);
+        assert_eq!(credential(&root).unwrap(), auth("r"), "{place:?}");
+        assert_eq!(served(&root, "default/key/1").unwrap(), "kept", "{place:?}");
+        mode(place, 0o755);
+    }
+    assert!(
+        daemon
+            .log()
+            .contains("can't be looked at: Permission denied"),
+        "{}",
+        daemon.log()
+    );
+    for name in ["default/key/1", "default/credential/test"] {
+        fs::write(volume.join(name), "").unwrap();
+    }
+    assert_eq!(served(&root, "default/key/1").unwrap(), "kept");
+    assert_eq!(credential(&root).unwrap(), auth("r"));
+    drop(daemon);
+    // Nothing is known of it from the start: then there is no credential, and none is made up.
+    mode("default", 0o000);
+    let mut command = root.serve_as_installed();
+    command
+        .arg("--empty-credential")
+        .arg("--resource-dir")
+        .arg(&volume);
+    if is_root {
+        let _daemon = Daemon::start(started_by("setpriv", &bare, &command), &root.socket());
+        assert_eq!(credential(&root).unwrap_err(), Code::NOT_FOUND);
+    }
+    mode("default", 0o755);
+}
+
+/// Ends another thread of the test, however the test ends.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// While a volume is swapped again and again, each answer is one of its states, of the same state for all
+/// that is asked together, and never nothing.
+#[test]
+fn a_volume_that_is_swapped_is_never_missing_nor_mixed() {
+    let root = Root::new();
+    let volume = root.path("volume");
+    let at = |name: &str| volume.join(name);
+    let fill = |n: usize| {
+        put(&at(&format!("..{n}/default/key/a")), &format!("{n:05}"));
+        put(&at(&format!("..{n}/default/key/b")), &format!("{n:05}"));
+        let _ = fs::remove_file(at("..data_tmp"));
+        symlink(format!("..{n}"), at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    fill(0);
+    symlink("..data/default", at("default")).unwrap();
+    let mut command = root.serve_as_installed();
+    command.arg("--resource-dir").arg(&volume);
+    let daemon = Daemon::start(command, &root.socket());
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                n += 1;
+                fill(n);
+                fs::remove_dir_all(at(&format!("..{}", n - 1))).unwrap();
+                // A hundred times a second; kubelet does it once a minute.
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let _stop = Stop(&stop);
+        let mut wire = Wire::connect(&root.socket());
+        let ask = |name: &str| get_frame(1, &g2(name));
+        let both = [ask("default/key/a"), ask("default/key/b")].concat();
+        for _ in 0..2000 {
+            wire.send(&both);
+            let [a, b] = [(); 2].map(|()| outcome(&wire.receive().1).unwrap());
+            // They are asked together and answered from one look.
+            assert_eq!(a, b);
+        }
+    });
+    // However often it changes, the log is bounded.
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| !line.contains(" DEBUG ")).count();
+    assert!(lines < 2000, "{lines}");
+}
+
+/// Who can write to the directory, and puts a link in the place of a file at any moment, gets nothing served
+/// from outside.
+#[test]
+fn no_exchange_leads_out_of_a_directory() {
+    let root = Root::new();
+    let volume = root.path("volume");
+    put(&volume.join("a/b/c"), "inside");
+    fs::write(root.path("outside"), "secret").unwrap();
+    symlink(root.path("outside"), volume.join("a/b/.link")).unwrap();
+    let mut command = root.serve_as_installed();
+    command.arg("--resource-dir").arg(&volume);
+    let _daemon = Daemon::start(command, &root.socket());
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let [file, link] = ["a/b/c", "a/b/.link"].map(|name| volume.join(name));
+                renameat2(
+                    AT_FDCWD,
+                    &file,
+                    AT_FDCWD,
+                    &link,
+                    RenameFlags::RENAME_EXCHANGE,
+                )
+                .unwrap();
+            }
+        });
+        let _stop = Stop(&stop);
+        let mut inside = 0;
+        let mut wire = Wire::connect(&root.socket());
+        for _ in 0..5000 {
+            if let Ok(value) = wire.ask(&get_frame(1, &g2("a/b/c"))) {
+                assert_eq!(value, b"inside");
+                inside += 1;
+            }
+        }
+        assert!(inside > 0);
+    });
 }

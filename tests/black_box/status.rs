@@ -3,12 +3,15 @@
 //! `status`: what a person, or a program, is told of the running daemon.
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use crate::support::daemon::{ANONYMOUS, Root, command, one, output};
+use crate::support::wait_for;
 use crate::support::wire::{Wire, frame, g2, get};
 
 fn status(root: &Root, args: &[&str]) -> (String, String, Option<i32>) {
@@ -137,8 +140,7 @@ fn who_does_not_answer_is_said() {
         "{stderr}"
     );
     fs::create_dir_all(root.socket().parent().unwrap()).unwrap();
-    let listener = UnixListener::bind(root.socket()).unwrap();
-    let upstream = thread::spawn(move || refuse(&listener));
+    let _upstream = Upstream::start(&root.socket());
     let socket = root.socket().display().to_string();
     let (_, stderr, code) = status(&root, &["--socket", &socket]);
     assert_eq!(code, Some(1));
@@ -146,21 +148,45 @@ fn who_does_not_answer_is_said() {
         stderr.contains("another program answers there, which has no status"),
         "{stderr}"
     );
-    upstream.join().unwrap();
 }
 
-/// An upstream agent, which knows no such service.
-pub fn refuse(listener: &UnixListener) {
-    // A connection to see whether anybody answers, and the one that asks.
-    for _ in 0..2 {
-        let mut wire = Wire(listener.accept().unwrap().0);
-        let mut header = [0; 10];
-        if std::io::Read::read_exact(&mut wire.0, &mut header).is_ok() {
-            let mut refusal = ttrpc::Response::new();
-            refusal.set_status(ttrpc::get_status(ttrpc::Code::UNIMPLEMENTED, "no service"));
-            let body = protobuf::Message::write_to_bytes(&refusal).unwrap();
-            let stream = u32::from_be_bytes(header[4..8].try_into().unwrap());
-            wire.send(&frame(2, stream, &body));
+/// What upstream agents are: a server of the ttrpc crate's, with services of its own.
+pub struct Upstream {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Upstream {
+    pub fn start(socket: &Path) -> Self {
+        fs::create_dir_all(socket.parent().unwrap()).unwrap();
+        let address = format!("unix://{}", socket.display());
+        let (stop, stopped) = oneshot::channel();
+        let serve = async move {
+            let server = ttrpc::asynchronous::Server::new().bind(&address).unwrap();
+            let mut server = server.register_service(offline_fs_kbc::rpc::attestation::service());
+            server.start().await.unwrap();
+            let _ = stopped.await;
+            let _ = server.shutdown().await;
+        };
+        let thread = thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(serve);
+        });
+        wait_for("the upstream agent", || UnixStream::connect(socket).ok());
+        Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::cli::check::FileKind;
 use crate::cli::check::image::Credential;
 use crate::cli::check::report::Report;
 use crate::cli::findings;
-use crate::config::kind_of;
+use crate::config::{AUTH_FILE, KEYS, RESOURCES, kind_of};
 
 /// Checks one file; gives the credential that is in it.
 pub fn check(path: &Path, kind: Option<FileKind>, report: &mut Report) -> Option<Credential> {
@@ -185,11 +185,10 @@ impl Subject<'_> {
         self.find_all(problems);
         let mut credential = None;
         for file in written {
-            let name = file.path.rsplit('/').next().unwrap_or_default();
-            let kind = match name {
-                "aa-offline_fs_kbc-resources.json" => Kind::Resources,
-                "aa-offline_fs_kbc-keys.json" => Kind::Keys,
-                "auth.json" => Kind::Whole(Name::Path(CREDENTIAL.to_owned())),
+            let kind = match file.path.as_str() {
+                RESOURCES => Kind::Resources,
+                KEYS => Kind::Keys,
+                AUTH_FILE => Kind::Whole(Name::Path(CREDENTIAL.to_owned())),
                 _ => continue,
             };
             let (path, length) = (file.path.clone(), file.content.len());
@@ -214,8 +213,8 @@ impl Subject<'_> {
                     let found = Credential::of(&snapshot);
                     let large = found
                         .as_ref()
-                        .filter(|found| found.len() >= AUTH_JSON_BYTES);
-                    self.find_all(large.map(|found| too_large_for_delivery(found.len())));
+                        .filter(|found| found.raw_len() >= AUTH_JSON_BYTES);
+                    self.find_all(large.map(|found| too_large_for_delivery(found.raw_len())));
                     credential = found.or(credential);
                 }
                 Err(problem) => self.find_all([about(findings::of_whole_file(problem))]),

@@ -12,7 +12,7 @@ use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
 use offline_fs_kbc::resource::store::Snapshot;
-use offline_fs_kbc::text::{Clean, Shown};
+use offline_fs_kbc::text::{Clean, RegistryName, Shown};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -27,6 +27,8 @@ pub struct Credential {
     file: PathBuf,
     /// The bytes, or why there are none.
     value: Result<Secret, String>,
+    /// How long it is in the file.
+    raw: usize,
 }
 
 impl Credential {
@@ -45,12 +47,13 @@ impl Credential {
         Some(Self {
             file: resource.file.to_path_buf(),
             value: served,
+            raw: resource.value.as_ref().map_or(0, Secret::len),
         })
     }
 
-    /// How long it is.
-    pub fn len(&self) -> usize {
-        self.value.as_ref().map_or(0, Secret::len)
+    /// How long it is in the file.
+    pub fn raw_len(&self) -> usize {
+        self.raw
     }
 }
 
@@ -61,16 +64,12 @@ struct Choice {
 }
 
 /// Says for each credential which login it has for the image; with `how`, what the registry makes of it.
-///
-/// # Errors
-///
-/// Where the registry can't be asked at all: no skopeo, no place for its file.
 pub fn check(
     image: &ImageName,
     credentials: &[Option<Credential>],
     how: Option<&skopeo::Options>,
     report: &mut Report,
-) -> anyhow::Result<()> {
+) {
     let mut any = false;
     for credential in credentials.iter().flatten() {
         any = true;
@@ -80,15 +79,14 @@ pub fn check(
             Some(&credential.file),
             how,
             report,
-        )?;
+        );
     }
     if !any {
         let none = Choice {
             login: Err("there is no credential".to_owned()),
         };
-        check_one(image, none, None, how, report)?;
+        check_one(image, none, None, how, report);
     }
-    Ok(())
 }
 
 fn choose(image: &ImageName, credential: &Credential) -> Choice {
@@ -101,11 +99,13 @@ fn choose(image: &ImageName, credential: &Credential) -> Choice {
         match file.find(&image.registry, &image.repository) {
             Some((entry, step)) => match &entry.login {
                 Ok(login) => Ok((entry.key.clone(), login.clone(), step)),
-                Err(error) => Err(format!("the entry {}: {error}", Shown(&entry.key))),
+                Err(error) => Err(format!("the entry {}: {error}", RegistryName(&entry.key))),
             },
             None => {
                 let keys = file.entries.iter().take(LISTED);
-                let keys: Vec<_> = keys.map(|entry| Shown(&entry.key).to_string()).collect();
+                let keys: Vec<_> = keys
+                    .map(|entry| RegistryName(&entry.key).to_string())
+                    .collect();
                 Err(match keys.is_empty() {
                     true => "the credential has no registries".to_owned(),
                     false => format!("no entry is for it; there are: {}", keys.join(", ")),
@@ -122,7 +122,7 @@ fn check_one(
     file: Option<&Path>,
     how: Option<&skopeo::Options>,
     report: &mut Report,
-) -> anyhow::Result<()> {
+) {
     let mut told =
         json!({"image": image.to_string(), "file": file.map(|file| file.display().to_string())});
     match &choice.login {
@@ -134,10 +134,10 @@ fn check_one(
             report.line(format!(
                 "{image}: the user {} by the entry {}, {how_found}",
                 Shown(&login.user),
-                Shown(key)
+                RegistryName(key)
             ));
             told["user"] = json!(login.user);
-            told["entry"] = json!(key);
+            told["entry"] = json!(RegistryName(key).plain());
             told["step"] = json!(match step {
                 Step::Prefix => "prefix",
                 Step::Host => "host",
@@ -159,12 +159,11 @@ fn check_one(
     }
     if let Some(options) = how {
         let login = choice.login.as_ref().ok().map(|(_, login, _)| login);
-        let answer = skopeo::ask(image, login, options)?;
+        let answer = skopeo::ask(image, login, options);
         told["answer"] = json!(answer.word());
         tell(image, login, &answer, file, report);
     }
     report.image(told);
-    Ok(())
 }
 
 /// Says what the registry made of it.
@@ -199,6 +198,11 @@ fn tell(
                 ),
                 None => format!("give it a login: `skopeo login --authfile auth.json {registry}`"),
             },
+        ),
+        Answer::NotAsked(said) => (
+            "skopeo",
+            format!("{registry} was not asked: {said}"),
+            "--try asks by skopeo: `apt-get install skopeo` or `dnf install skopeo`".to_owned(),
         ),
         Answer::Unreachable(said) => (
             "image-unreachable",

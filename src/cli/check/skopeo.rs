@@ -2,19 +2,17 @@
 
 //! Asking a registry, by skopeo: this program has no HTTP client, and never gets one.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail};
-use nix::unistd::mkdtemp;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use offline_fs_kbc::credential::Login;
 use offline_fs_kbc::credential::image::ImageName;
 use offline_fs_kbc::text::Clean;
 
 use crate::cli::check::image::auth_file;
-use crate::cli::private_file;
 
 /// How long a registry may take, as skopeo takes it: longer than any client waits.
 const LIMIT: &str = "60s";
@@ -37,6 +35,8 @@ pub enum Answer {
     Refused(String),
     /// It could not be asked.
     Unreachable(String),
+    /// It was not asked, since there is nothing to ask with.
+    NotAsked(String),
 }
 
 impl Answer {
@@ -47,22 +47,21 @@ impl Answer {
             Self::NoImage(_) => "no such image",
             Self::Refused(_) => "refused",
             Self::Unreachable(_) => "unreachable",
+            Self::NotAsked(_) => "not asked",
         }
     }
 }
 
 /// Asks the image's registry for its manifest, with this login or none.
-///
-/// # Errors
-///
-/// Where skopeo is not there, or a file for it can't be written.
-pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> anyhow::Result<Answer> {
-    let directory = TemporaryDirectory::new()?;
-    let file = directory.0.join("auth.json");
-    private_file::write(&file, auth_file(image, login).as_bytes())?;
+pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answer {
+    let file = match in_memory(auth_file(image, login).as_bytes()) {
+        Ok(file) => file,
+        Err(error) => return Answer::NotAsked(format!("no memory for its file: {error}")),
+    };
     let mut command = Command::new("skopeo");
     command.args(["--command-timeout", LIMIT, "inspect", "--raw", "--authfile"]);
-    command.arg(&file);
+    // Its standard input, by a name under which it can be opened.
+    command.arg("/proc/self/fd/0").stdin(Stdio::from(file));
     if let Some(directory) = &options.cert_dir {
         command.arg("--cert-dir").arg(directory);
     }
@@ -70,17 +69,16 @@ pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> anyho
         command.arg("--tls-verify=false");
     }
     command.arg(format!("docker://{image}"));
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
     let output = match command.output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            bail!(
-                "--try asks by skopeo, which is not installed: `apt-get install skopeo` or `dnf install skopeo`"
-            )
+            return Answer::NotAsked("there is no skopeo here".to_owned());
         }
-        output => output.context("can't run skopeo")?,
+        Err(error) => return Answer::NotAsked(format!("skopeo can't be run: {error}")),
+        Ok(output) => output,
     };
     if output.status.success() {
-        return Ok(Answer::Accepted);
+        return Answer::Accepted;
     }
     let said = String::from_utf8_lossy(&output.stderr);
     // It has no reason to say the password; should it, that is not repeated.
@@ -88,36 +86,57 @@ pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> anyho
         let password = login.password.as_str();
         said.contains(&*login.encode()) || !password.is_empty() && said.contains(password)
     });
-    let reason = if has_secret {
-        "(what skopeo says has the password, and is not shown)"
-    } else {
-        reason(&said)
+    let reason = reason(&said);
+    let shown = match has_secret {
+        true => "(what skopeo says has the password, and is not shown)".to_owned(),
+        false => Clean(reason).to_string(),
     };
-    let reason = Clean(reason).to_string();
-    Ok(classify(&said, reason))
+    classify(reason, shown)
 }
 
-fn classify(said: &str, reason: String) -> Answer {
+/// A file that no path leads to and that is gone with its last user, however that ends.
+fn in_memory(content: &[u8]) -> io::Result<File> {
+    let descriptor = memfd_create(c"auth.json", MFdFlags::MFD_CLOEXEC)?;
+    let mut file = File::from(descriptor);
+    file.write_all(content)?;
+    Ok(file)
+}
+
+/// What skopeo's words mean. Whatever is not the registry's own word is no answer of it, so that comes first.
+fn classify(said: &str, shown: String) -> Answer {
     let said = said.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if has(&[
-        "unauthorized",
+        "dial tcp",
+        "no such host",
+        "connection refused",
+        "connection reset",
+        "timeout",
+        "deadline exceeded",
+        "x509:",
+        "tls:",
+        "http response to https client",
+        "permission denied",
+        "no such file",
+    ]) {
+        Answer::Unreachable(shown)
+    } else if has(&[
+        "unauthorized:",
         "authentication required",
-        "denied",
-        "forbidden",
+        "is denied",
+        "denied:",
+        "403 (forbidden)",
         "invalid username/password",
     ]) {
-        Answer::Refused(reason)
+        Answer::Refused(shown)
     } else if has(&[
         "manifest unknown",
         "name unknown",
-        "manifest_unknown",
-        "name_unknown",
         "repository name not known",
     ]) {
-        Answer::NoImage(reason)
+        Answer::NoImage(shown)
     } else {
-        Answer::Unreachable(reason)
+        Answer::Unreachable(shown)
     }
 }
 
@@ -132,26 +151,6 @@ fn reason(said: &str) -> &str {
     match message.rfind("\\\": ") {
         Some(end) => &message[end + 4..],
         None => message,
-    }
-}
-
-/// A directory that nobody else can enter, removed with all that is in it.
-struct TemporaryDirectory(PathBuf);
-
-impl TemporaryDirectory {
-    fn new() -> anyhow::Result<Self> {
-        let place = std::env::temp_dir();
-        let directory = mkdtemp(&place.join("offline-fs-kbc.XXXXXX"));
-        let shown = Path::new(&place).display();
-        Ok(Self(directory.with_context(|| {
-            format!("can't make a directory in {shown}; set TMPDIR")
-        })?))
-    }
-}
-
-impl Drop for TemporaryDirectory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -184,7 +183,11 @@ mod tests {
                 "unreachable",
             ),
         ] {
-            assert_eq!(classify(said, String::new()).word(), expected, "{said}");
+            assert_eq!(
+                classify(reason(said), String::new()).word(),
+                expected,
+                "{said}"
+            );
         }
         assert_eq!(
             reason("x\ntime=1 level=fatal msg=\"a \\\"b\\\": c: d\"\n\n"),

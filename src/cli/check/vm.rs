@@ -99,11 +99,9 @@ fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mu
         Err(_) => Vec::new(),
     };
     // It is off by default, and may be on by the unit's flags.
-    if let Ok(hub) = root.socket(Role::ConfidentialDataHub) {
-        if !addresses.contains(&hub) {
-            addresses.push(hub);
-        }
-    }
+    let hub = root.socket(Role::ConfidentialDataHub).ok();
+    let hub = hub.filter(|hub| !addresses.contains(hub));
+    addresses.extend(hub.clone());
     let existing: Vec<&Address> = addresses.iter().filter(|at| at.path().exists()).collect();
     if existing.is_empty() {
         report.find(
@@ -154,15 +152,31 @@ fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mu
                     );
                 }
             }
-            Err(error) => report.find(
-                None,
-                Problem::of_file(
-                    Severity::Warning,
-                    "daemon-silent",
-                    format!("{error:#}"),
-                    "`systemctl status offline-fs-kbc.service`; as root, if it runs",
-                ),
-            ),
+            Err(error) => report.find(None, silent(address, hub.as_ref(), &error)),
         }
     }
+}
+
+/// What it means that this program's daemon doesn't answer at an address. `hub` is the address of cdh.sock, if
+/// nobody said that it is this program's: then a stock confidential-data-hub may well be there.
+fn silent(address: &Address, hub: Option<&Address>, error: &anyhow::Error) -> Problem {
+    let what = format!("{error:#}");
+    if !what.contains(status::OTHER) {
+        return Problem::of_file(
+            Severity::Warning,
+            "daemon-silent",
+            what,
+            "`systemctl status offline-fs-kbc.service`; as root, if it runs",
+        );
+    }
+    let severity = match Some(address) == hub {
+        true => Severity::Note,
+        false => Severity::Warning,
+    };
+    Problem::of_file(
+        severity,
+        "daemon-other",
+        what,
+        "nothing, if it is meant to be there; otherwise end it, and this daemon takes the address over",
+    )
 }
