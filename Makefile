@@ -162,7 +162,7 @@ uninstall:
 	done
 
 # Of the image's binary, which needs nothing of the system that it gets into.
-deb rpm: image
+deb rpm: image manual
 	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(HISTORIC_NAME) $(PACKAGES)
 
 # The tests run the release binary, built on its own: built with the tests, it would have their
@@ -289,14 +289,14 @@ uninstall-manual:
 		$(DESTDIR)$(BASHDIR)/$(NAME) $(DESTDIR)$(ZSHDIR)/_$(NAME) $(DESTDIR)$(FISHDIR)/$(NAME).fish
 
 # Tools from crates.io, each built once: some take minutes.
-TOOLS := target/tools
-FUZZER := $(TOOLS)/cargo-fuzz-0.13.2
-DENY := $(TOOLS)/cargo-deny-0.20.2
-AUDITOR := $(TOOLS)/cargo-auditable-0.7.7
-TOOL_PATH = PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH"
+CRATES := target/crates
+FUZZER := $(CRATES)/cargo-fuzz-0.13.2
+DENY := $(CRATES)/cargo-deny-0.20.2
+AUDITOR := $(CRATES)/cargo-auditable-0.7.7
+TOOL_PATH = PATH="$(CURDIR)/$(CRATES)/bin:$$PATH"
 
 $(FUZZER) $(DENY) $(AUDITOR):
-	$(CARGO) install --locked --root $(TOOLS) $$(echo $(@F) | sed 's/-\([0-9.]*\)$$/@\1/')
+	$(CARGO) install --locked --root $(CRATES) $$(echo $(@F) | sed 's/-\([0-9.]*\)$$/@\1/')
 	touch $@
 
 # docs/fuzzing.md. The time is for each target; what is found beyond the seeds stays below target/.
