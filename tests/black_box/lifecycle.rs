@@ -209,9 +209,12 @@ fn the_end_under_load_loses_no_request() {
     let root = Root::with(&one("Credential", "x"));
     for _ in 0..10 {
         let mut daemon = root.start();
+        // Each of them is answered before the end.
+        let under_load = std::sync::Arc::new(std::sync::Barrier::new(5));
         let clients: Vec<_> = (0..4)
             .map(|_| {
                 let socket = root.socket();
+                let under_load = std::sync::Arc::clone(&under_load);
                 std::thread::spawn(move || {
                     let mut answered = 0;
                     // Until the path is gone, or the end has come before the request could be sent.
@@ -222,12 +225,15 @@ fn the_end_under_load_loses_no_request() {
                         }
                         assert_eq!(outcome(&wire.receive().1).unwrap(), b"x");
                         answered += 1;
+                        if answered == 1 {
+                            under_load.wait();
+                        }
                     }
                     answered
                 })
             })
             .collect();
-        daemon.wait_for_log("credential/test OK");
+        under_load.wait();
         daemon.signal(Signal::SIGTERM);
         for client in clients {
             let answered = client.join().expect("a request was lost");
