@@ -40,10 +40,16 @@ pub const MARK: &str = "hunter2+IT/IS+A/SECRET+hunter2++";
 const PLACE: u8 = 1;
 
 /// The input with a marked value in each of its places: long enough that a message doesn't show it
-/// where it stands as the name of an entry.
+/// where it stands as the name of an entry. A mark that the fuzzer has learned and put anywhere else, in a
+/// short name for one, is made another word.
 pub fn marked(input: &[u8]) -> Vec<u8> {
+    const WORD: &[u8] = b"hunter2";
+    let mut input = input.to_vec();
+    while let Some(at) = input.windows(WORD.len()).position(|part| part == WORD) {
+        input[at] = b'H';
+    }
     let mut text = Vec::with_capacity(input.len());
-    for &byte in input {
+    for &byte in &input {
         match byte {
             PLACE => text.extend(MARK.repeat(4).bytes()),
             byte => text.push(byte),
