@@ -37,6 +37,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub struct World {
     dir: TempDir,
     running: AtomicBool,
+    /// Held while the file is half-written, and while a process starts: one that has read nothing good yet
+    /// has nothing to serve meanwhile.
+    whole: Mutex<()>,
     /// The version that the file has for certain.
     pub committed: AtomicU64,
     /// The version that it is about to have.
@@ -85,6 +88,7 @@ impl World {
         let world = Self {
             dir,
             running: AtomicBool::new(false),
+            whole: Mutex::default(),
             committed: AtomicU64::new(0),
             pending: AtomicU64::new(0),
             answers: AtomicU64::new(0),
@@ -118,6 +122,11 @@ impl World {
 
     fn goes_on(&self) -> bool {
         self.running.load(Ordering::SeqCst)
+    }
+
+    /// Keeps the file whole for as long as the guard lives.
+    pub fn whole(&self) -> MutexGuard<'_, ()> {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts another file in the place of the resources file.
@@ -246,6 +255,7 @@ pub fn write(world: &World) {
         let written = if next % 10 == 0 {
             // In place and in two parts, as by a careless script; half of it is no JSON, so that what was
             // served before still is.
+            let _guard = world.whole();
             create(&world.file()).and_then(|mut file| {
                 let (one, other) = text.as_bytes().split_at(text.len() / 2);
                 file.write_all(one)?;
@@ -263,13 +273,13 @@ pub fn write(world: &World) {
     }
 }
 
-/// After all that the last content is served.
+/// Waits until the last content is served.
 pub fn settled(world: &World) {
     let asked = world
         .connect(PATIENCE)
         .and_then(|mut stream| world.ask(&mut stream, LARGE));
     if let Err(error) = asked {
-        world.errors.add(format!("no answer at rest: {error}"));
+        world.errors.add(format!("no answer: {error}"));
     }
 }
 

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use offline_fs_kbc_bench::process::{descriptors, memory};
 
 use crate::figures::Rested;
-use crate::load::World;
+use crate::load::{World, settled};
 
 /// How long an end in order may take: requests that have arrived are answered, for at most 5 s.
 const END: Duration = Duration::from_secs(15);
@@ -131,12 +131,16 @@ impl Supervisor {
         }
     }
 
-    /// Ends the process, in order or at once, and starts the next.
+    /// Ends the process, in order or at once, starts the next, and waits until that serves.
     pub fn restart(&mut self, in_order: bool) {
+        let world = Arc::clone(&self.world);
+        let _guard = world.whole();
         self.stop(in_order);
         if let Err(error) = self.start() {
             self.world.errors.add(format!("no start: {error}"));
+            return;
         }
+        settled(&world);
     }
 
     /// Ends the process; one that ends in order has the status 0.
