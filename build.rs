@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Generates the messages and services of `protos/` into `OUT_DIR`.
+//! Generates the messages of `protos/` into `OUT_DIR`.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -32,28 +32,21 @@ fn main() -> io::Result<()> {
         .iter()
         .map(|(name, _)| Path::new("protos").join(name).with_extension("proto"))
         .collect();
-    ttrpc_codegen::Codegen::new()
+    protobuf_codegen::Codegen::new()
+        .pure()
         .out_dir(&out)
         .inputs(&protos)
         .include("protos")
-        .rust_protobuf()
         // No reflection: nothing here prints a message, and it would be a third of the code.
-        .rust_protobuf_customize(ttrpc_codegen::ProtobufCustomize::default().lite_runtime(true))
-        .customize(ttrpc_codegen::Customize {
-            async_all: true,
-            ..Default::default()
-        })
-        .run()?;
+        .customize(protobuf_codegen::Customize::default().lite_runtime(true))
+        .run()
+        .map_err(io::Error::other)?;
 
     // The generator's own mod.rs starts with an inner attribute, which rustc refuses where a
     // file is included into a module.
     let modules: String = PACKAGES
         .iter()
-        .map(|(name, about)| {
-            format!(
-                "/// {about}\npub mod {name};\n/// {about} Its services.\npub mod {name}_ttrpc;\n"
-            )
-        })
+        .map(|(name, about)| format!("/// {about}\npub mod {name};\n"))
         .collect();
     fs::write(out.join("mod.rs"), modules)?;
 

@@ -28,7 +28,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use ttrpc::asynchronous::Service;
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, MessageHeader, Response};
 use zeroize::Zeroizing;
@@ -163,21 +162,21 @@ impl Daemon {
 
     fn new() -> Self {
         let store = store();
-        let mut services: HashMap<String, Service> = HashMap::new();
-        services.extend(getresource::service(Arc::clone(&store)));
-        services.extend(keyprovider::service(Arc::clone(&store)));
-        services.extend(attestation::service());
-        services.extend(unavailable::services());
-        services.extend(resource::service(Arc::clone(&store), false));
+        let mut methods = Vec::new();
+        methods.extend(getresource::service(Arc::clone(&store)));
+        methods.extend(keyprovider::service(Arc::clone(&store)));
+        methods.extend(attestation::service());
+        methods.extend(unavailable::services());
+        methods.extend(resource::service(Arc::clone(&store), false));
         let nowhere = Path::new("/nonexistent/keys").to_owned();
-        services.extend(sealedsecret::service(store, Verification::On(nowhere)));
+        methods.extend(sealedsecret::service(store, Verification::On(nowhere)));
         let (running, stop) = watch::channel(false);
         Self {
             runtime: Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("a runtime"),
-            router: Arc::new(Router::new(services, Arc::new(Ledger::default()), || {})),
+            router: Arc::new(Router::new(methods, Arc::new(Ledger::default()), || {})),
             admission: Arc::new(Admission::new(|| {})),
             stop,
             _running: running,

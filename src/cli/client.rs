@@ -2,33 +2,34 @@
 
 //! Asking a running daemon.
 
-use std::future::Future;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
+use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::server::listener::Address;
-use tokio::time::timeout;
-use ttrpc::asynchronous::Client;
+use protobuf::Message;
+use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
+use ttrpc::{Code, MessageHeader, Request, Response};
 
 /// How long the daemon may take: the deadline that clients had for most of 2023.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Calls the daemon at `address`.
+/// The one request's stream; a client's are odd.
+const STREAM: u32 = 1;
+
+/// Calls a method of the daemon at `address`. One request needs neither a runtime nor a client that can do more.
 ///
 /// # Errors
 ///
 /// Where nobody answers there, or by a refusal; the text says which.
-pub fn call<T, F>(
+pub fn call<A: Message>(
     address: &Address,
-    call: impl FnOnce(Client, ttrpc::context::Context) -> F,
-) -> anyhow::Result<T>
-where
-    F: Future<Output = ttrpc::Result<T>>,
-{
-    // The client's own error would not tell these apart.
-    if let Err(error) = UnixStream::connect(address.path()) {
+    (service, method): (&str, &str),
+    request: &impl Message,
+) -> anyhow::Result<A> {
+    let stream = UnixStream::connect(address.path()).map_err(|error| {
         let what = match error.kind() {
             io::ErrorKind::NotFound => {
                 "there is no socket; `systemctl start offline-fs-kbc` starts the daemon"
@@ -36,24 +37,75 @@ where
             io::ErrorKind::PermissionDenied => "only root may connect",
             _ => "nobody answers; `systemctl status offline-fs-kbc` shows the daemon",
         };
-        return Err(anyhow!(error).context(format!("{address}: {what}")));
-    }
-    let context = ttrpc::context::with_timeout(DEADLINE.as_nanos() as i64);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let answer = async {
-            let client = Client::connect(&address.to_string()).await?;
-            call(client, context).await
-        };
-        match timeout(DEADLINE, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(ttrpc::Error::RpcStatus(status))) => {
-                bail!("{address} answers {:?}: {}", status.code(), status.message)
-            }
-            Ok(Err(error)) => Err(anyhow!("{error}").context(format!("no answer from {address}"))),
-            Err(_) => bail!("no answer from {address} within {} s", DEADLINE.as_secs()),
+        anyhow!(error).context(format!("{address}: {what}"))
+    })?;
+    let request = Request {
+        service: service.to_owned(),
+        method: method.to_owned(),
+        payload: request.write_to_bytes()?,
+        timeout_nano: i64::try_from(DEADLINE.as_nanos())?,
+        ..Request::default()
+    };
+    let response = match exchange(stream, &request) {
+        Err(error) if is_late(&error) => {
+            bail!("no answer from {address} within {} s", DEADLINE.as_secs())
         }
-    })
+        answer => answer.with_context(|| format!("no answer from {address}"))?,
+    };
+    let status = response.status();
+    if status.code() != Code::OK {
+        bail!("{address} answers {:?}: {}", status.code(), status.message);
+    }
+    A::parse_from_bytes(&response.payload)
+        .with_context(|| format!("{address} answers what does not decode"))
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// Sends the request and reads its answer, both within the deadline.
+fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Response> {
+    let end = Instant::now() + DEADLINE;
+    let body = request.write_to_bytes()?;
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    let mut frame = Vec::from(MessageHeader::new_request(STREAM, length));
+    frame.extend(body);
+    stream.set_write_timeout(Some(DEADLINE))?;
+    stream.write_all(&frame)?;
+    let header = read(&mut stream, MESSAGE_HEADER_LENGTH, end)?;
+    let header = MessageHeader::from(&header[..]);
+    let length = header.length as usize;
+    if (header.stream_id, header.type_) != (STREAM, MESSAGE_TYPE_RESPONSE)
+        || length > MAX_MESSAGE_BYTES
+    {
+        return Err(io::Error::other("what answers there does not speak ttrpc"));
+    }
+    Ok(Response::parse_from_bytes(&read(
+        &mut stream,
+        length,
+        end,
+    )?)?)
+}
+
+fn read(stream: &mut UnixStream, length: usize, end: Instant) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut done = 0;
+    while done < length {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut bytes[done..]) {
+            Ok(0) => return Err(io::Error::other("the connection was closed")),
+            Ok(more) => done += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
 }

@@ -7,12 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use offline_fs_kbc::proto::{api, api_ttrpc, getresource, getresource_ttrpc};
+use offline_fs_kbc::proto::{api, getresource};
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::rpc::getresource::KBC_NAME;
 use offline_fs_kbc::server::listener::Address;
-use ttrpc::asynchronous::Client;
-use ttrpc::context::Context;
 use zeroize::Zeroizing;
 
 use crate::cli::{client, private_file};
@@ -86,10 +84,7 @@ impl Get {
             (None, _) => self.root.socket(Role::GetResource)?,
         };
         let kind = self.client.unwrap_or_else(|| kind_of(&address));
-        let resource = client::call(&address, |ttrpc, context| {
-            ask(ttrpc, context, kind, &self.name)
-        })?;
-        Ok(Zeroizing::new(resource))
+        Ok(Zeroizing::new(ask(&address, kind, &self.name)?))
     }
 }
 
@@ -101,12 +96,7 @@ fn kind_of(address: &Address) -> ClientKind {
     }
 }
 
-async fn ask(
-    ttrpc: Client,
-    context: Context,
-    client: ClientKind,
-    name: &str,
-) -> ttrpc::Result<Vec<u8>> {
+fn ask(address: &Address, client: ClientKind, name: &str) -> anyhow::Result<Vec<u8>> {
     // These clients know only paths; what is none is asked for as it is.
     let path = match Name::parse(name) {
         Ok(Name::Path(path)) if !name.contains("://") => Some(path),
@@ -118,8 +108,9 @@ async fn ask(
                 ResourcePath: path.map_or_else(|| name.to_owned(), |path| format!("kbs:///{path}")),
                 ..Default::default()
             };
-            let service = api_ttrpc::GetResourceServiceClient::new(ttrpc);
-            return Ok(service.get_resource(context, &request).await?.Resource);
+            let method = ("api.GetResourceService", "GetResource");
+            let answer: api::GetResourceResponse = client::call(address, method, &request)?;
+            return Ok(answer.Resource);
         }
         (ClientKind::G1, _) => {
             let description = serde_json::json!({"name": name, "optional": {}});
@@ -140,6 +131,7 @@ async fn ask(
         KbsUri: third,
         ..Default::default()
     };
-    let service = getresource_ttrpc::GetResourceServiceClient::new(ttrpc);
-    Ok(service.get_resource(context, &request).await?.Resource)
+    let method = ("getresource.GetResourceService", "GetResource");
+    let answer: getresource::GetResourceResponse = client::call(address, method, &request)?;
+    Ok(answer.Resource)
 }

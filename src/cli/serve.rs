@@ -2,7 +2,6 @@
 
 //! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
 
-use std::collections::HashMap;
 use std::env;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,13 +22,13 @@ use offline_fs_kbc::server::keep::Keep;
 use offline_fs_kbc::server::ledger::Ledger;
 use offline_fs_kbc::server::limits::LOCK_WAIT;
 use offline_fs_kbc::server::listener::{self, Address, Claim};
+use offline_fs_kbc::server::method::Method;
 use offline_fs_kbc::server::router::Router;
 use offline_fs_kbc::server::{Serving, endpoint, notify};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
-use ttrpc::asynchronous::Service;
 
 use crate::cli::inherited::Inherited;
 use crate::cli::standing::Standing;
@@ -179,14 +178,14 @@ impl Serve {
         let mut endpoints = JoinSet::new();
         let vigilant = notify::is_unit();
         for (address, roles, claim) in claims {
-            let services = roles
+            let methods = roles
                 .iter()
                 .flat_map(|&role| self.services(role, &store))
                 .chain(report::service(Arc::clone(&report)))
                 .collect();
             let refreshed = Arc::clone(&standing);
             let serving = Serving {
-                router: Arc::new(Router::new(services, Arc::clone(&ledger), move || {
+                router: Arc::new(Router::new(methods, Arc::clone(&ledger), move || {
                     refreshed.refresh();
                 })),
                 admission: Arc::clone(&admission),
@@ -230,7 +229,7 @@ impl Serve {
     }
 
     /// What is asked on a role's socket.
-    fn services(&self, role: Role, store: &Arc<Store>) -> HashMap<String, Service> {
+    fn services(&self, role: Role, store: &Arc<Store>) -> Vec<Method> {
         let store = || Arc::clone(store);
         match role {
             Role::GetResource => getresource::service(store()),

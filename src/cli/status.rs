@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 use offline_fs_kbc::proto::offline_fs_kbc::{Entry, File, GetRequest, GetResponse};
-use offline_fs_kbc::proto::offline_fs_kbc_ttrpc::StatusClient;
+use offline_fs_kbc::rpc::report::STATUS;
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::{Age, count};
 use serde_json::{Value, json};
@@ -99,12 +99,7 @@ pub const OTHER: &str = "another program answers there, which has no status";
 ///
 /// Where nobody answers, or another program than this one.
 pub fn fetch(address: &Address) -> anyhow::Result<GetResponse> {
-    let status = client::call(address, async |ttrpc, context| {
-        StatusClient::new(ttrpc)
-            .get(context, &GetRequest::default())
-            .await
-    });
-    match status {
+    match client::call(address, STATUS, &GetRequest::default()) {
         // The ttrpc crate's own server, which upstream agents have, calls an unknown service an invalid
         // argument.
         Err(error)

@@ -4,18 +4,16 @@
 //! its one request has had.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use protobuf::rt::compute_raw_varint64_size;
-use ttrpc::asynchronous::{Service, TtrpcContext};
 
 use crate::json;
 use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
-use crate::proto::getresource_ttrpc::{GetResourceService, create_get_resource_service};
 use crate::resource::store::Store;
 use crate::rpc::{lookup, status};
+use crate::server::method::{Method, Notes, Result};
+use crate::server::output::response_bytes;
 use crate::text::Shown;
 
 /// The name of this KBC, as clients configure and send it.
@@ -25,46 +23,46 @@ pub const KBC_NAME: &str = "offline_fs_kbc";
 const MAX_DESCRIPTION_MEMBERS: usize = 100;
 
 /// The service, answering from `store`.
-pub fn service(store: Arc<Store>) -> HashMap<String, Service> {
-    create_get_resource_service(Arc::new(GetResource { store }))
+pub fn service(store: Arc<Store>) -> Vec<Method> {
+    let get = move |request, notes: &mut Notes| get_resource(&store, &request, notes);
+    vec![Method::new(
+        "getresource.GetResourceService",
+        "GetResource",
+        get,
+    )]
 }
 
 /// The length of the frame's body that carries a resource of `length` bytes, to be held against
 /// ttrpc's cap.
 pub fn answer_bytes(length: usize) -> u64 {
-    let field = |length: u64| 1 + compute_raw_varint64_size(length) + length;
-    // A good answer's empty status has two bytes.
-    2 + field(field(length as u64))
+    let length = length as u64;
+    response_bytes(match length {
+        0 => 0,
+        _ => 1 + compute_raw_varint64_size(length) + length,
+    })
 }
 
-struct GetResource {
-    store: Arc<Store>,
-}
-
-#[async_trait]
-impl GetResourceService for GetResource {
-    async fn get_resource(
-        &self,
-        _context: &TtrpcContext,
-        request: GetResourceRequest,
-    ) -> ttrpc::Result<GetResourceResponse> {
-        let asked = Asked::from(&request);
-        let name = lookup::name(&asked.name)?;
-        let snapshot = self.store.snapshot();
-        let secret = lookup::explained(&name, &snapshot, || {
-            if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
-                return Err(status::invalid_argument(format_args!(
-                    "this is {KBC_NAME}, the request is for the KBC {}; mend aa_kbc_params",
-                    Shown(asked.kbc)
-                )));
-            }
-            lookup::resource(&snapshot, &name)
-        })?;
-        Ok(GetResourceResponse {
-            Resource: secret.expose().to_vec(),
-            ..GetResourceResponse::default()
-        })
-    }
+fn get_resource(
+    store: &Store,
+    request: &GetResourceRequest,
+    notes: &mut Notes,
+) -> Result<GetResourceResponse> {
+    let asked = Asked::from(request);
+    let name = lookup::name(&asked.name, notes)?;
+    let snapshot = store.snapshot();
+    let secret = lookup::explained(&name, &snapshot, notes, || {
+        if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
+            return Err(status::invalid_argument(format_args!(
+                "this is {KBC_NAME}, the request is for the KBC {}; mend aa_kbc_params",
+                Shown(asked.kbc)
+            )));
+        }
+        lookup::resource(&snapshot, &name)
+    })?;
+    Ok(GetResourceResponse {
+        Resource: secret.expose().to_vec(),
+        ..GetResourceResponse::default()
+    })
 }
 
 /// What a request asks for, of whichever generation it is.

@@ -2,21 +2,25 @@
 
 //! Finding what a name or a key id means, or the status that refuses it.
 
-use ttrpc::Result;
+use std::sync::Arc;
 
 use crate::keyprovider::KEY_BYTES;
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::secret::Secret;
 use crate::resource::store::{FileState, FileStatus, Resource, Snapshot};
 use crate::rpc::status;
-use crate::server::call::{self, Consequence};
-use crate::text::Shown;
+use crate::server::method::{Consequence, Notes, Result, Subject};
 
 /// Reads the name that a request has, and notes it for the log.
-pub fn name(text: &str) -> Result<Name> {
-    call::set_subject(Shown(text).to_string());
-    let name = Name::parse(text).map_err(status::invalid_argument)?;
-    call::set_subject(name.to_string());
+pub fn name(text: &str, notes: &mut Notes) -> Result<Name> {
+    let name = Name::parse(text).map_err(|error| {
+        notes.subject = Subject::Quoted(text.into());
+        status::invalid_argument(error)
+    })?;
+    notes.subject = match &name {
+        Name::Path(path) => Subject::Name(Arc::from(path.as_str())),
+        Name::Other(other) => Subject::Quoted(Arc::from(other.as_str())),
+    };
     Ok(name)
 }
 
@@ -66,13 +70,13 @@ pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
 pub fn explained(
     name: &Name,
     snapshot: &Snapshot,
+    notes: &mut Notes,
     find: impl FnOnce() -> Result<Secret>,
 ) -> Result<Secret> {
     let result = find();
     if name.as_str() == CREDENTIAL {
-        let consequence = match &result {
-            Err(ttrpc::Error::RpcStatus(status)) => Some(without_credential(status, snapshot)),
-            Err(_) => None,
+        notes.consequence = match &result {
+            Err(status) => Some(without_credential(status, snapshot)),
             Ok(_) => {
                 let resource = snapshot.resources.get(name);
                 let consequence = resource.and_then(|resource| resource.consequence.clone());
@@ -82,9 +86,6 @@ pub fn explained(
                 })
             }
         };
-        if let Some(consequence) = consequence {
-            call::set_consequence(consequence);
-        }
     }
     result
 }

@@ -2,21 +2,17 @@
 
 //! `offline_fs_kbc.Status`: how the daemon stands, in names and numbers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
-use ttrpc::asynchronous::{Service, TtrpcContext};
-
 use crate::proto::offline_fs_kbc::{Call, Count, Entry, File, GetRequest, GetResponse};
-use crate::proto::offline_fs_kbc_ttrpc::{Status, create_status};
 use crate::resource::file::Kind;
 use crate::resource::name::Name;
 use crate::resource::store::{FileState, FileStatus, Resource, Store};
 use crate::server::admission::Admission;
-use crate::server::call;
 use crate::server::ledger::{Ledger, Record};
+use crate::server::method::{Method, Subject};
 use crate::text::{Clean, EntryName};
 
 /// How many entries are listed of resources and keys each: far above any use, and below what one message
@@ -37,19 +33,20 @@ pub struct Report {
     pub summary: Box<dyn Fn() -> String + Send + Sync>,
 }
 
+/// The name of the service, and of its method.
+pub const STATUS: (&str, &str) = ("offline_fs_kbc.Status", "Get");
+
 /// The service.
-pub fn service(report: Arc<Report>) -> HashMap<String, Service> {
-    create_status(report)
+pub fn service(report: Arc<Report>) -> Vec<Method> {
+    let (service, get) = STATUS;
+    vec![Method::new(service, get, move |_: GetRequest, notes| {
+        notes.is_private = true;
+        Ok(report.get())
+    })]
 }
 
-#[async_trait]
-impl Status for Report {
-    async fn get(
-        &self,
-        _context: &TtrpcContext,
-        _request: GetRequest,
-    ) -> ttrpc::Result<GetResponse> {
-        call::keep_private();
+impl Report {
+    fn get(&self) -> GetResponse {
         let snapshot = self.store.snapshot();
         let (connections, peers_refused) = self.admission.tally();
         let listed = |entries: &BTreeMap<Name, Resource>| -> Vec<Entry> {
@@ -59,7 +56,7 @@ impl Status for Report {
         let all = snapshot.resources.len() + snapshot.keys.len();
         let mut outcomes: Vec<_> = self.ledger.outcomes();
         outcomes.sort_unstable_by_key(|(outcome, _)| *outcome as i32);
-        Ok(GetResponse {
+        GetResponse {
             version: self.version.to_owned(),
             pid: std::process::id(),
             uptime_seconds: seconds_since(self.ledger.started()),
@@ -80,7 +77,7 @@ impl Status for Report {
             peers_refused,
             recent: self.ledger.recent().into_iter().map(recent).collect(),
             ..GetResponse::default()
-        })
+        }
     }
 }
 
@@ -146,7 +143,10 @@ fn recent(record: Record) -> Call {
     Call {
         peer: record.peer.describe(),
         method: Clean(&record.method).to_string(),
-        name: record.subject,
+        name: match record.subject {
+            Subject::None => String::new(),
+            subject => subject.to_string(),
+        },
         outcome: format!("{:?}", record.outcome),
         milliseconds_ago: u64::try_from(record.at.elapsed().as_millis()).unwrap_or(u64::MAX),
         ..Call::default()

@@ -2,21 +2,18 @@
 
 //! `api.SealedSecretService`: what a sealed secret names.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use ttrpc::asynchronous::{Service, TtrpcContext};
+use ttrpc::Status;
 
 use crate::proto::api::{UnsealSecretInput, UnsealSecretOutput};
-use crate::proto::api_ttrpc::{SealedSecretService, create_sealed_secret_service};
 use crate::resource::file;
 use crate::resource::name::Name;
 use crate::resource::store::{Snapshot, Store, is_absent};
 use crate::rpc::{lookup, status};
 use crate::sealedsecret::{Error, PublicKey, Sealed};
-use crate::server::call;
+use crate::server::method::{Method, Notes, Result, Subject};
 use crate::text::Shown;
 
 /// Whether signatures count.
@@ -29,47 +26,42 @@ pub enum Verification {
 }
 
 /// The service, answering from `store`.
-pub fn service(store: Arc<Store>, verification: Verification) -> HashMap<String, Service> {
-    create_sealed_secret_service(Arc::new(SealedSecrets {
-        store,
-        verification,
-    }))
+pub fn service(store: Arc<Store>, verification: Verification) -> Vec<Method> {
+    let unseal = move |request, notes: &mut Notes| unseal(&store, &verification, &request, notes);
+    vec![Method::new(
+        "api.SealedSecretService",
+        "UnsealSecret",
+        unseal,
+    )]
 }
 
-struct SealedSecrets {
-    store: Arc<Store>,
-    verification: Verification,
-}
-
-#[async_trait]
-impl SealedSecretService for SealedSecrets {
-    async fn unseal_secret(
-        &self,
-        _context: &TtrpcContext,
-        request: UnsealSecretInput,
-    ) -> ttrpc::Result<UnsealSecretOutput> {
-        let text = std::str::from_utf8(&request.secret)
-            .map_err(|_| status::invalid_argument(Error::Malformed("it is not UTF-8")))?;
-        let sealed = Sealed::parse(text).map_err(refusal)?;
-        // What files can't open is said first: no signature would help it.
-        let name = sealed.resource_name().map_err(refusal)?;
-        let snapshot = self.store.snapshot();
-        if let Verification::On(directory) = &self.verification {
-            let kid = sealed.signer().map_err(refusal)?;
-            call::set_subject(format!("signed by {}", Shown(&kid)));
-            let key = public_key(&kid, &snapshot, directory)?;
-            sealed.verify(&kid, &key).map_err(refusal)?;
-        }
-        let name = lookup::name(&name)?;
-        let secret = lookup::resource(&snapshot, &name)?;
-        Ok(UnsealSecretOutput {
-            plaintext: secret.expose().to_vec(),
-            ..UnsealSecretOutput::default()
-        })
+fn unseal(
+    store: &Store,
+    verification: &Verification,
+    request: &UnsealSecretInput,
+    notes: &mut Notes,
+) -> Result<UnsealSecretOutput> {
+    let text = std::str::from_utf8(&request.secret)
+        .map_err(|_| status::invalid_argument(Error::Malformed("it is not UTF-8")))?;
+    let sealed = Sealed::parse(text).map_err(refusal)?;
+    // What files can't open is said first: no signature would help it.
+    let name = sealed.resource_name().map_err(refusal)?;
+    let snapshot = store.snapshot();
+    if let Verification::On(directory) = verification {
+        let kid = sealed.signer().map_err(refusal)?;
+        notes.subject = Subject::Text(format!("signed by {}", Shown(&kid)).into());
+        let key = public_key(&kid, &snapshot, directory)?;
+        sealed.verify(&kid, &key).map_err(refusal)?;
     }
+    let name = lookup::name(&name, notes)?;
+    let secret = lookup::resource(&snapshot, &name)?;
+    Ok(UnsealSecretOutput {
+        plaintext: secret.expose().to_vec(),
+        ..UnsealSecretOutput::default()
+    })
 }
 
-fn refusal(error: Error) -> ttrpc::Error {
+fn refusal(error: Error) -> Status {
     match error {
         Error::KeyService { .. } => status::unimplemented(error),
         error => status::invalid_argument(error),
@@ -77,7 +69,7 @@ fn refusal(error: Error) -> ttrpc::Error {
 }
 
 /// The public key of this id: a `kbs://` URI of a resource, or the name of a file in `directory`.
-fn public_key(kid: &str, snapshot: &Snapshot, directory: &Path) -> ttrpc::Result<PublicKey> {
+fn public_key(kid: &str, snapshot: &Snapshot, directory: &Path) -> Result<PublicKey> {
     let shown = Shown(kid);
     let key = if kid.starts_with("kbs") && kid.contains("://") {
         let name = Name::parse(kid).map_err(status::invalid_argument)?;

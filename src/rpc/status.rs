@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write as _};
 
-use ttrpc::{Code, Error, get_status};
+use ttrpc::{Code, Status, get_status};
 
 use crate::resource::name::Name;
 use crate::resource::store::{FileState, Snapshot};
@@ -18,37 +18,32 @@ const LISTED_NAMES: usize = 20;
 const LISTED_BYTES: usize = 1024;
 
 /// An INVALID_ARGUMENT with this text.
-pub fn invalid_argument(text: impl fmt::Display) -> Error {
+pub fn invalid_argument(text: impl fmt::Display) -> Status {
     refuse(Code::INVALID_ARGUMENT, text)
 }
 
 /// A FAILED_PRECONDITION with this text.
-pub fn failed_precondition(text: impl fmt::Display) -> Error {
+pub fn failed_precondition(text: impl fmt::Display) -> Status {
     refuse(Code::FAILED_PRECONDITION, text)
 }
 
 /// An UNIMPLEMENTED with this text.
-pub fn unimplemented(text: impl fmt::Display) -> Error {
+pub fn unimplemented(text: impl fmt::Display) -> Status {
     refuse(Code::UNIMPLEMENTED, text)
 }
 
 /// A NOT_FOUND with this text.
-pub fn absent(text: impl fmt::Display) -> Error {
+pub fn absent(text: impl fmt::Display) -> Status {
     refuse(Code::NOT_FOUND, text)
 }
 
 /// The same status, its text saying what it is about.
-pub fn about(what: &str, error: Error) -> Error {
-    match error {
-        Error::RpcStatus(status) => {
-            refuse(status.code(), format_args!("{what}: {}", status.message))
-        }
-        other => other,
-    }
+pub fn about(what: &str, status: Status) -> Status {
+    refuse(status.code(), format_args!("{what}: {}", status.message))
 }
 
 /// A NOT_FOUND for a key, with the ids that there are.
-pub fn key_not_found(kid: &Name, snapshot: &Snapshot) -> Error {
+pub fn key_not_found(kid: &Name, snapshot: &Snapshot) -> Status {
     let known = snapshot.keys.keys().map(Name::as_str);
     let known: Vec<_> = known
         .filter(|id| !EntryName(id).is_hidden())
@@ -64,7 +59,7 @@ pub fn key_not_found(kid: &Name, snapshot: &Snapshot) -> Error {
 }
 
 /// A NOT_FOUND that names what was asked for, and what is there instead.
-pub fn not_found(name: &Name, snapshot: &Snapshot) -> Error {
+pub fn not_found(name: &Name, snapshot: &Snapshot) -> Status {
     let mut text = format!("no resource {name}");
     match (name, name.old()) {
         (Name::Other(_), _) => text.push_str(" (a name is <repository>/<type>/<tag>)"),
@@ -99,8 +94,8 @@ pub fn not_found(name: &Name, snapshot: &Snapshot) -> Error {
     refuse(Code::NOT_FOUND, text)
 }
 
-fn refuse(code: Code, text: impl fmt::Display) -> Error {
-    Error::RpcStatus(get_status(code, text.to_string()))
+fn refuse(code: Code, text: impl fmt::Display) -> Status {
+    get_status(code, text.to_string())
 }
 
 /// The first items, as many as fit.

@@ -5,27 +5,29 @@
 //! What was read together is answered together. While the peer does not read its answers nothing more
 //! is read from it, so that what it can make the daemon hold is bounded.
 
+use std::future::pending;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::BufMut as _;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
-use protobuf::Message as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
-use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
-use ttrpc::{MessageHeader, Response};
+use tokio::time::{Instant, sleep_until};
+use ttrpc::MessageHeader;
+use ttrpc::proto::MESSAGE_HEADER_LENGTH;
 use zeroize::Zeroize as _;
 
 use crate::server::admission::Ticket;
 use crate::server::keep::Place;
 use crate::server::limits::{
-    ANSWER_TIME, ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, KEEP_AFTER, KEPT_BYTES, MAX_MESSAGE_BYTES,
+    ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, KEEP_AFTER, KEPT_BYTES, MAX_MESSAGE_BYTES,
 };
+use crate::server::output::Output;
 use crate::server::router::Router;
 
 /// Serves one peer until it closes the connection, or `stop` turns true; then what has arrived is
@@ -47,6 +49,8 @@ pub async fn run(
     let mut input = Input::default();
     let mut output = Output::default();
     let (mut last, mut stopped) = (false, false);
+    // An error means that the sender is gone, which stops too.
+    let mut stopping = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
     // When the connection goes into the store, if it rests until then.
     let mut rested = Some(Instant::now() + KEEP_AFTER);
     while !last {
@@ -69,19 +73,18 @@ pub async fn run(
             _ => None,
         };
         tokio::select! {
-            ended = input.wait_and_read(&mut stream, &mut place) => last = ended?,
-            // An error means that the sender is gone, which stops too.
-            _ = stop.wait_for(|stop| *stop), if !stopped => {
+            // First: a peer that never rests must not keep the end away.
+            biased;
+            () = &mut stopping, if !stopped => {
                 stopped = true;
                 if place.is_none() {
                     end_input(&stream)?;
                 }
                 continue;
             }
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                return Err(io::Error::other("a frame took too long"));
-            }
-            () = sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => {
+            ended = input.wait_and_read(&mut stream, &mut place) => last = ended?,
+            () = at(deadline) => return Err(io::Error::other("a frame took too long")),
+            () = at(rest) => {
                 if let Some(place) = &mut place {
                     // Where the store is full, it has to do without.
                     place.put(&stream);
@@ -90,18 +93,19 @@ pub async fn run(
                 continue;
             }
         }
-        rested = Some(Instant::now() + KEEP_AFTER);
+        if place.is_some() {
+            rested = Some(Instant::now() + KEEP_AFTER);
+        }
         let mut up_to_date = false;
         while let Some((header, body)) = input.next_frame() {
             if !up_to_date {
                 router.before_batch();
                 up_to_date = true;
             }
-            let response = match body {
-                Some(body) => router.answer(header, body, peer).await,
-                None => router.oversized(header.length, peer),
-            };
-            output.push(header.stream_id, response)?;
+            match body {
+                Some(body) => router.answer(header, body, peer, &mut output)?,
+                None => router.oversized(header, peer, &mut output)?,
+            }
             if output.len() >= ANSWERED_BYTES {
                 if !ticket.hold(input.size() + output.size()) {
                     return Err(no_room());
@@ -120,6 +124,14 @@ pub async fn run(
         let _ = ticket.hold(input.size());
     }
     Ok(())
+}
+
+/// Waits until then, or for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
 }
 
 /// What is in the socket can still be read, then comes the end; nothing more arrives.
@@ -281,71 +293,5 @@ impl Input {
             // The heap wipes the place that is left.
             self.buffer.shrink_to(KEPT_BYTES);
         }
-    }
-}
-
-/// Answers that are not yet written. They hold secrets, and are wiped.
-#[derive(Default)]
-struct Output(Vec<u8>);
-
-impl Output {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// How much memory it takes.
-    fn size(&self) -> usize {
-        self.0.capacity()
-    }
-
-    fn push(&mut self, stream_id: u32, mut response: Response) -> io::Result<()> {
-        let size = response.compute_size();
-        let length = u32::try_from(size).map_err(io::Error::other)?;
-        self.make_room(MESSAGE_HEADER_LENGTH + length as usize)?;
-        self.0.extend(length.to_be_bytes());
-        self.0.extend(stream_id.to_be_bytes());
-        self.0.extend([MESSAGE_TYPE_RESPONSE, 0]);
-        let written = response.write_to_vec(&mut self.0);
-        response.payload.zeroize();
-        written.map_err(io::Error::other)
-    }
-
-    /// Makes room for `more` bytes; where the buffer must move, the old place is wiped.
-    fn make_room(&mut self, more: usize) -> io::Result<()> {
-        if self.0.capacity() - self.0.len() < more {
-            let mut larger = Vec::new();
-            let capacity = (self.0.len() + more).next_power_of_two();
-            larger
-                .try_reserve_exact(capacity)
-                .map_err(|_| no_memory())?;
-            larger.extend_from_slice(&self.0);
-            self.0.zeroize();
-            self.0 = larger;
-        }
-        Ok(())
-    }
-
-    async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let written = match timeout(ANSWER_TIME, stream.write_all(&self.0)).await {
-            Ok(written) => written,
-            Err(_) => Err(io::Error::other(
-                "the peer did not take its answers in time",
-            )),
-        };
-        self.0.zeroize();
-        if self.0.capacity() > KEPT_BYTES {
-            self.0 = Vec::new();
-        }
-        written
-    }
-}
-
-impl Drop for Output {
-    /// A connection that is given up while the peer doesn't read leaves nothing behind.
-    fn drop(&mut self) {
-        self.0.zeroize();
     }
 }

@@ -3,20 +3,21 @@
 //! What was answered: counts for each outcome, and the last requests, for a person who asks.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ttrpc::Code;
 
+use crate::server::method::Subject;
 use crate::server::peer::Peer;
 use crate::text::Clean;
 
 /// How many requests are remembered: what fits a screen, and a few KiB.
 const RECENT: usize = 10;
 
-/// The longest name of a method that is kept as it came, in bytes: any that exists. A peer can send one as
-/// long as a frame.
-const LONGEST_METHOD: usize = 200;
+/// The longest text of a peer's that is kept as it came, in bytes: a method's or a resource's of any that exists.
+/// A peer can send one as long as a frame.
+const LONGEST: usize = 200;
 
 /// One answered request.
 #[derive(Clone, Debug)]
@@ -24,9 +25,9 @@ pub struct Record {
     /// Who asked.
     pub peer: Peer,
     /// The method, as `/service/method`, in the peer's own words.
-    pub method: String,
+    pub method: Arc<str>,
     /// What it was about, never a value.
-    pub subject: String,
+    pub subject: Subject,
     /// The status code.
     pub outcome: Code,
     /// When it was answered.
@@ -59,8 +60,11 @@ impl Default for Ledger {
 impl Ledger {
     /// Notes one.
     pub fn record(&self, mut record: Record) {
-        if record.method.len() > LONGEST_METHOD {
-            record.method = Clean(&record.method).to_string();
+        if record.method.len() > LONGEST {
+            record.method = Clean(&record.method).to_string().into();
+        }
+        if record.subject.size() > LONGEST {
+            record.subject = Subject::Text(record.subject.to_string().into());
         }
         let mut state = self.state();
         let mut outcomes = state.outcomes.iter_mut();
@@ -105,18 +109,15 @@ mod tests {
         for n in 0..25 {
             ledger.record(Record {
                 peer: Peer::default(),
-                method: format!("/s/{n}"),
-                subject: String::new(),
+                method: format!("/s/{n}").into(),
+                subject: Subject::None,
                 outcome: Code::OK,
                 at: Instant::now(),
             });
         }
         let recent = ledger.recent();
         assert_eq!(recent.len(), RECENT);
-        assert_eq!(
-            (recent[0].method.as_str(), recent[9].method.as_str()),
-            ("/s/24", "/s/15")
-        );
+        assert_eq!((&*recent[0].method, &*recent[9].method), ("/s/24", "/s/15"));
         assert_eq!(ledger.outcomes(), [(Code::OK, 25)]);
     }
 }

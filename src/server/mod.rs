@@ -2,17 +2,18 @@
 
 //! Sockets, frames and peers: who calls, how many, and in which order they are answered.
 //!
-//! It calls what ttrpc's code generator makes of a service, and knows nothing of what is served.
+//! It calls methods by a table, and knows nothing of what is served.
 
 pub mod admission;
-pub mod call;
 pub mod connection;
 pub mod endpoint;
 pub mod keep;
 pub mod ledger;
 pub mod limits;
 pub mod listener;
+pub mod method;
 pub mod notify;
+pub mod output;
 pub mod peer;
 pub mod router;
 

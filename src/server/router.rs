@@ -2,45 +2,43 @@
 
 //! From one frame to its answer: which method is meant, and what is said if there is none.
 
-use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::collections::BTreeSet;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use protobuf::Message as _;
 use tracing::{debug, error, info, warn};
-use ttrpc::asynchronous::{Service, TtrpcContext};
 use ttrpc::proto::MESSAGE_TYPE_REQUEST;
-use ttrpc::{Code, MessageHeader, Request, Response, Status, get_status};
-use zeroize::Zeroize as _;
+use ttrpc::{Code, MessageHeader, Request, Status, get_status};
 
 use crate::rate::{CHANGES, Rate};
-use crate::server::call::{self, Consequence};
 use crate::server::ledger::{Ledger, Record};
 use crate::server::limits::MAX_MESSAGE_BYTES;
+use crate::server::method::{Consequence, Method, Notes, Result};
+use crate::server::output::Output;
 use crate::server::peer::Peer;
 use crate::text::Clean;
 
 /// The services of one socket.
 pub struct Router {
-    services: HashMap<String, Service>,
+    /// Few enough to be looked through.
+    methods: Vec<Method>,
     ledger: Arc<Ledger>,
     before_batch: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Router {
-    /// Serves `services`, and notes in `ledger` what was answered. `before_batch` is called after requests were read and before they are
+    /// Serves `methods`, and notes in `ledger` what was answered. `before_batch` is called after requests were read and before they are
     /// answered: there the answers are brought up to date.
     pub fn new(
-        services: HashMap<String, Service>,
+        methods: Vec<Method>,
         ledger: Arc<Ledger>,
         before_batch: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         Self {
-            services,
+            methods,
             ledger,
             before_batch: Box::new(before_batch),
         }
@@ -51,29 +49,48 @@ impl Router {
         (self.before_batch)();
     }
 
-    /// The answer to the frame of this header and body.
-    pub async fn answer(&self, header: MessageHeader, body: &[u8], peer: Peer) -> Response {
-        let start = Instant::now();
-        let (request, result) = match check(header).and_then(|()| decode(body)) {
-            Ok(request) => {
-                let method = format!("/{}/{}", request.service, request.method);
-                let (result, notes) = call::run(self.call(header, request)).await;
-                (Some((method, notes)), result)
-            }
-            Err(status) => (None, Err(status)),
+    /// Answers the frame of this header and body.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no memory even for a refusal.
+    pub fn answer(
+        &self,
+        header: MessageHeader,
+        body: &[u8],
+        peer: Peer,
+        output: &mut Output,
+    ) -> io::Result<()> {
+        let at = Instant::now();
+        let mut notes = Notes::default();
+        let (method, result) = match check(header).and_then(|()| decode(body)) {
+            Ok(request) => match self.find(&request) {
+                Ok(method) => {
+                    let before = output.len();
+                    let result = call(method, header, &request, &mut notes, output);
+                    if result.is_err() {
+                        output.cut(before);
+                    }
+                    (Arc::clone(&method.path), result)
+                }
+                Err(status) => {
+                    let path = format!("/{}/{}", request.service, request.method);
+                    (path.into(), Err(status))
+                }
+            },
+            Err(status) => (Arc::default(), Err(status)),
         };
-        let response = within_cap(result.unwrap_or_else(refusal));
-        let (method, notes) = request.unwrap_or_default();
         // The text of a refusal names no value.
-        let status = response.status();
-        let reason = if status.message.is_empty() { "" } else { ": " };
+        let (outcome, reason) = match &result {
+            Ok(()) => (Code::OK, ""),
+            Err(status) => (status.code(), &*status.message),
+        };
         debug!(
-            "request from {peer}: {} {} {:?} in {} µs{reason}{}",
+            "request from {peer}: {} {} {outcome:?} in {} µs{}{reason}",
             Clean(&method),
-            notes.subject.as_deref().unwrap_or("-"),
-            status.code(),
-            start.elapsed().as_micros(),
-            status.message,
+            notes.subject,
+            at.elapsed().as_micros(),
+            if reason.is_empty() { "" } else { ": " },
         );
         if let Some(consequence) = notes.consequence {
             explain(peer, &consequence);
@@ -82,78 +99,86 @@ impl Router {
             self.ledger.record(Record {
                 peer,
                 method,
-                subject: notes.subject.unwrap_or_default(),
-                outcome: status.code(),
-                at: Instant::now(),
+                subject: notes.subject,
+                outcome,
+                at,
             });
         }
-        response
+        match result {
+            Ok(()) => Ok(()),
+            Err(status) => output.refuse(header.stream_id, status),
+        }
     }
 
-    /// The answer to a frame whose body was too large to be read.
-    pub fn oversized(&self, length: u32, peer: Peer) -> Response {
+    /// Answers the frame whose body was too large to be read.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no memory for the refusal.
+    pub fn oversized(
+        &self,
+        header: MessageHeader,
+        peer: Peer,
+        output: &mut Output,
+    ) -> io::Result<()> {
+        let length = header.length;
         debug!("request from {peer}: a frame of {length} bytes is refused");
         self.ledger.record(Record {
             peer,
-            method: String::new(),
-            subject: String::new(),
+            method: Arc::default(),
+            subject: Default::default(),
             outcome: Code::RESOURCE_EXHAUSTED,
             at: Instant::now(),
         });
-        refusal(get_status(
-            Code::RESOURCE_EXHAUSTED,
-            format!("the request has {length} bytes; ttrpc's cap is {MAX_MESSAGE_BYTES}"),
-        ))
+        let text = format!("the request has {length} bytes; ttrpc's cap is {MAX_MESSAGE_BYTES}");
+        output.refuse(header.stream_id, get_status(Code::RESOURCE_EXHAUSTED, text))
     }
 
-    async fn call(&self, header: MessageHeader, request: Request) -> Result<Response, Status> {
-        let Some(service) = self.services.get(&request.service) else {
-            let mut known: Vec<_> = self.services.keys().map(String::as_str).collect();
-            known.sort_unstable();
-            return Err(get_status(
-                Code::UNIMPLEMENTED,
-                format!(
-                    "no service {} on this socket; it has {}",
-                    Clean(&request.service),
-                    known.join(", ")
-                ),
-            ));
-        };
-        let Some(method) = service.methods.get(&request.method) else {
-            return Err(get_status(
-                Code::UNIMPLEMENTED,
+    fn find(&self, request: &Request) -> Result<&Method> {
+        let mut methods = self.methods.iter();
+        let asked = methods
+            .find(|method| method.name == request.method && method.service == request.service);
+        asked.ok_or_else(|| {
+            let known: BTreeSet<_> = self.methods.iter().map(|method| method.service).collect();
+            let text = if known.contains(&*request.service) {
                 format!(
                     "no method {} in {}",
                     Clean(&request.method),
                     request.service
-                ),
-            ));
-        };
-        let context = TtrpcContext {
-            mh: header,
-            timeout_nano: request.timeout_nano,
-            ..TtrpcContext::default()
-        };
-        match catch(method.handler(context, request)).await {
-            Some(Ok(response)) => Ok(response),
-            Some(Err(ttrpc::Error::RpcStatus(status))) => Err(status),
-            // All that the generated code itself finds wrong is a payload that does not decode.
-            Some(Err(_)) => Err(get_status(
-                Code::INVALID_ARGUMENT,
-                "the request's payload does not decode",
-            )),
-            None => {
-                static PANICS: Rate = Rate::new(1);
-                if let Some(before) = PANICS.now() {
-                    error!("a bug: a request made its handler panic; the daemon goes on{before}");
-                }
-                Err(get_status(
-                    Code::INTERNAL,
-                    "a bug in offline-fs-kbc; its log has the place",
-                ))
-            }
-        }
+                )
+            } else {
+                let known: Vec<_> = known.into_iter().collect();
+                format!(
+                    "no service {} on this socket; it has {}",
+                    Clean(&request.service),
+                    known.join(", ")
+                )
+            };
+            get_status(Code::UNIMPLEMENTED, text)
+        })
     }
+}
+
+/// Calls the method. A bug in it is this request's alone.
+fn call(
+    method: &Method,
+    header: MessageHeader,
+    request: &Request,
+    notes: &mut Notes,
+    output: &mut Output,
+) -> Result<()> {
+    let reply = output.reply(header.stream_id);
+    let called = AssertUnwindSafe(|| method.call(&request.payload, notes, reply));
+    catch_unwind(called).unwrap_or_else(|_| {
+        static PANICS: Rate = Rate::new(1);
+        if let Some(before) = PANICS.now() {
+            error!("a bug: a request made its handler panic; the daemon goes on{before}");
+        }
+        Err(get_status(
+            Code::INTERNAL,
+            "a bug in offline-fs-kbc; its log has the place",
+        ))
+    })
 }
 
 /// Logs what an answer makes the client do: clients themselves don't say it.
@@ -170,7 +195,7 @@ fn explain(peer: Peer, consequence: &Consequence) {
     }
 }
 
-fn check(header: MessageHeader) -> Result<(), Status> {
+fn check(header: MessageHeader) -> Result<()> {
     let what = if header.type_ != MESSAGE_TYPE_REQUEST {
         format!("a frame of type {}; only requests are served", header.type_)
     } else if header.stream_id % 2 == 0 {
@@ -181,7 +206,7 @@ fn check(header: MessageHeader) -> Result<(), Status> {
     Err(get_status(Code::INVALID_ARGUMENT, what))
 }
 
-fn decode(body: &[u8]) -> Result<Request, Status> {
+fn decode(body: &[u8]) -> std::result::Result<Request, Status> {
     Request::parse_from_bytes(body).map_err(|_| {
         get_status(
             Code::INVALID_ARGUMENT,
@@ -190,60 +215,21 @@ fn decode(body: &[u8]) -> Result<Request, Status> {
     })
 }
 
-fn refusal(status: Status) -> Response {
-    let mut response = Response::new();
-    response.set_status(status);
-    response
-}
-
-/// The response, or a refusal where it is larger than what a client takes.
-fn within_cap(mut response: Response) -> Response {
-    let size = response.compute_size();
-    if size <= MAX_MESSAGE_BYTES as u64 {
-        return response;
-    }
-    response.payload.zeroize();
-    refusal(get_status(
-        Code::RESOURCE_EXHAUSTED,
-        format!("the answer has {size} bytes; ttrpc's cap is {MAX_MESSAGE_BYTES}"),
-    ))
-}
-
-/// The output of `future`, or none if it panics.
-async fn catch<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(
-        |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        },
-    )
-    .await
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
-    use async_trait::async_trait;
-    use ttrpc::asynchronous::MethodHandler;
-
-    struct Panics;
-
-    #[async_trait]
-    impl MethodHandler for Panics {
-        async fn handler(&self, _: TtrpcContext, _: Request) -> ttrpc::Result<Response> {
-            panic!("for the test");
-        }
-    }
+    use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
+    use ttrpc::Response;
+    use ttrpc::proto::MESSAGE_HEADER_LENGTH;
 
     /// A bug in one request is that request's alone.
-    #[tokio::test]
-    async fn a_panic_is_answered() {
-        let methods = HashMap::from([("M".to_owned(), Box::new(Panics) as _)]);
-        let streams = HashMap::new();
-        let services = HashMap::from([("s".to_owned(), Service { methods, streams })]);
-        let router = Router::new(services, Arc::default(), || {});
+    #[test]
+    fn a_panic_is_answered() {
+        let panics = |_: GetResourceRequest, _: &mut Notes| -> Result<GetResourceResponse> {
+            panic!("for the test")
+        };
+        let router = Router::new(vec![Method::new("s", "M", panics)], Arc::default(), || {});
         let request = Request {
             service: "s".to_owned(),
             method: "M".to_owned(),
@@ -251,7 +237,12 @@ mod tests {
         };
         let body = request.write_to_bytes().unwrap();
         let header = MessageHeader::new_request(1, body.len() as u32);
-        let response = router.answer(header, &body, Peer::default()).await;
+        let mut output = Output::default();
+        router
+            .answer(header, &body, Peer::default(), &mut output)
+            .unwrap();
+        let body = &output.bytes()[MESSAGE_HEADER_LENGTH..];
+        let response = Response::parse_from_bytes(body).unwrap();
         assert_eq!(response.status.code(), Code::INTERNAL);
     }
 }

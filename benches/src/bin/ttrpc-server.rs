@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A minimal server on the ttrpc crate's own `Server`, with the daemon's generated service, that gives
-//! BYTES bytes to every request.
+//! A minimal server on the ttrpc crate's own `Server`, with the service that ttrpc's code
+//! generator makes, that gives BYTES bytes to every request.
 //!
 //! `ttrpc-server SOCKET BYTES`
 
@@ -10,9 +10,15 @@ use std::error::Error;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use offline_fs_kbc::proto::getresource::{GetResourceRequest, GetResourceResponse};
-use offline_fs_kbc::proto::getresource_ttrpc::{GetResourceService, create_get_resource_service};
 use ttrpc::asynchronous::{Server, TtrpcContext};
+
+use generated::getresource::{GetResourceRequest, GetResourceResponse};
+use generated::getresource_ttrpc::{GetResourceService, create_get_resource_service};
+
+#[allow(missing_docs)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/generated.rs"));
+}
 
 struct Fixed(Vec<u8>);
 

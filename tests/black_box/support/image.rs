@@ -9,8 +9,8 @@ use std::path::Path;
 use oci_client::Reference;
 use oci_client::secrets::RegistryAuth;
 use offline_fs_kbc::credential::AuthFile;
-use offline_fs_kbc::proto::getresource::GetResourceRequest;
-use offline_fs_kbc::proto::getresource_ttrpc::GetResourceServiceClient;
+use offline_fs_kbc::proto::getresource::{GetResourceRequest, GetResourceResponse};
+use protobuf::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use super::registry::client;
@@ -74,11 +74,18 @@ async fn ask(socket: &Path) -> Result<Vec<u8>, String> {
         KbsUri: "localhost".to_owned(),
         ..GetResourceRequest::default()
     };
-    let context = ttrpc::context::with_timeout(50_000_000_000);
-    let answer = GetResourceServiceClient::new(client)
-        .get_resource(context, &request)
-        .await;
-    answer
+    let request = ttrpc::Request {
+        service: "getresource.GetResourceService".to_owned(),
+        method: "GetResource".to_owned(),
+        timeout_nano: 50_000_000_000,
+        payload: request
+            .write_to_bytes()
+            .map_err(|error| error.to_string())?,
+        ..ttrpc::Request::default()
+    };
+    let answer = client.request(request).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    GetResourceResponse::parse_from_bytes(&answer.payload)
         .map(|answer| answer.Resource)
         .map_err(|error| error.to_string())
 }

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a socket offers: methods, each with what answers it, and what an answer tells the log.
+
+use std::fmt;
+use std::sync::Arc;
+
+use protobuf::Message;
+use ttrpc::{Code, Status, get_status};
+
+use crate::server::output::Reply;
+use crate::text::{Clean, Shown};
+
+/// An answer, or the status that refuses the request.
+pub type Result<T> = std::result::Result<T, Status>;
+
+/// Answers the payload of a request.
+type Call = dyn Fn(&[u8], &mut Notes, Reply<'_>) -> Result<()> + Send + Sync;
+
+/// One method of a service.
+pub struct Method {
+    /// The service, with its package.
+    pub service: &'static str,
+    /// The method.
+    pub name: &'static str,
+    /// Both as ttrpc writes them, `/service/method`, for the log.
+    pub path: Arc<str>,
+    call: Box<Call>,
+}
+
+impl Method {
+    /// A method that takes a request of one type and gives an answer of another.
+    pub fn new<Q: Message, A: Message>(
+        service: &'static str,
+        name: &'static str,
+        answer: impl Fn(Q, &mut Notes) -> Result<A> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(service, name, move |payload, notes, reply| {
+            reply.send(&answer(decode(payload)?, notes)?)
+        })
+    }
+
+    /// A method that takes a request of one type and always refuses.
+    pub fn refused<Q: Message>(
+        service: &'static str,
+        name: &'static str,
+        refuse: impl Fn(Q, &mut Notes) -> Status + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(service, name, move |payload, notes, _| {
+            Err(refuse(decode(payload)?, notes))
+        })
+    }
+
+    fn with(
+        service: &'static str,
+        name: &'static str,
+        call: impl Fn(&[u8], &mut Notes, Reply<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            service,
+            name,
+            path: format!("/{service}/{name}").into(),
+            call: Box::new(call),
+        }
+    }
+
+    /// Answers a request with this payload.
+    ///
+    /// # Errors
+    ///
+    /// The status that refuses it; nothing whole was sent then.
+    pub fn call(&self, payload: &[u8], notes: &mut Notes, reply: Reply<'_>) -> Result<()> {
+        (self.call)(payload, notes, reply)
+    }
+}
+
+fn decode<Q: Message>(payload: &[u8]) -> Result<Q> {
+    Q::parse_from_bytes(payload).map_err(|_| {
+        get_status(
+            Code::INVALID_ARGUMENT,
+            "the request's payload does not decode",
+        )
+    })
+}
+
+/// What a call lets the log know, beside its answer.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// What the call is about.
+    pub subject: Subject,
+    /// What the answer makes the client do, where that is not what a person would expect.
+    pub consequence: Option<Consequence>,
+    /// Whether the call is nobody's business, as one for the status.
+    pub is_private: bool,
+}
+
+/// What a call is about: the name of a resource, never a value. It is made into a text where somebody reads it.
+#[derive(Clone, Debug, Default)]
+pub enum Subject {
+    /// Nothing that has a name.
+    #[default]
+    None,
+    /// A name as it is looked up.
+    Name(Arc<str>),
+    /// What a peer called it.
+    Quoted(Arc<str>),
+    /// Words of our own.
+    Text(Arc<str>),
+}
+
+impl Subject {
+    /// How much memory its text takes, in bytes: as much as a peer's frame where the peer chose it.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Name(text) | Self::Quoted(text) | Self::Text(text) => text.len(),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("-"),
+            Self::Name(text) => Clean(text).fmt(f),
+            Self::Quoted(text) => Shown(text).fmt(f),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What a client makes of an answer, in words that follow its name.
+#[derive(Debug)]
+pub struct Consequence {
+    /// The words.
+    pub text: String,
+    /// Whether somebody has something to mend.
+    pub is_warning: bool,
+}
