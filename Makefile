@@ -43,6 +43,13 @@ TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
 IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
 IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
 
+# Relocations of a static binary as bits and not as records, a twentieth of it, where this machine's C library applies
+# them: since 2.36. A binary for another machine would get that one's.
+LIBC_VERSION := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | sed -n 's/^glibc //p')
+ifeq ($(LIBC)-$(ARCH)-$(shell printf '%s\n' 2.36 $(or $(LIBC_VERSION),0) | sort -V | head -n 1),gnu-$(shell uname -m)-2.36)
+PACKED := -C link-arg=-Wl,-z,pack-relative-relocs
+endif
+STATIC = -C target-feature=+crt-static $(PACKED)
 # So that a build in one place is a build in every place, to the bit: docs/verify.md.
 REMAP = --remap-path-prefix=$(CURDIR)=/usr/src/offline-fs-kbc \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/usr/src/cargo
@@ -93,7 +100,7 @@ GO_CLIENT := $(GO)/go-client
 # The contract of the image build: KBC, LIBC, ARCH and ttrpc on the command line. ttrpc needs no
 # answer, since the program speaks nothing else.
 image: check-image check-cargo
-	RUSTFLAGS="-C target-feature=+crt-static $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked \
+	RUSTFLAGS="$(STATIC) $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked \
 		--no-default-features --bin $(NAME) --target $(TRIPLE)
 	for place in $(IMAGE_PLACES); do \
 		install -D -m 0755 target/$(TRIPLE)/release/$(NAME) $$place || exit 1; \
@@ -175,7 +182,7 @@ test: build registry go-client skopeo $(TOOLS)/fetched $(SYSTEM_CALLS)
 
 # What measures, and the floors: static as the image build, so that they start the same way.
 floors: check-cargo
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile floors \
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --locked --profile floors \
 		--package offline-fs-kbc-bench --target $(TRIPLE)
 
 # QUICK=1 for a shorter run. As root, since the daemon shows its memory to nobody else.

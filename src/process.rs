@@ -2,10 +2,13 @@
 
 //! What is set once for the process.
 
+use std::time::Duration;
+
 use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+use tokio::time::sleep;
 
 use crate::unchecked;
 
@@ -20,8 +23,7 @@ pub fn raise_descriptor_limit() {
 /// Keeps what the process holds from being written to swap; tells whether it is.
 ///
 /// Pages are locked as they are used, so nothing is held that wouldn't be. It is done only where there is
-/// no limit: under one, memory that is asked for later would be refused, and the process ended. The
-/// program's code is not locked, and what of it ran until now is given back.
+/// no limit: under one, memory that is asked for later would be refused, and the process ended.
 pub fn lock_memory() -> bool {
     // nix has no name for the last.
     let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
@@ -32,12 +34,22 @@ pub fn lock_memory() -> bool {
             let _ = setrlimit(limit, 0, hard);
         }
     }
-    let locked = mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok();
-    unchecked::give_code_back();
-    locked
+    mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok()
 }
 
-/// Gives memory that is free back to the system.
+/// How long after the start is what only the start needed given back: the first clients should not wait for
+/// it.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Waits until the start is over, and gives back what only that needed: the memory of the command line and
+/// of parsing, and the code of both.
+pub async fn settle() {
+    sleep(SETTLED).await;
+    give_back();
+}
+
+/// Gives memory that is free back to the system, and the program's code, which is not locked from then on.
+/// What runs after is read anew from the file or its cache.
 ///
 /// The C library does it by a call that the kernel refuses for locked memory, so that is unlocked for
 /// as long as it takes; nothing else of the process runs meanwhile.
@@ -47,6 +59,7 @@ pub fn give_back() {
     if locked {
         lock_memory();
     }
+    unchecked::give_code_back();
 }
 
 /// Keeps what the process holds and makes to its owner: no core file, not traceable by other

@@ -34,7 +34,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::Component;
 
@@ -126,15 +126,29 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
         let serve = historic::parse(component, args.get(1..).unwrap_or_default());
         return Ok(Command::Serve(serve));
     }
-    let by_name = args
-        .first()
-        .and_then(|arg| historic::component(Path::new(arg)));
-    let matches = definition().try_get_matches_from(args)?;
-    let mut cli = Cli::from_arg_matches(&matches)?;
-    if let Command::Serve(serve) = &mut cli.command {
+    let mut command = match units(&args) {
+        Some(serve) => Command::Serve(serve),
+        None => Cli::from_arg_matches(&definition().try_get_matches_from(&args)?)?.command,
+    };
+    if let Command::Serve(serve) = &mut command {
+        let by_name = args
+            .first()
+            .and_then(|arg| historic::component(Path::new(arg)));
         serve.component = by_name.unwrap_or_default();
     }
-    Ok(cli.command)
+    Ok(command)
+}
+
+/// What the unit asks for, by the definition of that command alone: to make those of all commands is a third
+/// of what the program does until it serves. What this doesn't take, help included, is the whole one's.
+fn units(args: &[OsString]) -> Option<serve::Serve> {
+    let args = args.get(1..)?;
+    if args.first()? != "serve" {
+        return None;
+    }
+    let definition = serve::Serve::augment_args(clap::Command::new("serve"));
+    let matches = definition.try_get_matches_from(args).ok()?;
+    serve::Serve::from_arg_matches(&matches).ok()
 }
 
 /// Writes to standard output. A reader that has had enough is no failure.

@@ -201,6 +201,7 @@ impl Serve {
         }
         inherited.close_rest();
         notify::ready(&line);
+        tokio::spawn(process::settle());
 
         let signals = async {
             loop {

@@ -7,7 +7,7 @@
 //! socket is never touched.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{
@@ -340,39 +340,33 @@ fn prepare_directory_of(socket: &Path) -> Result<(), Error> {
         } else {
             0o755
         };
-        let made = make_directory(directory, mode).map_err(|error| Error::Directory {
+        let failed = |error| Error::Directory {
             path: directory.to_owned(),
             error,
-        })?;
-        if !made {
-            warn_if_writable(directory, directory == parent);
+        };
+        match fs::metadata(directory) {
+            Ok(metadata) if metadata.is_dir() => {
+                warn_if_writable(directory, &metadata, directory == parent);
+            }
+            _ => make_directory(directory, mode).map_err(failed)?,
         }
     }
     Ok(())
 }
 
-/// Makes one directory of exactly this mode; tells whether it was missing.
-fn make_directory(directory: &Path, mode: u32) -> io::Result<bool> {
-    if directory.is_dir() {
-        return Ok(false);
-    }
+/// Makes one directory of exactly this mode, unless another process is quicker.
+fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => {
-            // The mask of the process took bits away, or would if it were another.
-            fs::set_permissions(directory, Permissions::from_mode(mode))?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        // The mask of the process took bits away, or would if it were another.
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-fn warn_if_writable(directory: &Path, is_parent: bool) {
+fn warn_if_writable(directory: &Path, metadata: &Metadata, is_parent: bool) {
     const OTHERS_WRITE: u32 = 0o022;
     const STICKY: u32 = 0o1000;
-    let Ok(metadata) = fs::metadata(directory) else {
-        return;
-    };
     // Above the socket's own directory a sticky one, as /tmp, is safe: nobody renames what is another's.
     let safe = metadata.mode() & OTHERS_WRITE == 0 || !is_parent && metadata.mode() & STICKY != 0;
     let path = directory.display();
