@@ -168,8 +168,8 @@ uninstall:
 		if [ "$$(readlink $$path)" = $(NAME) ]; then rm -f $$path; fi; \
 	done
 
-# Of the image's binary, which needs nothing of the system that it gets into.
-deb rpm: image manual
+# Of the image's binary, which needs nothing of the system that it gets into, and with the manual of that one.
+deb rpm: image image-manual
 	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(HISTORIC_NAME) $(PACKAGES)
 
 # The tests run the release binary, built on its own: built with the tests, it would have their
@@ -261,10 +261,12 @@ clean:
 
 # --- Manual, fuzzing, supply chain and release -----------------------------------------------------
 
-.PHONY: manual test-manual install-manual uninstall-manual fuzz fuzz-short test-reproducible audit sbom dist test-other
+.PHONY: manual image-manual test-manual install-manual uninstall-manual fuzz fuzz-short test-reproducible audit sbom dist test-other
 
 # Installed with the rest if they were made; an image has no use for them.
-MANUAL := target/manual
+MANUAL ?= target/manual
+# What the image's binary has: no page of a build host's tool.
+IMAGE_MANUAL := target/image-manual
 MANDIR ?= $(PREFIX)/share/man
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
@@ -274,7 +276,13 @@ FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 manual: check-cargo
 	$(CARGO) run --locked --quiet --features manual --bin manual -- man $(MANUAL)
 
-test-manual: manual
+image-manual: check-cargo
+	$(CARGO) run --locked --quiet --no-default-features --features manual --bin manual -- man $(IMAGE_MANUAL)
+
+# The image's first: what is left in target/debug has all commands.
+test-manual: manual image-manual
+	$(CARGO) build --locked --quiet --no-default-features --bin $(NAME)
+	tests/manual target/debug/$(NAME) $(IMAGE_MANUAL)
 	$(CARGO) build --locked --quiet
 	tests/manual target/debug/$(NAME) $(MANUAL)
 

@@ -59,9 +59,20 @@ fn main() -> io::Result<()> {
     fs::create_dir_all(&completions)?;
     let name = program.get_name().to_owned();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut program, &name, &completions)?;
+        let path = clap_complete::generate_to(shell, &mut program, &name, &completions)?;
+        if shell == Shell::Bash {
+            mend_labels(&path, &name)?;
+        }
     }
     Ok(())
+}
+
+/// clap_complete 4.6 calls a command by one name where it sets it and by another where it looks for it, if the
+/// program's own name has a hyphen: bash would complete no flag of any command.
+fn mend_labels(path: &Path, name: &str) -> io::Result<()> {
+    let text = fs::read_to_string(path)?;
+    let looked_for = name.replace('-', "__subcmd__");
+    fs::write(path, text.replace(&looked_for, &name.replace('-', "__")))
 }
 
 /// The page of the program, or of one of its commands.

@@ -35,6 +35,14 @@ fn metadata() -> Value {
     serde_json::from_str(&output(env!("CARGO"), &[&args[..], &[&triple()]].concat())).unwrap()
 }
 
+/// The package that comes from no registry.
+fn ours(metadata: &Value) -> &Value {
+    let mut packages = metadata["packages"].as_array().unwrap().iter();
+    packages
+        .find(|package| package["source"].is_null())
+        .unwrap()
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
@@ -43,11 +51,7 @@ fn read(path: &str) -> String {
 #[test]
 fn every_direct_dependency_is_explained() {
     let metadata = metadata();
-    let packages = metadata["packages"].as_array().unwrap();
-    let ours = packages
-        .iter()
-        .find(|package| package["source"].is_null())
-        .unwrap();
+    let ours = ours(&metadata);
     let document = read("docs/dependencies.md");
     for (heading, kind) in [
         ("## In the program", None),
@@ -127,21 +131,84 @@ fn no_locked_crate_needs_a_newer_rust() {
         parts.map(|part| part.parse().unwrap()).collect()
     };
     let metadata = metadata();
-    let packages = metadata["packages"].as_array().unwrap();
-    let ours = packages
-        .iter()
-        .find(|package| package["source"].is_null())
-        .unwrap();
+    let ours = ours(&metadata);
     let declared = ours["rust_version"].as_str().unwrap();
     assert!(read("Makefile").contains(&format!("\nCARGO_NEEDED := {declared}\n")));
     assert!(read("README.md").contains(&format!("cargo {declared} or newer")));
-    for package in packages {
+    for package in metadata["packages"].as_array().unwrap() {
         if let Some(needed) = package["rust_version"].as_str() {
             let (name, version) = (&package["name"], &package["version"]);
             assert!(
                 number(needed) <= number(declared),
                 "{name} {version} needs Rust {needed}"
             );
+        }
+    }
+}
+
+/// The sources of a directory below src/, each with its path; its tests, which stand at the end, left out.
+fn sources(directory: &str) -> Vec<(String, String)> {
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)).unwrap();
+    let mut sources = Vec::new();
+    for file in files {
+        let path = format!(
+            "{directory}/{}",
+            file.unwrap().file_name().to_string_lossy()
+        );
+        if path.ends_with(".rs") {
+            let text = read(&path);
+            let program = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let lines = program
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            let program = lines.collect::<Vec<_>>().join("\n");
+            sources.push((path, program));
+        }
+    }
+    sources
+}
+
+/// docs/design.md: `resource` knows no ttrpc, `rpc` knows no file but one, `server` knows no resource.
+#[test]
+fn dependencies_point_down() {
+    let design = read("docs/design.md");
+    for (room, sentence, unknown) in [
+        (
+            "resource",
+            "`resource` knows no ttrpc",
+            &[
+                "ttrpc::",
+                "protobuf::",
+                "crate::proto",
+                "crate::rpc",
+                "crate::server",
+            ][..],
+        ),
+        (
+            "rpc",
+            "`rpc` no file",
+            &["std::fs", "std::io", "tokio::", "nix::", "file::read"],
+        ),
+        (
+            "server",
+            "`server` no resource",
+            &[
+                "crate::resource",
+                "crate::credential",
+                "crate::lint",
+                "crate::rpc",
+            ],
+        ),
+    ] {
+        assert!(design.contains(sentence), "docs/design.md: {sentence}");
+        let sources = sources(&format!("src/{room}"));
+        assert!(!sources.is_empty());
+        for (path, text) in sources {
+            for unknown in unknown {
+                // Decision 11 has the reason.
+                let is_key_file = path == "src/rpc/sealedsecret.rs" && *unknown == "file::read";
+                assert_eq!(text.contains(unknown), is_key_file, "{path}: {unknown}");
+            }
         }
     }
 }

@@ -1,9 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the kernel says about a process.
+//! What the kernel says about a process, and what one is kept from hearing of the service manager.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+/// Takes out of a program's environment what would make it a service of whatever runs this one.
+pub fn leave_service_manager(command: &mut Command) {
+    for name in [
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "JOURNAL_STREAM",
+        "LISTEN_FDS",
+    ] {
+        command.env_remove(name);
+    }
+}
 
 /// Memory of a process, in KiB.
 #[derive(Clone, Copy, Debug, Default)]

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 use crate::client::{Client, Exchange, PATIENCE, learn};
+use crate::process::leave_service_manager;
 use crate::wire;
 
 /// The path of the resource that is asked for.
@@ -197,14 +198,7 @@ fn command(kind: Kind, programs: &Programs, place: &Place, exchange: &Exchange) 
             command
         }
     };
-    for name in [
-        "NOTIFY_SOCKET",
-        "WATCHDOG_USEC",
-        "JOURNAL_STREAM",
-        "LISTEN_FDS",
-    ] {
-        command.env_remove(name);
-    }
+    leave_service_manager(&mut command);
     command.stdin(Stdio::null());
     command
 }

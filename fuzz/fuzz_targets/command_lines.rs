@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
 use libfuzzer_sys::fuzz_target;
-use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked};
+use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked, unmarked};
 
 #[path = "../../src/cli/mod.rs"]
 mod cli;
@@ -34,6 +34,7 @@ fuzz_target!(|input: &[u8]| {
         None => (input, None),
     };
     // Dropped, and so removed, at the end of a run.
+    let args = unmarked(args);
     let file = file.map(|text| {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("it can be written");

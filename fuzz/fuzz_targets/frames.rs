@@ -9,7 +9,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use offline_fs_kbc_fuzz::{Daemon, assert_harmless, frame, frames};
+use offline_fs_kbc_fuzz::{Daemon, assert_harmless, frame, frames, unmarked};
 
 /// The most bytes that a frame is completed by: just over the cap.
 const MOST: usize = (4 << 20) + 64;
@@ -18,7 +18,8 @@ fuzz_target!(|input: &[u8]| {
     let Some((&first, bytes)) = input.split_first() else {
         return;
     };
-    let mut bytes = bytes.to_vec();
+    // A refusal may show the name that was asked for.
+    let mut bytes = unmarked(bytes);
     let (_, missing) = frames(&bytes);
     if first & 0x80 != 0 && (1..=MOST).contains(&missing) {
         bytes.resize(bytes.len() + missing, 0);

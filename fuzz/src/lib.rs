@@ -38,15 +38,25 @@ pub const MARK: &str = "hunter2+IT/IS+A/SECRET+hunter2++";
 /// The byte that stands for a marked value in an input.
 const PLACE: u8 = 1;
 
-/// The input with a marked value in each of its places: long enough that a message doesn't show it
-/// where it stands as the name of an entry. A mark that the fuzzer has learned and put anywhere else, in a
-/// short name for one, is made another word.
-pub fn marked(input: &[u8]) -> Vec<u8> {
-    const WORD: &[u8] = b"hunter2";
+/// What any part of a mark that counts has in it.
+const WORD: &str = "hunter2";
+
+/// The input, in which a mark that the fuzzer has learned and put anywhere is made another word.
+pub fn unmarked(input: &[u8]) -> Vec<u8> {
     let mut input = input.to_vec();
-    while let Some(at) = input.windows(WORD.len()).position(|part| part == WORD) {
+    while let Some(at) = input
+        .windows(WORD.len())
+        .position(|part| part == WORD.as_bytes())
+    {
         input[at] = b'H';
     }
+    input
+}
+
+/// The input with a marked value in each of its places, and nowhere else, as in a short name: long enough
+/// that a message doesn't show it where it stands as the name of an entry.
+pub fn marked(input: &[u8]) -> Vec<u8> {
+    let input = unmarked(input);
     let mut text = Vec::with_capacity(input.len());
     for &byte in &input {
         match byte {
@@ -59,7 +69,7 @@ pub fn marked(input: &[u8]) -> Vec<u8> {
 
 /// Panics where a text of a message has a part of a marked value.
 pub fn assert_unsaid(text: &str) {
-    assert!(!text.contains("hunter2"), "said: {text}");
+    assert!(!text.contains(WORD), "said: {text}");
 }
 
 /// The same of an error, whichever way it is printed.

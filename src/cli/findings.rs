@@ -11,9 +11,10 @@ use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::store::{FileState, Resource, Snapshot};
 use offline_fs_kbc::text::{EntryName, count};
 
-/// What is wrong with the content of the resources, a sentence each; it begins with the file.
-pub fn of_content(snapshot: &Snapshot) -> Vec<(Severity, String)> {
-    let found = lint::snapshot(snapshot).into_iter();
+/// What is wrong with the content of the resources, a sentence each; it begins with the file. `mended` tells
+/// whether the credential was to be mended.
+pub fn of_content(snapshot: &Snapshot, mended: bool) -> Vec<(Severity, String)> {
+    let found = lint::snapshot(snapshot, mended).into_iter();
     let mut findings: Vec<_> = found
         .map(|(file, problem)| (problem.severity, format!("{}: {problem}", file.display())))
         .collect();

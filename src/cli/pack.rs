@@ -228,7 +228,10 @@ fn encode(name: &Name, file: &Path) -> anyhow::Result<Zeroizing<String>> {
             let about_registry = problem.code.starts_with("registry-");
             !about_registry && !harmless.contains(&problem.code)
         };
-        if let Some(problem) = lint::credential::lint(&content).into_iter().find(rejected) {
+        if let Some(problem) = lint::credential::lint(&content, true)
+            .into_iter()
+            .find(rejected)
+        {
             bail!("{file}: {problem}");
         }
     }

@@ -160,7 +160,7 @@ impl Serve {
         let store = Store::finished_by(sources, move |snapshot| treatment.apply(snapshot));
         let store = Arc::new(store);
         store.refresh();
-        let standing = Arc::new(Standing::new(Arc::clone(&store)));
+        let standing = Arc::new(Standing::new(Arc::clone(&store), treatment.repair));
         let line = standing.look();
 
         let (stop, stopped) = watch::channel(false);

@@ -21,6 +21,8 @@ use crate::cli::findings;
 /// How the daemon stands, for its log and for the service manager.
 pub struct Standing {
     store: Arc<Store>,
+    /// Whether a credential is mended before it is served.
+    mended: bool,
     /// The addresses that another process answers on.
     waiting: Mutex<BTreeSet<String>>,
     /// What is wrong with the content and was logged.
@@ -34,9 +36,10 @@ pub struct Standing {
 }
 
 impl Standing {
-    pub fn new(store: Arc<Store>) -> Self {
+    pub fn new(store: Arc<Store>, mended: bool) -> Self {
         Self {
             store,
+            mended,
             waiting: Mutex::default(),
             logged: Mutex::default(),
             said: Mutex::default(),
@@ -124,7 +127,7 @@ impl Standing {
     /// A line for the service manager, and what is wrong with the content of what was loaded.
     fn state(&self) -> (String, BTreeSet<(Severity, String)>) {
         let snapshot = self.store.snapshot();
-        let found = findings::of_content(&snapshot);
+        let found = findings::of_content(&snapshot, self.mended);
         let mut line = findings::summary(&snapshot, found.len());
         for address in lock(&self.waiting).iter() {
             line.push_str(&format!(

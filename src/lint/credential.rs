@@ -10,35 +10,51 @@ use crate::credential::{AuthEntry, AuthFile, MEND};
 use crate::resource::problem::{Problem, Severity};
 use crate::text::{RegistryName, Shown};
 
-/// What is wrong with the decoded bytes of a credential. The entry of a problem is the registry, its place
-/// one in `text`.
-pub fn lint(text: &[u8]) -> Vec<Problem> {
+/// What clients do with a credential that is served as it is and has what they can't read.
+const REJECTED: &str = "it is served as it is (--repair-credential is off), and clients reject the whole \
+                        credential: all pulls are anonymous";
+
+/// What is wrong with the decoded bytes of a credential; `mended` tells whether the daemon mends it before it
+/// is served. The entry of a problem is the registry, its place one in `text`.
+pub fn lint(text: &[u8], mended: bool) -> Vec<Problem> {
     match AuthFile::parse(text) {
-        Ok(file) => lint_file(&file),
+        Ok(file) => lint_file(&file, mended),
         Err(error) => match decoded_again(text) {
-            Some(inner) => lint_encoded_twice(&inner),
-            None => vec![Problem::of_file(
-                Severity::Error,
-                "not-an-auth-json",
-                format!(
-                    "{}; a request for it is refused, and clients pull anonymously",
-                    not_an_auth_file(&error)
-                ),
-                MEND,
-            )],
+            Some(inner) => lint_encoded_twice(&inner, mended),
+            None => {
+                let meaning = match mended {
+                    true => "a request for it is refused, and clients pull anonymously",
+                    false => REJECTED,
+                };
+                vec![Problem::of_file(
+                    Severity::Error,
+                    "not-an-auth-json",
+                    format!("{}; {meaning}", not_an_auth_file(&error)),
+                    MEND,
+                )]
+            }
         },
     }
 }
 
-fn lint_encoded_twice(inner: &[u8]) -> Vec<Problem> {
-    let mut found = vec![Problem::of_file(
-        Severity::Warning,
-        "base64-twice",
-        "base64 was applied twice; it is served decoded, but an upstream agent's clients would reject it",
-        "apply `base64 -w 0` once",
-    )];
+/// What is no problem for the daemon's own clients as long as it is mended.
+fn mendable(mended: bool, what: &str, meaning: &str) -> (Severity, String) {
+    match mended {
+        true => (Severity::Warning, format!("{what}; {meaning}")),
+        false => (Severity::Error, format!("{what}; {REJECTED}")),
+    }
+}
+
+fn lint_encoded_twice(inner: &[u8], mended: bool) -> Vec<Problem> {
+    let (severity, what) = mendable(
+        mended,
+        "base64 was applied twice",
+        "it is served decoded, but an upstream agent's clients would reject it",
+    );
+    let mend = "apply `base64 -w 0` once";
+    let mut found = vec![Problem::of_file(severity, "base64-twice", what, mend)];
     if let Ok(file) = AuthFile::parse(inner) {
-        found.extend(lint_file(&file).into_iter().map(|problem| Problem {
+        found.extend(lint_file(&file, mended).into_iter().map(|problem| Problem {
             // A place in what nobody sees.
             position: None,
             ..problem
@@ -47,15 +63,16 @@ fn lint_encoded_twice(inner: &[u8]) -> Vec<Problem> {
     found
 }
 
-fn lint_file(file: &AuthFile<'_>) -> Vec<Problem> {
+fn lint_file(file: &AuthFile<'_>, mended: bool) -> Vec<Problem> {
     let mut found = Vec::new();
     if file.has_auths_twice() {
-        found.push(Problem::of_file(
-            Severity::Warning,
-            "auths-twice",
-            "\"auths\" comes more than once; the last is served, and an upstream agent's clients would reject it",
-            "put all registries into one",
-        ));
+        let (severity, what) = mendable(
+            mended,
+            "\"auths\" comes more than once",
+            "the last is served, and an upstream agent's clients would reject it",
+        );
+        let mend = "put all registries into one";
+        found.push(Problem::of_file(severity, "auths-twice", what, mend));
     }
     if file.names_credential_stores() {
         found.push(Problem::of_file(
@@ -73,19 +90,19 @@ fn lint_file(file: &AuthFile<'_>) -> Vec<Problem> {
             found.push(problem.about_entry(RegistryName(&entry.key).plain(), Some(entry.position)));
         };
         match (&entry.login, mend(entry)) {
-            (Err(reason), Some((_, how))) => add(
-                Severity::Warning,
-                reason.code(),
-                format!(
-                    "{reason}; it is served mended ({how}), but an upstream agent's clients would reject \
-                     the whole credential"
-                ),
-                MEND,
-            ),
+            (Err(reason), Some((_, how))) => {
+                let meaning = format!(
+                    "it is served mended ({how}), but an upstream agent's clients would reject the whole \
+                     credential"
+                );
+                let (severity, what) = mendable(mended, &reason.to_string(), &meaning);
+                add(severity, reason.code(), what, MEND);
+            }
             (Err(reason), None) => {
-                let meaning = match any {
-                    true => "it is left out, and pulls from this registry are anonymous",
-                    false => "no other can be used either, and all pulls are anonymous",
+                let meaning = match (mended, any) {
+                    (true, true) => "it is left out, and pulls from this registry are anonymous",
+                    (true, false) => "no other can be used either, and all pulls are anonymous",
+                    (false, _) => REJECTED,
                 };
                 add(
                     Severity::Error,
@@ -258,7 +275,7 @@ mod tests {
         let entry = |key: &&str| format!(r#""{key}":{{"auth":"dTpw"}}"#);
         let entries: Vec<_> = keys.iter().map(entry).collect();
         let text = format!(r#"{{"auths":{{{}}}}}"#, entries.join(","));
-        let found = lint(text.as_bytes()).into_iter();
+        let found = lint(text.as_bytes(), true).into_iter();
         found
             .map(|problem| (problem.entry.unwrap_or_default(), problem.code))
             .collect()
@@ -399,7 +416,7 @@ mod tests {
                 Severity::Warning,
             ),
         ] {
-            let found = lint(text.as_bytes());
+            let found = lint(text.as_bytes(), true);
             assert_eq!(found.len(), 1, "{text}: {found:?}");
             assert_eq!(
                 (found[0].code, found[0].severity),
@@ -408,6 +425,29 @@ mod tests {
             );
             assert!(!found[0].to_string().contains("hunter"), "{}", found[0]);
         }
-        assert!(lint(br#"{"auths":{}}"#).is_empty());
+        assert!(lint(br#"{"auths":{}}"#, true).is_empty());
+    }
+
+    /// What is not mended, clients reject: an error for each that they do, and nothing else changes.
+    #[test]
+    fn what_is_not_mended_is_an_error() {
+        for (text, code) in [
+            ("hunter2", "not-an-auth-json"),
+            ("eyJhdXRocyI6e319", "base64-twice"),
+            (r#"{"auths":{},"auths":{}}"#, "auths-twice"),
+            (
+                r#"{"auths":{"q":{"username":"u","password":"p"}}}"#,
+                "auth-missing",
+            ),
+            (r#"{"auths":{"q":{"auth":"!"}}}"#, "auth-base64"),
+        ] {
+            let found = lint(text.as_bytes(), false);
+            assert_eq!(found.len(), 1, "{text}: {found:?}");
+            let told = (found[0].code, found[0].severity);
+            assert_eq!(told, (code, Severity::Error), "{text}");
+            assert!(found[0].what.ends_with(REJECTED), "{}", found[0]);
+        }
+        let stores = br#"{"auths":{},"credsStore":"s"}"#;
+        assert_eq!(lint(stores, false), lint(stores, true));
     }
 }

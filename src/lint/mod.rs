@@ -17,8 +17,14 @@ use crate::text::EntryName;
 /// around it.
 pub const MAX_RESOURCE_BYTES: usize = (4 << 20) - 12;
 
-/// What is wrong with one resource. `exists` tells which other resources there are.
-pub fn resource(name: &Name, bytes: &[u8], exists: &dyn Fn(&Name) -> bool) -> Vec<Problem> {
+/// What is wrong with one resource. `exists` tells which other resources there are, `mended` whether the daemon
+/// mends a credential.
+pub fn resource(
+    name: &Name,
+    bytes: &[u8],
+    exists: &dyn Fn(&Name) -> bool,
+    mended: bool,
+) -> Vec<Problem> {
     let mut found = Vec::new();
     if bytes.len() > MAX_RESOURCE_BYTES {
         found.push(Problem::of_file(
@@ -37,7 +43,7 @@ pub fn resource(name: &Name, bytes: &[u8], exists: &dyn Fn(&Name) -> bool) -> Ve
         return found;
     }
     found.extend(match name.as_str() {
-        CREDENTIAL => credential::lint(bytes),
+        CREDENTIAL => credential::lint(bytes, mended),
         "default/security-policy/test" => policy::lint(bytes, exists),
         "default/sigstore-config/test" => signing::sigstore(bytes),
         "default/gpg-public-config/test" => signing::gpg(bytes),
@@ -47,13 +53,14 @@ pub fn resource(name: &Name, bytes: &[u8], exists: &dyn Fn(&Name) -> bool) -> Ve
     found
 }
 
-/// What is wrong with all resources of a snapshot: the file, and the problem, which names the entry.
-pub fn snapshot(snapshot: &Snapshot) -> Vec<(&std::path::Path, Problem)> {
+/// What is wrong with all resources of a snapshot: the file, and the problem, which names the entry. `mended`
+/// tells whether the daemon mends a credential.
+pub fn snapshot(snapshot: &Snapshot, mended: bool) -> Vec<(&std::path::Path, Problem)> {
     let exists = |name: &Name| snapshot.resources.contains_key(name);
     let mut found = Vec::new();
     for (name, resource) in &snapshot.resources {
         let Ok(value) = &resource.value else { continue };
-        for problem in self::resource(name, value.expose(), &exists) {
+        for problem in self::resource(name, value.expose(), &exists, mended) {
             found.push((&*resource.file, within(problem, name)));
         }
     }

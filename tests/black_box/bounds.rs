@@ -231,17 +231,21 @@ fn answers_that_are_not_taken_are_given_up() {
     assert!(start.elapsed() >= ANSWER_TIME - Duration::from_secs(1));
 }
 
+/// A daemon without a line for each request: the log is not what is measured.
+fn start_quiet(root: &Root) -> Daemon {
+    let mut command = crate::support::daemon::command();
+    command.args(["serve", "--repair-credential", "off", "--root"]);
+    command.arg(root.dir());
+    Daemon::start(command, &root.socket())
+}
+
 /// One peer sends 500,000 requests and doesn't read: memory stays, others are served, and when it
 /// reads it gets every answer.
 #[test]
 fn a_flood_of_requests_takes_no_memory() {
     const REQUESTS: usize = 500_000;
     let root = Root::with(&one("Credential", "x"));
-    // Without a line for each request: the log is not what is measured.
-    let mut command = crate::support::daemon::command();
-    command.args(["serve", "--repair-credential", "off", "--root"]);
-    command.arg(root.dir());
-    let daemon = Daemon::start(command, &root.socket());
+    let daemon = start_quiet(&root);
     get(&root.socket(), &g2(CREDENTIAL)).unwrap();
     // What the daemon holds, without the pages of its program, which come in with use.
     let before = memory(&daemon, "RssAnon");
@@ -281,10 +285,7 @@ fn a_flood_of_requests_takes_no_memory() {
 fn a_crowd_leaves_nothing_behind() {
     raise_own_limit();
     let root = Root::with(&one("Credential", "x"));
-    let mut command = crate::support::daemon::command();
-    command.args(["serve", "--repair-credential", "off", "--root"]);
-    command.arg(root.dir());
-    let daemon = Daemon::start(command, &root.socket());
+    let daemon = start_quiet(&root);
     get(&root.socket(), &g2(CREDENTIAL)).unwrap();
     let before = memory(&daemon, "VmRSS");
     let announced = frame(1, 1, &[0; 4 << 20]);

@@ -6,12 +6,21 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
-use crate::support::daemon::{Root, one, output, program, run};
+use crate::support::daemon::{Root, command, one, output, program, run};
 
 /// Golden outputs: `TRYCMD=overwrite` with this test writes them anew, to be read before they are
 /// committed.
 #[test]
 fn golden_outputs() {
+    // What others can read is a finding of its own, and git keeps no such modes.
+    for directory in ["check.in", "check.in/resources.d/default/credential"] {
+        for file in fs::read_dir(format!("tests/cmd/{directory}")).unwrap() {
+            let file = file.unwrap();
+            if file.file_type().unwrap().is_file() {
+                fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
+            }
+        }
+    }
     trycmd::TestCases::new()
         .register_bin("offline-fs-kbc", program())
         .env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", "")
@@ -211,4 +220,91 @@ fn check_says_that_there_is_no_credential() {
         stdout.contains("entry \"credential\": no client can ask for a resource"),
         "{stdout}"
     );
+}
+
+/// What `check` says in this directory, to the letter.
+fn assert_checked(root: &Root, args: &[&str], expected: &str, code: i32) {
+    let (stdout, stderr, status) =
+        output(command().current_dir(root.dir()).arg("check").args(args));
+    assert_eq!(stdout, expected, "{stderr}");
+    assert_eq!(status, Some(code));
+}
+
+/// What is too much for a page of golden outputs.
+#[test]
+fn check_says_what_is_too_much() {
+    let root = Root::new();
+    let entries: Vec<_> = (0..=100_000).map(|at| format!("\"{at}\":\"\"")).collect();
+    fs::write(root.path("many.json"), format!("{{{}}}", entries.join(","))).unwrap();
+    let large = one("a/b/c", vec![b'x'; 4 << 20]);
+    fs::write(root.path("large.json"), large).unwrap();
+    for file in ["many.json", "large.json"] {
+        fs::set_permissions(root.path(file), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    assert_checked(
+        &root,
+        &["many.json"],
+        "error: many.json: line 1 column 1088899: more than 100000 entries; nothing of it is served, but what a \
+         running daemon had from it before [too-many]
+  mend: split the file, or remove what no client asks \
+         for
+1 error, 0 warnings
+",
+        1,
+    );
+    assert_checked(
+        &root,
+        &["large.json"],
+        "large.json: 1 entry, 5592420 bytes
+  a/b/c: 4194304 bytes
+error: large.json: entry \"a/b/c\": 4194304 \
+         bytes, over the 4194292 that ttrpc can carry (4 MiB with what goes around them); every request for \
+         it is refused [too-large]
+  mend: make the resource smaller
+note: no credential \
+         (default/credential/test): clients pull anonymously [credential-missing]
+  mend: write one with \
+         `offline-fs-kbc pack --credential auth.json`
+1 error, 0 warnings
+",
+        1,
+    );
+    let directory = root.path("resources.d/a/b");
+    fs::create_dir_all(&directory).unwrap();
+    for at in 0..=256 {
+        fs::write(directory.join(at.to_string()), "x").unwrap();
+    }
+    let args = ["check", "--resource-dir", "resources.d", "--root", "."];
+    let (stdout, _, code) = output(command().current_dir(root.dir()).args(args));
+    let found = "error: resources.d: more than 256 files; what comes after is not served [too-many]\n  \
+                 mend: leave only what clients ask for\n";
+    assert!(stdout.contains(found), "{stdout}");
+    assert_eq!(code, Some(1));
+}
+
+/// A file with secrets is to be its owner's alone on a build host too; whose it is there says nothing.
+#[test]
+fn check_looks_at_the_modes_of_files() {
+    let root = Root::new();
+    let path = root.path("auth.json");
+    fs::write(&path, r#"{"auths":{"quay.io":{"auth":"dXNlcjpwYXNz"}}}"#).unwrap();
+    let policy = root.path("policy.json");
+    fs::write(&policy, r#"{"default":[{"type":"reject"}]}"#).unwrap();
+    fs::set_permissions(&policy, fs::Permissions::from_mode(0o644)).unwrap();
+    let title = "auth.json: 1 registry, 45 bytes\n";
+    for (mode, what) in [(0o644, "read it"), (0o622, "write to it")] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let expected = format!(
+            "{title}warning: auth.json: others can {what} (mode {mode:04o}) [file-mode]\n  mend: `chmod \
+             0600 auth.json`\n0 errors, 1 warning\n"
+        );
+        assert_checked(&root, &["auth.json"], &expected, 0);
+        assert_checked(&root, &["--strict", "auth.json"], &expected, 1);
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+    }
+    let expected = format!("{title}policy.json: an image policy, 31 bytes\nno problems\n");
+    assert_checked(&root, &["auth.json", "policy.json"], &expected, 0);
 }

@@ -98,14 +98,41 @@ fn served(root: &Root, socket: &str, annotation: &str) -> Vec<u8> {
     serde_json::from_value(answer["keyunwrapresults"]["optsdata"].clone()).unwrap()
 }
 
+/// Has skopeo encrypt the image `plain` as `encrypted`, with these parameters behind the provider's name.
+fn encrypt(root: &Root, parameters: &str) -> (String, Option<i32>) {
+    let key = format!("provider:attestation-agent{parameters}");
+    copy(
+        root,
+        ["--encryption-key", &key, "oci:plain:1", "oci:encrypted:1"],
+    )
+}
+
+/// Has it decrypt that as `decrypted`.
+fn decrypt(root: &Root) -> (String, Option<i32>) {
+    let key = "provider:attestation-agent";
+    copy(
+        root,
+        [
+            "--decryption-key",
+            key,
+            "oci:encrypted:1",
+            "oci:decrypted:1",
+        ],
+    )
+}
+
+fn copy(root: &Root, args: [&str; 4]) -> (String, Option<i32>) {
+    let args = [&["copy"], &args[..]].concat();
+    let (_, stderr, code) = skopeo::run(root.dir(), Some(&provider(root)), &args);
+    (stderr, code)
+}
+
 /// A stock skopeo encrypts an image by the command and decrypts it again; the daemon, started with the
 /// very same keys file, gives each layer's key to clients of both generations.
 #[test]
 fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
     let root = Root::new();
     keygen("kbs:///default/key/k1", &keys_file(&root));
-    let provider = provider(&root);
-    let home = root.dir();
     skopeo::write_image(&root.path("plain"), &TEXTS);
     let _daemon = root.start_hub();
     for (parameters, wrap_type) in [
@@ -116,15 +143,7 @@ fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
         for dir in ["encrypted", "decrypted"] {
             let _ = fs::remove_dir_all(root.path(dir));
         }
-        let key = format!("provider:attestation-agent:{parameters}");
-        let copy = [
-            "copy",
-            "--encryption-key",
-            &key,
-            "oci:plain:1",
-            "oci:encrypted:1",
-        ];
-        let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+        let (stderr, code) = encrypt(&root, &format!(":{parameters}"));
         assert_eq!(code, Some(0), "{stderr}");
 
         let plain = skopeo::layers(&root.path("plain"));
@@ -153,15 +172,7 @@ fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
             assert_eq!(STANDARD.decode(by_command).unwrap(), keys[0]);
         }
 
-        let key = "provider:attestation-agent";
-        let copy = [
-            "copy",
-            "--decryption-key",
-            key,
-            "oci:encrypted:1",
-            "oci:decrypted:1",
-        ];
-        let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+        let (stderr, code) = decrypt(&root);
         assert_eq!(code, Some(0), "{stderr}");
         let decrypted = skopeo::layers(&root.path("decrypted"));
         for ((layer, content), (original, plain)) in decrypted.iter().zip(&plain) {
@@ -176,8 +187,6 @@ fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
 fn skopeo_shows_what_is_wrong() {
     let root = Root::new();
     keygen("kbs:///default/key/k1", &keys_file(&root));
-    let provider = provider(&root);
-    let home = root.dir();
     skopeo::write_image(&root.path("plain"), &TEXTS);
     for (parameters, part) in [
         (
@@ -190,41 +199,17 @@ fn skopeo_shows_what_is_wrong() {
             "algorithm \\\"x\\\" is unknown",
         ),
     ] {
-        let key = format!("provider:attestation-agent{parameters}");
-        let copy = [
-            "copy",
-            "--encryption-key",
-            &key,
-            "oci:plain:1",
-            "oci:encrypted:1",
-        ];
-        let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+        let (stderr, code) = encrypt(&root, parameters);
         assert_eq!(code, Some(1), "{stderr}");
         assert!(stderr.contains(part), "{parameters}: {stderr}");
     }
 
-    let key = "provider:attestation-agent:keyid=kbs:///default/key/k1";
-    let copy = [
-        "copy",
-        "--encryption-key",
-        key,
-        "oci:plain:1",
-        "oci:encrypted:1",
-    ];
-    let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+    let (stderr, code) = encrypt(&root, ":keyid=kbs:///default/key/k1");
     assert_eq!(code, Some(0), "{stderr}");
     // Another key under the same id.
     fs::remove_file(keys_file(&root)).unwrap();
     keygen("kbs:///default/key/k1", &keys_file(&root));
-    let key = "provider:attestation-agent";
-    let copy = [
-        "copy",
-        "--decryption-key",
-        key,
-        "oci:encrypted:1",
-        "oci:decrypted:1",
-    ];
-    let (_, stderr, code) = skopeo::run(home, Some(&provider), &copy);
+    let (stderr, code) = decrypt(&root);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("does not decrypt with its key"), "{stderr}");
 }

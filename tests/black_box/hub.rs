@@ -6,7 +6,7 @@ use std::fs;
 
 use offline_fs_kbc::proto::api::{
     GetResourceRequest, GetResourceResponse, ImagePullRequest, ImagePullResponse,
-    SecureMountRequest, SecureMountResponse, UnsealSecretInput, UnsealSecretOutput,
+    SecureMountRequest, SecureMountResponse,
 };
 use serde_json::{Value, json};
 use ttrpc::Code;
@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::support::daemon::{Daemon, Root, one, run};
-use crate::support::wire::{RECORDED_G2, RECORDED_G3, Wire, call, outcome};
+use crate::support::wire::{self, RECORDED_G2, RECORDED_G3, Wire, call, outcome};
 
 fn get(root: &Root, path: &str) -> Result<Vec<u8>, (Code, String)> {
     let request = GetResourceRequest {
@@ -135,14 +135,8 @@ fn root_with_secrets() -> Root {
 }
 
 fn unseal(root: &Root, secret: &str) -> Result<String, (Code, String)> {
-    let request = UnsealSecretInput {
-        secret: secret.as_bytes().to_vec(),
-        ..UnsealSecretInput::default()
-    };
-    let socket = root.socket_called("cdh.sock");
-    let answer: UnsealSecretOutput =
-        call(&socket, "api.SealedSecretService", "UnsealSecret", &request)?;
-    Ok(String::from_utf8(answer.plaintext).unwrap())
+    let plaintext = wire::unseal(&root.socket_called("cdh.sock"), secret)?;
+    Ok(String::from_utf8(plaintext).unwrap())
 }
 
 /// What is well signed is opened; everything else is refused, each for its reason.

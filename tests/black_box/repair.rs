@@ -98,11 +98,18 @@ fn what_cannot_be_mended_is_refused() {
 /// Switched off, the decoded bytes go out whatever they are, and the log says what a client makes of them.
 #[test]
 fn repair_can_be_switched_off() {
-    let text = r#"{"auths":{"q":{}}}"#;
+    // With the switch on it would be served mended.
+    let text = r#"{"auths":{"q":{"username":"u","password":"p"}}}"#;
     let root = Root::with(&one("Credential", text));
     let daemon = root.start();
     assert_eq!(served(&root).unwrap(), text);
     daemon.wait_for_log("got a credential that it rejects as a whole (--repair-credential is off)");
+    let log = daemon.log();
+    assert!(
+        log.contains("no member \"auth\"; it is served as it is (--repair-credential is off)"),
+        "{log}"
+    );
+    assert!(!log.contains("mended"), "{log}");
 }
 
 /// With `--empty-credential` a client gets one that it accepts, but only where none is meant to be there:

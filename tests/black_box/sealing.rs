@@ -8,12 +8,11 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use offline_fs_kbc::proto::api::{UnsealSecretInput, UnsealSecretOutput};
 use serde_json::{Value, json};
 use ttrpc::Code;
 
 use crate::support::daemon::{Root, command, output, program, run};
-use crate::support::wire::call;
+use crate::support::wire;
 
 const KID: &str = "kbs:///default/signing-key/1";
 
@@ -46,14 +45,7 @@ fn seal(root: &Root, name: &str, kid: &str) -> String {
 }
 
 fn unseal(root: &Root, secret: &str) -> Result<Vec<u8>, (Code, String)> {
-    let request = UnsealSecretInput {
-        secret: secret.as_bytes().to_vec(),
-        ..UnsealSecretInput::default()
-    };
-    let socket = root.socket_called("cdh.sock");
-    let answer: UnsealSecretOutput =
-        call(&socket, "api.SealedSecretService", "UnsealSecret", &request)?;
-    Ok(answer.plaintext)
+    wire::unseal(&root.socket_called("cdh.sock"), secret)
 }
 
 /// What `seal` makes, the daemon opens with verification on: with the key among the resources, and in

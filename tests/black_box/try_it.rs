@@ -51,22 +51,20 @@ fn a_registry_is_asked() {
         registry.auth_json().replace("127.0.0.1", "localhost"),
     );
     let ca = registry.cert_dir().display().to_string();
+    let try_it = |image: &str, file: &str| {
+        let args = ["--image", image, "--try", "--cert-dir", &ca, file];
+        check(home, &args)
+    };
     let host = &registry.host;
 
-    let (said, code) = check(
-        home,
-        &["--image", &image, "--try", "--cert-dir", &ca, &right],
-    );
+    let (said, code) = try_it(&image, &right);
     assert_eq!(code, Some(0), "{said}");
     assert!(
         said.contains(&format!("{image}: {host} accepts the login of \"{USER}\"")),
         "{said}"
     );
 
-    let (said, code) = check(
-        home,
-        &["--image", &image, "--try", "--cert-dir", &ca, &wrong],
-    );
+    let (said, code) = try_it(&image, &wrong);
     assert_eq!(code, Some(1), "{said}");
     assert!(
         said.contains(&format!("{host} refuses the login of \"{USER}\": ")),
@@ -78,10 +76,7 @@ fn a_registry_is_asked() {
     );
 
     // The entry is another host's, so a client has none, and the registry wants one.
-    let (said, code) = check(
-        home,
-        &["--image", &image, "--try", "--cert-dir", &ca, &elsewhere],
-    );
+    let (said, code) = try_it(&image, &elsewhere);
     assert_eq!(code, Some(1), "{said}");
     assert!(
         said.contains("is pulled anonymously: no entry is for it; there are: \"localhost"),
@@ -93,10 +88,7 @@ fn a_registry_is_asked() {
     );
 
     let other = image.replace("private/app", "private/none");
-    let (said, _) = check(
-        home,
-        &["--image", &other, "--try", "--cert-dir", &ca, &right],
-    );
+    let (said, _) = try_it(&other, &right);
     assert!(said.contains("[image-missing]"), "{said}");
 
     let (said, code) = check(home, &["--image", &image, "--try", &right]);
@@ -110,10 +102,7 @@ fn a_registry_is_asked() {
     assert_eq!(code, Some(0), "{said}");
 
     drop(registry);
-    let (said, code) = check(
-        home,
-        &["--image", &image, "--try", "--cert-dir", &ca, &right],
-    );
+    let (said, code) = try_it(&image, &right);
     assert_eq!(code, Some(1), "{said}");
     assert!(
         said.contains("[image-unreachable]") && said.contains("connection refused"),

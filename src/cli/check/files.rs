@@ -7,6 +7,7 @@ use std::path::Path;
 use offline_fs_kbc::json;
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::base64;
+use offline_fs_kbc::resource::exposure::Exposure;
 use offline_fs_kbc::resource::file::{self, Entries, Kind, MAX_ENTRIES};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
@@ -22,18 +23,27 @@ use crate::cli::check::report::Report;
 use crate::cli::findings;
 use crate::config::{AUTH_FILE, KEYS, RESOURCES, kind_of};
 
-/// Checks one file; gives the credential that is in it.
-pub fn check(path: &Path, kind: Option<FileKind>, report: &mut Report) -> Option<Credential> {
-    let text = match file::read(path) {
-        Ok(content) => content.text,
+/// Checks one file, for a daemon that mends its credential or not; gives the credential that is in it.
+pub fn check(
+    path: &Path,
+    kind: Option<FileKind>,
+    mended: bool,
+    report: &mut Report,
+) -> Option<Credential> {
+    let (text, exposures) = match file::read(path) {
+        Ok(content) => (content.text, content.exposures),
         Err(error) => {
             report.find(Some(path), cannot_read(&error, path));
             return None;
         }
     };
     let kind = kind.unwrap_or_else(|| guess(path, &text));
-    let mut subject = Subject { path, report };
-    match kind {
+    let mut subject = Subject {
+        path,
+        mended,
+        report,
+    };
+    let credential = match kind {
         FileKind::Resources => subject.object(text, &Kind::Resources),
         FileKind::Keys => subject.object(text, &Kind::Keys),
         FileKind::Auth => subject.auth(text),
@@ -44,7 +54,16 @@ pub fn check(path: &Path, kind: Option<FileKind>, report: &mut Report) -> Option
             None
         }
         FileKind::UserData => subject.user_data(&text),
+    };
+    // A mode lets others at the secrets here, and goes along into the image; a policy is no secret. Owner and file
+    // system are those of a build host.
+    if kind != FileKind::Policy {
+        let modes = exposures
+            .iter()
+            .filter(|exposure| matches!(exposure, Exposure::Mode(_)));
+        subject.find_all(modes.map(|exposure| exposure.problem(path)));
     }
+    credential
 }
 
 fn cannot_read(error: &std::io::Error, path: &Path) -> Problem {
@@ -98,6 +117,7 @@ fn guess(path: &Path, text: &[u8]) -> FileKind {
 /// One file, and where its findings go.
 struct Subject<'a> {
     path: &'a Path,
+    mended: bool,
     report: &'a mut Report,
 }
 
@@ -138,7 +158,7 @@ impl Subject<'_> {
                 self.report.find(file.as_deref(), note);
             }
         }
-        Credential::of(&snapshot)
+        Credential::of(&snapshot, self.mended)
     }
 
     /// Lists the entries.
@@ -151,7 +171,7 @@ impl Subject<'_> {
     }
 
     fn content(&mut self, snapshot: &Snapshot) {
-        let found = lint::snapshot(snapshot);
+        let found = lint::snapshot(snapshot, self.mended);
         self.find_all(found.into_iter().map(|(_, problem)| problem));
     }
 
@@ -159,7 +179,7 @@ impl Subject<'_> {
     fn auth(&mut self, text: Zeroizing<Vec<u8>>) -> Option<Credential> {
         let shown = findings::registries(&text);
         self.title(&shown, text.len());
-        self.find_all(lint::credential::lint(&text));
+        self.find_all(lint::credential::lint(&text, self.mended));
         if text.len() >= AUTH_JSON_BYTES {
             self.find_all([too_large_for_delivery(text.len())]);
         }
@@ -167,7 +187,7 @@ impl Subject<'_> {
         let mut entries = Entries::default();
         let name = Name::Path(CREDENTIAL.to_owned());
         entries.by_path.insert(name, Ok(Secret::new(text)));
-        Credential::of(&of_entries(&kind, self.path, &entries))
+        Credential::of(&of_entries(&kind, self.path, &entries), self.mended)
     }
 
     fn user_data(&mut self, text: &[u8]) -> Option<Credential> {
@@ -208,9 +228,9 @@ impl Subject<'_> {
                     let problems = std::mem::take(&mut entries.problems);
                     self.find_all(problems.into_iter().map(about));
                     let snapshot = self.entries(&kind, &entries);
-                    let found = lint::snapshot(&snapshot).into_iter();
+                    let found = lint::snapshot(&snapshot, self.mended).into_iter();
                     self.find_all(found.map(|(_, problem)| about(problem)));
-                    let found = Credential::of(&snapshot);
+                    let found = Credential::of(&snapshot, self.mended);
                     let large = found
                         .as_ref()
                         .filter(|found| found.raw_len() >= AUTH_JSON_BYTES);

@@ -32,11 +32,17 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// That of a snapshot.
-    pub fn of(snapshot: &Snapshot) -> Option<Self> {
+    /// That of a snapshot, served by a daemon that mends it or not.
+    pub fn of(snapshot: &Snapshot, mended: bool) -> Option<Self> {
         let name = Name::Path(CREDENTIAL.to_owned());
         let resource = snapshot.resources.get(&name)?;
         let served = match &resource.value {
+            Ok(value) if !mended => match AuthFile::parse(value.expose()) {
+                Ok(file) if file.is_readable() => Ok(value.clone()),
+                _ => {
+                    Err("is rejected by clients as a whole (--repair-credential is off)".to_owned())
+                }
+            },
             Ok(value) => match repair(value.expose()) {
                 Served::Untouched => Ok(value.clone()),
                 Served::Repaired { text, .. } => Ok(Secret::new(text)),

@@ -16,6 +16,7 @@ use offline_fs_kbc::credential::image::ImageName;
 use offline_fs_kbc::resource::problem::Severity;
 
 use crate::cli::check::report::{Format, Report};
+use crate::cli::serve::Switch;
 use crate::config::{Files, Root, Sockets};
 
 /// What `--help` and the manual show at the end.
@@ -56,6 +57,10 @@ pub struct Check {
     #[arg(long, requires = "try_it")]
     plain_http: bool,
 
+    /// Whether the daemon mends the credential: what `serve` has
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    repair_credential: Switch,
+
     /// Exit with 1 for warnings too
     #[arg(long)]
     strict: bool,
@@ -94,17 +99,19 @@ impl Check {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::seclude()?;
         let mut report = Report::default();
+        let mended = self.repair_credential == Switch::On;
         let credentials = if self.file.is_empty() {
             vec![vm::check(
                 &self.files,
                 &self.sockets,
                 &self.root,
+                mended,
                 &mut report,
             )]
         } else {
             let files = self.file.iter();
             files
-                .map(|path| files::check(path, self.kind, &mut report))
+                .map(|path| files::check(path, self.kind, mended, &mut report))
                 .collect()
         };
         let how = self.try_it.then_some(skopeo::Options {

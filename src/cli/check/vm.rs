@@ -15,11 +15,12 @@ use crate::cli::check::report::Report;
 use crate::cli::{findings, status};
 use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
 
-/// Checks all of it; gives the credential that is served.
+/// Checks all of it; gives the credential that is served, by a daemon that mends it or not.
 pub fn check(
     files: &Files,
     sockets: &Sockets,
     root: &Root,
+    mended: bool,
     report: &mut Report,
 ) -> Option<Credential> {
     let credentials = config::credentials().or_else(|| root.credentials_of_unit());
@@ -30,7 +31,7 @@ pub fn check(
     for file in &snapshot.files {
         check_file(file, &snapshot, report);
     }
-    for (file, problem) in lint::snapshot(&snapshot) {
+    for (file, problem) in lint::snapshot(&snapshot, mended) {
         report.find(Some(file), problem);
     }
     for (file, note) in findings::notes(&snapshot) {
@@ -59,7 +60,7 @@ pub fn check(
         );
     }
     check_daemon(sockets, root, &snapshot, report);
-    Credential::of(&snapshot)
+    Credential::of(&snapshot, mended)
 }
 
 fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {

@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use offline_fs_kbc::proto::api::{UnsealSecretInput, UnsealSecretOutput};
 use offline_fs_kbc::proto::getresource::{GetResourceRequest, GetResourceResponse};
 use protobuf::Message;
 use ttrpc::{Code, Request, Response};
@@ -142,6 +143,17 @@ pub fn get_by_client(
 ) -> Result<Vec<u8>, (Code, String)> {
     let response: GetResourceResponse = call(socket, SERVICE, "GetResource", request)?;
     Ok(response.Resource)
+}
+
+/// What a sealed secret opens to on cdh.sock.
+pub fn unseal(socket: &Path, secret: &str) -> Result<Vec<u8>, (Code, String)> {
+    let request = UnsealSecretInput {
+        secret: secret.as_bytes().to_vec(),
+        ..UnsealSecretInput::default()
+    };
+    let answer: UnsealSecretOutput =
+        call(socket, "api.SealedSecretService", "UnsealSecret", &request)?;
+    Ok(answer.plaintext)
 }
 
 /// Calls any method by the ttrpc crate's client.

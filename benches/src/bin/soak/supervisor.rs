@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use offline_fs_kbc_bench::process::{descriptors, memory};
+use offline_fs_kbc_bench::process::{descriptors, leave_service_manager, memory};
 
 use crate::figures::Rested;
 use crate::load::{World, settled};
@@ -70,14 +70,7 @@ impl Supervisor {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        for name in [
-            "NOTIFY_SOCKET",
-            "WATCHDOG_USEC",
-            "JOURNAL_STREAM",
-            "LISTEN_FDS",
-        ] {
-            command.env_remove(name);
-        }
+        leave_service_manager(&mut command);
         self.child = Some(command.spawn()?);
         Ok(())
     }
