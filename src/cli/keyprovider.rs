@@ -97,7 +97,7 @@ impl Keyprovider {
             Ok(entries) => entries,
             Err(problem) => bail!("{shown}: {problem}"),
         };
-        let name = Name::parse(id).unwrap_or_else(|_| Name::Other(id.to_owned()));
+        let name = Name::parse(id).unwrap_or_else(|_| Name::Other(id.into()));
         let by_path = entries.by_path.get(&name);
         let by_old_name = entries.by_old_name.get(&name);
         let good = [by_path, by_old_name].into_iter().flatten();

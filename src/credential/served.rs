@@ -28,7 +28,7 @@ pub struct Treatment {
 impl Treatment {
     /// Treats the credential of a snapshot.
     pub fn apply(self, snapshot: &mut Snapshot) {
-        let name = Name::Path(CREDENTIAL.to_owned());
+        let name = Name::Path(CREDENTIAL.into());
         let is_unconfigured = is_unconfigured(snapshot);
         match snapshot.resources.get_mut(&name) {
             Some(resource) => self.treat(resource),

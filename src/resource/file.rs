@@ -283,7 +283,7 @@ pub fn parse_object(text: &[u8], kind: &Kind) -> Result<Entries, Problem> {
         let name = match Name::parse(&member.name) {
             Ok(name) => name,
             // An id of a key is any text.
-            Err(_) if *kind == Kind::Keys => Name::Other(member.name.clone()),
+            Err(_) if *kind == Kind::Keys => Name::Other(member.name.as_str().into()),
             Err(error) => {
                 let mend = "name it <repository>/<type>/<tag>";
                 let what = format!("{error}; it is not served");

@@ -3,6 +3,7 @@
 //! The names of resources: KBS resource paths, and the old names that mean the same.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -20,7 +21,7 @@ pub const ALIASES: [(&str, &str); 5] = [
 /// The path of the registry credential.
 pub const CREDENTIAL: &str = "default/credential/test";
 
-/// What a resource is looked up by, whatever way it was written.
+/// What a resource is looked up by, whatever way it was written. Clones share the text.
 ///
 /// ```
 /// use offline_fs_kbc::resource::name::Name;
@@ -33,9 +34,9 @@ pub const CREDENTIAL: &str = "default/credential/test";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Name {
     /// `<repository>/<type>/<tag>`; an old name is kept as its path.
-    Path(String),
+    Path(Arc<str>),
     /// Anything else. No resource can be asked for by it; a key can.
-    Other(String),
+    Other(Arc<str>),
 }
 
 /// A `kbs+<plugin>://` name: plugins are a key broker's, a store of files has none.
@@ -55,7 +56,7 @@ impl Name {
     /// Only for `kbs+<plugin>://…`.
     pub fn parse(text: &str) -> Result<Self, PluginName> {
         if let Some((_, path)) = ALIASES.iter().find(|(old, _)| *old == text) {
-            return Ok(Self::Path((*path).to_owned()));
+            return Ok(Self::Path((*path).into()));
         }
         let rest = match text.split_once("://") {
             // What comes before the first slash is the host, often empty.
@@ -67,16 +68,19 @@ impl Name {
         };
         let path = rest.split_once('?').map_or(rest, |(path, _)| path);
         if path.split('/').count() == 3 && path.split('/').all(|segment| !segment.is_empty()) {
-            Ok(Self::Path(path.to_owned()))
+            Ok(Self::Path(path.into()))
         } else {
-            Ok(Self::Other(text.to_owned()))
+            Ok(Self::Other(text.into()))
         }
     }
 
     /// The old name of this path, if it has one.
     pub fn old(&self) -> Option<&'static str> {
         match self {
-            Self::Path(path) => ALIASES.iter().find(|(_, p)| p == path).map(|(old, _)| *old),
+            Self::Path(path) => ALIASES
+                .iter()
+                .find(|(_, p)| **p == **path)
+                .map(|(old, _)| *old),
             Self::Other(_) => None,
         }
     }
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn path(text: &str) -> Option<String> {
+    fn path(text: &str) -> Option<Arc<str>> {
         match Name::parse(text).unwrap() {
             Name::Path(path) => Some(path),
             Name::Other(_) => None,

@@ -42,7 +42,7 @@ pub fn resource_or_key(snapshot: &Snapshot, name: &Name) -> Result<Secret> {
 /// The key of this id: one of the keys file, or else a resource that is as long as a key.
 pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
     // What is no name of ours, as a plugin's, may still be an id.
-    let name = Name::parse(kid).unwrap_or_else(|_| Name::Other(kid.to_owned()));
+    let name = Name::parse(kid).unwrap_or_else(|_| Name::Other(kid.into()));
     if let Some(key) = snapshot.keys.get(&name) {
         return usable(&name, key);
     }

@@ -163,9 +163,9 @@ impl Subject<'_> {
         if text.len() >= AUTH_JSON_BYTES {
             self.find_all([too_large_for_delivery(text.len())]);
         }
-        let kind = Kind::Whole(Name::Path(CREDENTIAL.to_owned()));
+        let kind = Kind::Whole(Name::Path(CREDENTIAL.into()));
         let mut entries = Entries::default();
-        let name = Name::Path(CREDENTIAL.to_owned());
+        let name = Name::Path(CREDENTIAL.into());
         entries.by_path.insert(name, Ok(Secret::new(text)));
         Credential::of(&of_entries(&kind, self.path, &entries))
     }
@@ -188,7 +188,7 @@ impl Subject<'_> {
             let kind = match file.path.as_str() {
                 RESOURCES => Kind::Resources,
                 KEYS => Kind::Keys,
-                AUTH_FILE => Kind::Whole(Name::Path(CREDENTIAL.to_owned())),
+                AUTH_FILE => Kind::Whole(Name::Path(CREDENTIAL.into())),
                 _ => continue,
             };
             let (path, length) = (file.path.clone(), file.content.len());

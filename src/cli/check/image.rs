@@ -34,7 +34,7 @@ pub struct Credential {
 impl Credential {
     /// That of a snapshot.
     pub fn of(snapshot: &Snapshot) -> Option<Self> {
-        let name = Name::Path(CREDENTIAL.to_owned());
+        let name = Name::Path(CREDENTIAL.into());
         let resource = snapshot.resources.get(&name)?;
         let served = match &resource.value {
             Ok(value) => match repair(value.expose()) {
