@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use memchr::memchr;
 use thiserror::Error;
 
 use crate::text::{Clean, EntryName, Shown};
@@ -58,7 +59,9 @@ impl Name {
         if let Some((_, path)) = ALIASES.iter().find(|(old, _)| *old == text) {
             return Ok(Self::Path((*path).into()));
         }
-        let rest = match text.split_once("://") {
+        // Most have no colon, and a look for one byte costs a part of that for a text.
+        let scheme = memchr(b':', text.as_bytes()).and_then(|_| text.split_once("://"));
+        let rest = match scheme {
             // What comes before the first slash is the host, often empty.
             Some(("kbs", rest)) => rest.split_once('/').map_or("", |(_, path)| path),
             Some((scheme, _)) if scheme.starts_with("kbs+") => {
@@ -66,8 +69,8 @@ impl Name {
             }
             _ => text.strip_prefix('/').unwrap_or(text),
         };
-        let path = rest.split_once('?').map_or(rest, |(path, _)| path);
-        if path.split('/').count() == 3 && path.split('/').all(|segment| !segment.is_empty()) {
+        let path = memchr(b'?', rest.as_bytes()).map_or(rest, |query| &rest[..query]);
+        if has_three_segments(path) {
             Ok(Self::Path(path.into()))
         } else {
             Ok(Self::Other(text.into()))
@@ -96,6 +99,15 @@ impl Name {
             Self::Path(text) | Self::Other(text) => text,
         }
     }
+}
+
+fn has_three_segments(path: &str) -> bool {
+    let mut segments = path.split('/');
+    let three = [segments.next(), segments.next(), segments.next()];
+    three
+        .iter()
+        .all(|has| has.is_some_and(|text| !text.is_empty()))
+        && segments.next().is_none()
 }
 
 impl fmt::Display for Name {

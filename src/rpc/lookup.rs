@@ -75,7 +75,7 @@ pub fn explained(
             Err(_) => None,
             Ok(_) => {
                 let resource = snapshot.resources.get(name);
-                let consequence = resource.and_then(|resource| resource.consequence.clone());
+                let consequence = resource.and_then(|resource| resource.consequence().cloned());
                 consequence.map(|(is_warning, what)| Consequence {
                     text: format!("asked for the credential and {what}"),
                     is_warning,

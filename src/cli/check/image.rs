@@ -26,7 +26,7 @@ const LISTED: usize = 10;
 pub struct Credential {
     file: PathBuf,
     /// The bytes, or why there are none.
-    value: Result<Secret, String>,
+    value: Result<Secret, Box<str>>,
     /// How long it is in the file.
     raw: usize,
 }
@@ -40,7 +40,7 @@ impl Credential {
             Ok(value) => match repair(value.expose()) {
                 Served::Untouched => Ok(value.clone()),
                 Served::Repaired { text, .. } => Ok(Secret::new(text)),
-                Served::Refused(reason) => Err(reason),
+                Served::Refused(reason) => Err(reason.into()),
             },
             Err(reason) => Err(reason.clone()),
         };
