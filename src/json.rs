@@ -5,17 +5,18 @@
 //! The values stay slices of the text: a member that is wrong doesn't cost the others, nothing secret
 //! is copied, and an error can name a line and a column. No error holds a part of the text.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
 use memchr::{memchr_iter, memrchr};
-use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// One member of an object.
 pub struct Member<'a> {
-    /// The name, unescaped.
-    pub name: String,
+    /// The name, unescaped; a part of the text where it has no escapes.
+    pub name: Cow<'a, str>,
     /// The value as it stands in the text, white space around it removed.
     pub value: &'a str,
     /// Where the value begins.
@@ -117,6 +118,29 @@ impl std::error::Error for Error {}
 ///
 /// Where the text is not one JSON object, with the place and without any of its content.
 pub fn members(text: &[u8], most: usize) -> Result<Vec<Member<'_>>, Error> {
+    let mut members = Vec::new();
+    let mut places = Places::new(text);
+    each_member(text, most, |name, value, at| {
+        members.push(Member {
+            name,
+            value,
+            position: places.at(at),
+        });
+    })?;
+    Ok(members)
+}
+
+/// The same, where each member is handed on as it is read: its name, its value as it stands in the text, and
+/// the byte at which that begins. What comes before an error is handed on too.
+///
+/// # Errors
+///
+/// As for [`members`].
+pub fn each_member<'a>(
+    text: &'a [u8],
+    most: usize,
+    each: impl FnMut(Cow<'a, str>, &'a str, usize),
+) -> Result<(), Error> {
     let fail = |what, position| Error {
         what,
         position,
@@ -142,30 +166,38 @@ pub fn members(text: &[u8], most: usize) -> Result<Vec<Member<'_>>, Error> {
     let reading = RefCell::new(None);
     let mut parser = serde_json::Deserializer::from_str(text);
     let read = parser.deserialize_map(Members {
+        text,
         most,
         reading: &reading,
+        each,
     });
-    let raw = read
-        .and_then(|raw| parser.end().map(|()| raw))
-        .map_err(|error| explain(text.as_bytes(), &error, most, reading.take()))?;
+    read.and_then(|()| parser.end())
+        .map_err(|error| explain(text.as_bytes(), &error, most, reading.take()))
+}
 
-    // Values come in the order of the text, so that lines are counted once.
-    let mut counted = 0;
-    let mut place = Position { line: 1, column: 1 };
-    Ok(raw
-        .into_iter()
-        .map(|(name, value)| {
-            let value = value.get();
-            let offset = value.as_ptr() as usize - text.as_ptr() as usize;
-            place = advance(place, &text.as_bytes()[counted..offset]);
-            counted = offset;
-            Member {
-                name,
-                value,
-                position: place,
-            }
-        })
-        .collect())
+/// Finds the positions of bytes of a text, asked for in the text's order, so that lines are counted once.
+pub struct Places<'a> {
+    text: &'a [u8],
+    counted: usize,
+    place: Position,
+}
+
+impl<'a> Places<'a> {
+    /// At the text's beginning.
+    pub fn new(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            counted: 0,
+            place: Position { line: 1, column: 1 },
+        }
+    }
+
+    /// The position of this byte, which must not come before that of the last call.
+    pub fn at(&mut self, offset: usize) -> Position {
+        self.place = advance(self.place, &self.text[self.counted..offset]);
+        self.counted = offset;
+        self.place
+    }
 }
 
 /// The value of the member of this name, as it stands in the text; of several the last.
@@ -194,39 +226,75 @@ pub fn other_kind(first: u8) -> Option<&'static str> {
     }
 }
 
-struct Members<'r> {
+struct Members<'r, 'a, F> {
+    text: &'a str,
     most: usize,
     /// The member whose value is being read, for the error.
-    reading: &'r RefCell<Option<String>>,
+    reading: &'r RefCell<Option<Cow<'a, str>>>,
+    each: F,
 }
 
 const TOO_MANY: &str = "too many members";
 
-impl<'de> Visitor<'de> for Members<'_> {
-    type Value = Vec<(String, &'de RawValue)>;
+impl<'de, F: FnMut(Cow<'de, str>, &'de str, usize)> Visitor<'de> for Members<'_, 'de, F> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if members.len() == self.most {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let mut count = 0;
+        while let Some(name) = map.next_key_seed(Text)? {
+            if count == self.most {
                 return Err(A::Error::custom(TOO_MANY));
             }
+            count += 1;
             self.reading.replace(Some(name));
-            let value = map.next_value()?;
-            members.push((self.reading.take().unwrap_or_default(), value));
+            let value = map.next_value::<&'de RawValue>()?.get();
+            let at = value.as_ptr() as usize - self.text.as_ptr() as usize;
+            (self.each)(self.reading.take().unwrap_or_default(), value, at);
         }
-        Ok(members)
+        Ok(())
+    }
+}
+
+/// A string, copied only where it has escapes: serde's own `Cow` always is.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_owned()))
     }
 }
 
 /// Turns the parser's error into ours, which names the usual causes.
 ///
 /// `reading` is the string that was read last as a member's name.
-fn explain(text: &[u8], error: &serde_json::Error, most: usize, reading: Option<String>) -> Error {
+fn explain(
+    text: &[u8],
+    error: &serde_json::Error,
+    most: usize,
+    reading: Option<Cow<'_, str>>,
+) -> Error {
     let message = error.to_string();
     let message = match message.rfind(" at line ") {
         Some(end) => &message[..end],
@@ -255,7 +323,7 @@ fn explain(text: &[u8], error: &serde_json::Error, most: usize, reading: Option<
     Error {
         what,
         position: Some(at),
-        member: reading.filter(|_| !no_colon),
+        member: reading.filter(|_| !no_colon).map(Cow::into_owned),
     }
 }
 
@@ -302,7 +370,13 @@ mod tests {
         let found: Vec<_> = members(text.as_bytes(), 3)
             .unwrap()
             .into_iter()
-            .map(|m| (m.name, m.value.to_owned(), m.position.to_string()))
+            .map(|m| {
+                (
+                    m.name.into_owned(),
+                    m.value.to_owned(),
+                    m.position.to_string(),
+                )
+            })
             .collect();
         let expected = [
             ("a", "\"x\"", "line 2 column 8"),

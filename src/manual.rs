@@ -20,7 +20,8 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
-use offline_fs_kbc::resource::file::{MAX_ENTRIES, MAX_FILE_BYTES};
+use offline_fs_kbc::resource::file::MAX_FILE_BYTES;
+use offline_fs_kbc::resource::parse::MAX_ENTRIES;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 
 /// What each page says at its end.

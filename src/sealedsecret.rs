@@ -87,7 +87,7 @@ impl<'a> Sealed<'a> {
         let header = json::members(&header, MAX_MEMBERS)
             .map_err(|_| Error::Malformed("its header is not a JSON object"))?;
         // RFC 7515, 4 and 4.1.11: names are unique, and what is critical must be understood.
-        let mut names: Vec<_> = header.iter().map(|member| member.name.as_str()).collect();
+        let mut names: Vec<_> = header.iter().map(|member| &*member.name).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(Error::Malformed("its header has a name twice"));

@@ -27,7 +27,7 @@ fuzz_target!(|text: &str| {
         Name::Path(path) => {
             assert_eq!(path.split('/').count(), 3);
             for spelling in [
-                path.clone(),
+                path.to_string(),
                 format!("/{path}"),
                 format!("kbs:///{path}?a=b/c"),
             ] {
@@ -39,7 +39,7 @@ fuzz_target!(|text: &str| {
             }
         }
         Name::Other(other) => {
-            assert_eq!(other, text);
+            assert_eq!(&**other, text);
             assert_eq!(name.old(), None);
         }
     }

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
 use offline_fs_kbc::json;
+use offline_fs_kbc::resource::entries::Entries;
 use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked, parse_file};
 use serde::de::IgnoredAny;
 
@@ -37,11 +38,11 @@ fuzz_target!(|input: &[u8]| {
     }
     // By its names alone: those that have two spellings are merged above the parser.
     let mut printed = serde_json::Map::new();
-    for (name, value) in &entries.by_path {
-        match value {
+    for entry in entries.iter().filter(|entry| !entry.old) {
+        match &entry.value {
             Ok(value) => {
                 let value = STANDARD.encode(value.expose());
-                printed.insert(name.as_str().to_owned(), value.into());
+                printed.insert(entry.name.as_str().to_owned(), value.into());
             }
             Err(reason) => assert_unsaid(reason),
         }
@@ -50,11 +51,12 @@ fuzz_target!(|input: &[u8]| {
     let again = parse_file(&printed, keys)
         .ok()
         .expect("what was printed parses");
-    let good = |entries: &offline_fs_kbc::resource::file::Entries| -> BTreeMap<String, Vec<u8>> {
-        let good = entries.by_path.iter().filter_map(|(name, value)| {
+    let good = |entries: &Entries| -> BTreeMap<String, Vec<u8>> {
+        let by_path = entries.iter().filter(|entry| !entry.old);
+        let good = by_path.filter_map(|entry| {
             Some((
-                name.as_str().to_owned(),
-                value.as_ref().ok()?.expose().to_vec(),
+                entry.name.as_str().to_owned(),
+                entry.value.as_ref().ok()?.expose().to_vec(),
             ))
         });
         good.collect()
@@ -76,7 +78,7 @@ fn members_are_what_json_has(text: &[u8]) {
         return;
     };
     let other = other.expect("what is no object is refused");
-    let mut names: Vec<_> = members.iter().map(|member| &member.name).collect();
+    let mut names: Vec<_> = members.iter().map(|member| &*member.name).collect();
     names.sort();
     names.dedup();
     assert_eq!(names, other.keys().collect::<Vec<_>>());

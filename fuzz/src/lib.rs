@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use offline_fs_kbc::resource::file::{self, Entries, Kind};
+use offline_fs_kbc::resource::entries::Entries;
+use offline_fs_kbc::resource::file::Kind;
+use offline_fs_kbc::resource::parse::parse;
 use offline_fs_kbc::resource::problem::Problem;
 use offline_fs_kbc::resource::store::{Source, Store};
 use offline_fs_kbc::rpc::sealedsecret::Verification;
@@ -89,7 +91,7 @@ pub fn assert_one_line(text: &str) {
 /// The entries of a file's text.
 pub fn parse_file(text: &[u8], keys: bool) -> Result<Entries, Problem> {
     let kind = if keys { Kind::Keys } else { Kind::Resources };
-    file::parse(Zeroizing::new(text.to_vec()), &kind)
+    parse(Zeroizing::new(text.to_vec()), &kind)
 }
 
 /// What a peer sends: a frame.

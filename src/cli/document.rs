@@ -6,8 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use offline_fs_kbc::json;
-use offline_fs_kbc::resource::file::{self, Kind, MAX_ENTRIES};
+use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
+use offline_fs_kbc::resource::parse::{MAX_ENTRIES, parse_object};
 use offline_fs_kbc::userdata;
 use zeroize::Zeroizing;
 
@@ -51,7 +52,7 @@ impl Document {
     pub fn merge(path: &Path, given: Vec<(Name, Entry)>) -> anyhow::Result<Self> {
         let shown = path.display();
         let content = file::read(path).with_context(|| format!("can't read {shown}"))?;
-        let parsed = match file::parse_object(&content.text, &Kind::Resources) {
+        let parsed = match parse_object(&content.text, &Kind::Resources) {
             Ok(parsed) => parsed,
             Err(problem) => bail!("{shown}: {problem}"),
         };
@@ -119,14 +120,14 @@ impl Document {
     /// Where it is too large.
     pub fn check_delivery(&self) -> anyhow::Result<()> {
         let text = self.dense();
-        let entries = match file::parse_object(text.as_bytes(), &Kind::Resources) {
+        let entries = match parse_object(text.as_bytes(), &Kind::Resources) {
             Ok(entries) => entries,
             Err(problem) => bail!("the merged entries: {problem}"),
         };
-        for (name, value) in entries.by_path.iter().chain(&entries.by_old_name) {
-            let size = value.as_ref().map_or(0, |value| value.len());
+        for entry in entries.iter() {
+            let size = entry.value.as_ref().map_or(0, |value| value.len());
             let most = userdata::AUTH_JSON_BYTES;
-            if name.as_str() == CREDENTIAL && size >= most {
+            if entry.name.as_str() == CREDENTIAL && size >= most {
                 bail!(
                     "the credential has {size} bytes; cloud-api-adaptor leaves out one of {most} or \
                      more, silently: remove registries that the pods don't need, or put the resources \

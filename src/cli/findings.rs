@@ -19,22 +19,21 @@ pub fn of_content(snapshot: &Snapshot, mended: bool) -> Vec<(Severity, String)> 
         .map(|(file, problem)| (problem.severity, format!("{}: {problem}", file.display())))
         .collect();
     for (name, resource) in &snapshot.resources {
-        let entry = EntryName(name.as_str());
-        let place = format!("{}: entry {entry}", resource.file.display());
-        for change in &resource.changes {
-            findings.push((
-                Severity::Warning,
-                format!("{place}: mended before it is served: {change}"),
-            ));
+        let place = || {
+            let entry = EntryName(name.as_str());
+            format!("{}: entry {entry}", resource.file.display())
+        };
+        for change in resource.changes() {
+            let what = format!("{}: mended before it is served: {change}", place());
+            findings.push((Severity::Warning, what));
         }
-        if let (Err(reason), Some(_)) = (&resource.value, &resource.consequence) {
-            findings.push((
-                Severity::Error,
-                format!(
-                    "{place}: {reason}; requests for it are refused, and clients pull anonymously; {}",
-                    credential::MEND
-                ),
-            ));
+        if let (Err(reason), Some(_)) = (&resource.value, resource.consequence()) {
+            let what = format!(
+                "{}: {reason}; requests for it are refused, and clients pull anonymously; {}",
+                place(),
+                credential::MEND
+            );
+            findings.push((Severity::Error, what));
         }
     }
     findings

@@ -15,8 +15,9 @@ use nix::fcntl::{Flock, FlockArg};
 use offline_fs_kbc::json;
 use offline_fs_kbc::keyprovider::KEY_BYTES;
 use offline_fs_kbc::random;
-use offline_fs_kbc::resource::file::{self, Kind, MAX_ENTRIES};
+use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::resource::parse::{MAX_ENTRIES, parse_object};
 use offline_fs_kbc::resource::store::is_absent;
 use offline_fs_kbc::sealedsecret::sign::PrivateKey;
 use offline_fs_kbc::text::{EntryName, Shown};
@@ -93,7 +94,7 @@ fn add(name: &str, path: &Path) -> anyhow::Result<()> {
         }
         Err(error) => return Err(anyhow!(error).context(format!("can't read {shown}"))),
     };
-    if let Err(problem) = file::parse_object(&text, &Kind::Keys) {
+    if let Err(problem) = parse_object(&text, &Kind::Keys) {
         bail!("{shown}: {problem}");
     }
     let members = json::members(&text, MAX_ENTRIES)?;

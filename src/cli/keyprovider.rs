@@ -15,6 +15,7 @@ use offline_fs_kbc::keyprovider::command::{self, MAX_REQUEST_BYTES, Request};
 use offline_fs_kbc::keyprovider::parameters::{PROVIDER, Parameters};
 use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::resource::parse::parse_object;
 use offline_fs_kbc::resource::secret::Secret;
 use offline_fs_kbc::text::{Clean, Shown};
 use zeroize::Zeroizing;
@@ -93,23 +94,18 @@ impl Keyprovider {
         let content = file::read(&self.keys).with_context(|| {
             format!("can't read the keys file {shown}; keyprovider --keys FILE names another")
         })?;
-        let entries = match file::parse_object(&content.text, &Kind::Keys) {
+        let entries = match parse_object(&content.text, &Kind::Keys) {
             Ok(entries) => entries,
             Err(problem) => bail!("{shown}: {problem}"),
         };
-        let name = Name::parse(id).unwrap_or_else(|_| Name::Other(id.to_owned()));
-        let by_path = entries.by_path.get(&name);
-        let by_old_name = entries.by_old_name.get(&name);
-        let good = [by_path, by_old_name].into_iter().flatten();
-        match good.clone().find_map(|value| value.as_ref().ok()) {
-            Some(key) => Ok(key.clone()),
-            None => match good.clone().find_map(|value| value.as_ref().err()) {
-                Some(reason) => bail!("{shown}: the key {name} {reason}"),
-                None => bail!(
-                    "{shown} has no key {name}; `offline-fs-kbc keygen {} --keys {shown}` makes one",
-                    Clean(id)
-                ),
-            },
+        let name = Name::parse(id).unwrap_or_else(|_| Name::Other(id.into()));
+        match entries.get(&name).map(|entry| &entry.value) {
+            Some(Ok(key)) => Ok(key.clone()),
+            Some(Err(reason)) => bail!("{shown}: the key {name} {reason}"),
+            None => bail!(
+                "{shown} has no key {name}; `offline-fs-kbc keygen {} --keys {shown}` makes one",
+                Clean(id)
+            ),
         }
     }
 }

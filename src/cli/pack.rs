@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
+use offline_fs_kbc::resource::parse::MAX_ENTRIES;
 use offline_fs_kbc::resource::problem::Problem;
 use offline_fs_kbc::rpc::getresource::answer_bytes;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
@@ -201,7 +202,7 @@ fn cloud_config(
 fn read_daemon_json(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let shown = path.display();
     let content = file::read(path).with_context(|| format!("can't read {shown}"))?;
-    json::members(&content.text, file::MAX_ENTRIES).with_context(|| format!("{shown}"))?;
+    json::members(&content.text, MAX_ENTRIES).with_context(|| format!("{shown}"))?;
     let text = std::str::from_utf8(content.text.trim_ascii())?;
     userdata::write(&[(userdata::DAEMON_PATH, text)])
         .with_context(|| format!("{shown} can't be written as user data"))?;

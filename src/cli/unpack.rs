@@ -15,8 +15,10 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
-use offline_fs_kbc::resource::file::{self, Entries, Value};
+use offline_fs_kbc::resource::entries::Entry;
+use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::name::Name;
+use offline_fs_kbc::resource::parse::parse_object;
 use offline_fs_kbc::text::{Clean, EntryName, count};
 
 use crate::config::kind_of;
@@ -51,7 +53,7 @@ impl Unpack {
         crate::process::seclude()?;
         let shown = self.file.display();
         let content = file::read(&self.file).with_context(|| format!("can't read {shown}"))?;
-        let entries = match file::parse_object(&content.text, &kind_of(&self.file)) {
+        let entries = match parse_object(&content.text, &kind_of(&self.file)) {
             Ok(entries) => entries,
             Err(problem) => bail!("{shown}: {problem}"),
         };
@@ -62,7 +64,8 @@ impl Unpack {
             .collect();
         let directory = open_root(&self.directory)
             .with_context(|| format!("can't open {}", self.directory.display()))?;
-        for (name, value) in chosen(&entries) {
+        // What the daemon would serve.
+        for Entry { name, value, .. } in entries.counting() {
             // What is wrong with the value is among the problems.
             let Ok(value) = value else { continue };
             match place(&directory, name, value.expose(), self.force) {
@@ -88,24 +91,6 @@ impl Unpack {
             count(problems.len(), "problem", "problems")
         )
     }
-}
-
-/// What the daemon would serve of each name: its path's value, unless that is broken and the old name's
-/// is not.
-fn chosen(entries: &Entries) -> impl Iterator<Item = (&Name, &Value)> {
-    let by_path = entries.by_path.iter().map(|(name, value)| {
-        let other = entries.by_old_name.get(name).filter(|old| old.is_ok());
-        (
-            name,
-            if value.is_ok() {
-                value
-            } else {
-                other.unwrap_or(value)
-            },
-        )
-    });
-    let only_old = entries.by_old_name.iter();
-    by_path.chain(only_old.filter(|(name, _)| !entries.by_path.contains_key(name)))
 }
 
 fn open_root(path: &Path) -> io::Result<File> {

@@ -289,7 +289,7 @@ impl Files {
         }));
         let auth_file = |path| Source {
             path,
-            kind: Kind::Whole(Name::Path(CREDENTIAL.to_owned())),
+            kind: Kind::Whole(Name::Path(CREDENTIAL.into())),
         };
         if let Some(directory) = credentials {
             let named = |path: &str| {

@@ -150,7 +150,7 @@ impl<'a> AuthFile<'a> {
             has_identity_token: has_identity_token(member.value),
             position: member.position.within(auths.position),
             value: member.value,
-            key: member.name,
+            key: member.name.into_owned(),
         });
         Ok(Self {
             entries: entries.collect(),
@@ -177,7 +177,7 @@ impl<'a> AuthFile<'a> {
         let stores = ["credsStore", "credHelpers"];
         self.members
             .iter()
-            .any(|member| stores.contains(&member.name.as_str()))
+            .any(|member| stores.contains(&&*member.name))
     }
 }
 

@@ -103,7 +103,7 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
         .iter()
         .rposition(|member| member.name == "auths");
     for (at, member) in file.members.iter().enumerate() {
-        match member.name.as_str() {
+        match &*member.name {
             "auths" if Some(at) == last => members.push(("auths", auths.as_str())),
             "auths" => {}
             name => members.push((name, member.value)),
@@ -131,7 +131,7 @@ pub fn mend(entry: &AuthEntry<'_>) -> Option<(Zeroizing<String>, &'static str)> 
     let first = members.iter().position(|member| member.name == "auth");
     let mut parts = Vec::new();
     for (at, member) in members.iter().enumerate() {
-        match member.name.as_str() {
+        match &*member.name {
             "auth" if Some(at) == first => parts.push(("auth", auth.as_str())),
             "auth" => {}
             name => parts.push((name, member.value)),

@@ -11,7 +11,7 @@ use crate::credential::AuthFile;
 use crate::credential::repair::{Served, repair};
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::secret::Secret;
-use crate::resource::store::{FileState, Resource, Snapshot};
+use crate::resource::store::{FileState, Resource, Snapshot, Treated};
 
 /// A credential that every client accepts, and finds no login in.
 const EMPTY: &str = r#"{"auths":{}}"#;
@@ -28,7 +28,7 @@ pub struct Treatment {
 impl Treatment {
     /// Treats the credential of a snapshot.
     pub fn apply(self, snapshot: &mut Snapshot) {
-        let name = Name::Path(CREDENTIAL.to_owned());
+        let name = Name::Path(CREDENTIAL.into());
         let is_unconfigured = is_unconfigured(snapshot);
         match snapshot.resources.get_mut(&name) {
             Some(resource) => self.treat(resource),
@@ -37,8 +37,7 @@ impl Treatment {
                     value: Ok(Secret::new(Zeroizing::new(EMPTY.as_bytes().to_vec()))),
                     file: Arc::from(Path::new("--empty-credential")),
                     old: false,
-                    changes: Vec::new(),
-                    consequence: None,
+                    treated: None,
                 };
                 self.treat(&mut resource);
                 snapshot.resources.insert(name, resource);
@@ -49,24 +48,33 @@ impl Treatment {
 
     fn treat(self, resource: &mut Resource) {
         let Ok(value) = &resource.value else { return };
-        if self.repair {
-            match repair(value.expose()) {
-                Served::Untouched => {}
-                Served::Repaired { text, changes } => {
-                    resource.value = Ok(Secret::new(text));
-                    resource.changes = changes;
-                }
-                Served::Refused(reason) => {
-                    resource.consequence = Some((true, reason.clone()));
-                    resource.value = Err(reason);
-                    return;
+        let served = if self.repair {
+            repair(value.expose())
+        } else {
+            Served::Untouched
+        };
+        let treated = match served {
+            Served::Untouched => Treated {
+                changes: Vec::new(),
+                consequence: consequence(value.expose()),
+            },
+            Served::Repaired { text, changes } => {
+                let consequence = consequence(&text);
+                resource.value = Ok(Secret::new(text));
+                Treated {
+                    changes,
+                    consequence,
                 }
             }
-        }
-        resource.consequence = match &resource.value {
-            Ok(value) => consequence(value.expose()),
-            Err(_) => None,
+            Served::Refused(reason) => {
+                resource.value = Err(reason.as_str().into());
+                Treated {
+                    changes: Vec::new(),
+                    consequence: Some((true, reason)),
+                }
+            }
         };
+        resource.treated = Some(Box::new(treated));
     }
 }
 

@@ -12,8 +12,10 @@ use tracing::{error, info, warn};
 
 use crate::rate::{Before, CHANGES, Rate};
 use crate::resource::directory::{self, Listing};
-use crate::resource::file::{self, Entries, Identity, Kind};
+use crate::resource::entries::Entries;
+use crate::resource::file::{self, Identity, Kind};
 use crate::resource::name::Name;
+use crate::resource::parse;
 use crate::resource::problem::{Problem, Severity};
 use crate::resource::store::{FileState, FileStatus, LOGGED_PROBLEMS, Source};
 use crate::text::count;
@@ -151,7 +153,7 @@ impl Loaded {
                     settled: content.settled,
                 };
                 let bytes = content.text.len() as u64;
-                match file::parse(content.text, &self.source.kind) {
+                match parse::parse(content.text, &self.source.kind) {
                     Ok(mut entries) => {
                         let state = FileState::Loaded {
                             entries: entries.len(),

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which of several entries of one name is served.
+//! Which of several files' entries of one name is served.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::resource::file::{Entries, Kind};
+use crate::resource::entries::{self, Entries, Entry};
+use crate::resource::file::Kind;
 use crate::resource::loaded::Loaded;
 use crate::resource::name::Name;
 use crate::resource::store::{FileStatus, Resource, Snapshot};
@@ -27,28 +28,20 @@ pub(super) fn merge(files: &[Loaded]) -> Snapshot {
     )
 }
 
+/// An entry, and the file that has it.
+type Found<'a> = (&'a Entry, &'a Arc<Path>);
+
 fn merge_all<'a>(
     files: impl Iterator<Item = (&'a Kind, &'a Arc<Path>, &'a Entries)>,
     statuses: Vec<FileStatus>,
 ) -> Snapshot {
-    let (mut resources, mut keys) = (BTreeMap::new(), BTreeMap::new());
+    let (mut resources, mut keys) = (Vec::new(), Vec::new());
     for (kind, file, entries) in files {
-        let merged: &mut BTreeMap<Name, Spellings> = match kind {
+        let found = match kind {
             Kind::Resources | Kind::Whole(_) | Kind::Directory => &mut resources,
             Kind::Keys => &mut keys,
         };
-        for (entries, old) in [(&entries.by_old_name, true), (&entries.by_path, false)] {
-            for (name, value) in entries {
-                let resource = Resource {
-                    value: value.clone(),
-                    file: Arc::clone(file),
-                    old,
-                    changes: Vec::new(),
-                    consequence: None,
-                };
-                merged.entry(name.clone()).or_default().add(resource);
-            }
-        }
+        found.extend(entries.iter().map(|entry| (entry, file)));
     }
     Snapshot {
         resources: pick(resources),
@@ -57,35 +50,21 @@ fn merge_all<'a>(
     }
 }
 
-fn pick(merged: BTreeMap<Name, Spellings>) -> BTreeMap<Name, Resource> {
-    let picked = merged.into_iter();
+/// Of each name the entry that counts. They come lowest precedence first.
+fn pick(mut found: Vec<Found<'_>>) -> BTreeMap<Name, Resource> {
+    // Those of one name keep their order.
+    found.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    let names = found.chunk_by(|(a, _), (b, _)| a.name == b.name);
+    let picked = names.filter_map(|same| entries::counting(same, |(entry, _)| entry));
     picked
-        .filter_map(|(name, spellings)| Some((name, spellings.pick()?)))
+        .map(|(entry, file)| {
+            let resource = Resource {
+                value: entry.value.clone(),
+                file: Arc::clone(file),
+                old: entry.old,
+                treated: None,
+            };
+            (entry.name.clone(), resource)
+        })
         .collect()
-}
-
-/// The winners under each of the two ways to write one name.
-#[derive(Default)]
-struct Spellings {
-    /// The one that was added last.
-    last: Option<Resource>,
-    /// The last of the other way.
-    other: Option<Resource>,
-}
-
-impl Spellings {
-    fn add(&mut self, resource: Resource) {
-        let old = resource.old;
-        let before = self.last.replace(resource);
-        if before.as_ref().is_some_and(|before| before.old != old) {
-            self.other = before;
-        }
-    }
-
-    fn pick(self) -> Option<Resource> {
-        match (self.last, self.other) {
-            (Some(last), Some(other)) if last.value.is_err() && other.value.is_ok() => Some(other),
-            (last, _) => last,
-        }
-    }
 }

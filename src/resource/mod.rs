@@ -6,11 +6,14 @@
 
 pub mod base64;
 pub mod directory;
+pub mod entries;
 pub mod exposure;
 pub mod file;
 mod loaded;
 mod merge;
 pub mod name;
+pub mod parse;
+mod parsed;
 pub mod problem;
 pub mod secret;
 pub mod store;

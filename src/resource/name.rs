@@ -3,7 +3,9 @@
 //! The names of resources: KBS resource paths, and the old names that mean the same.
 
 use std::fmt;
+use std::sync::Arc;
 
+use memchr::memchr;
 use thiserror::Error;
 
 use crate::text::{Clean, EntryName, Shown};
@@ -20,7 +22,7 @@ pub const ALIASES: [(&str, &str); 5] = [
 /// The path of the registry credential.
 pub const CREDENTIAL: &str = "default/credential/test";
 
-/// What a resource is looked up by, whatever way it was written.
+/// What a resource is looked up by, whatever way it was written. Clones share the text.
 ///
 /// ```
 /// use offline_fs_kbc::resource::name::Name;
@@ -33,9 +35,9 @@ pub const CREDENTIAL: &str = "default/credential/test";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Name {
     /// `<repository>/<type>/<tag>`; an old name is kept as its path.
-    Path(String),
+    Path(Arc<str>),
     /// Anything else. No resource can be asked for by it; a key can.
-    Other(String),
+    Other(Arc<str>),
 }
 
 /// A `kbs+<plugin>://` name: plugins are a key broker's, a store of files has none.
@@ -55,9 +57,11 @@ impl Name {
     /// Only for `kbs+<plugin>://…`.
     pub fn parse(text: &str) -> Result<Self, PluginName> {
         if let Some((_, path)) = ALIASES.iter().find(|(old, _)| *old == text) {
-            return Ok(Self::Path((*path).to_owned()));
+            return Ok(Self::Path((*path).into()));
         }
-        let rest = match text.split_once("://") {
+        // Most have no colon, and a look for one byte costs a part of that for a text.
+        let scheme = memchr(b':', text.as_bytes()).and_then(|_| text.split_once("://"));
+        let rest = match scheme {
             // What comes before the first slash is the host, often empty.
             Some(("kbs", rest)) => rest.split_once('/').map_or("", |(_, path)| path),
             Some((scheme, _)) if scheme.starts_with("kbs+") => {
@@ -65,18 +69,21 @@ impl Name {
             }
             _ => text.strip_prefix('/').unwrap_or(text),
         };
-        let path = rest.split_once('?').map_or(rest, |(path, _)| path);
-        if path.split('/').count() == 3 && path.split('/').all(|segment| !segment.is_empty()) {
-            Ok(Self::Path(path.to_owned()))
+        let path = memchr(b'?', rest.as_bytes()).map_or(rest, |query| &rest[..query]);
+        if has_three_segments(path) {
+            Ok(Self::Path(path.into()))
         } else {
-            Ok(Self::Other(text.to_owned()))
+            Ok(Self::Other(text.into()))
         }
     }
 
     /// The old name of this path, if it has one.
     pub fn old(&self) -> Option<&'static str> {
         match self {
-            Self::Path(path) => ALIASES.iter().find(|(_, p)| p == path).map(|(old, _)| *old),
+            Self::Path(path) => ALIASES
+                .iter()
+                .find(|(_, p)| **p == **path)
+                .map(|(old, _)| *old),
             Self::Other(_) => None,
         }
     }
@@ -94,6 +101,15 @@ impl Name {
     }
 }
 
+fn has_three_segments(path: &str) -> bool {
+    let mut segments = path.split('/');
+    let three = [segments.next(), segments.next(), segments.next()];
+    three
+        .iter()
+        .all(|has| has.is_some_and(|text| !text.is_empty()))
+        && segments.next().is_none()
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -109,7 +125,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn path(text: &str) -> Option<String> {
+    fn path(text: &str) -> Option<Arc<str>> {
         match Name::parse(text).unwrap() {
             Name::Path(path) => Some(path),
             Name::Other(_) => None,

@@ -3,36 +3,66 @@
 //! Bytes that wipe themselves and never print.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 /// The decoded bytes of a resource or a key.
 ///
-/// Clones share the bytes, which are overwritten when the last one goes. It prints as `[redacted]`
-/// whatever formats it.
+/// Clones and parts share the bytes, which are overwritten when the last of them goes: so the values of one
+/// file lie in one piece of memory, and go together. It prints as `[redacted]` whatever formats it.
 #[derive(Clone)]
-pub struct Secret(Arc<Zeroizing<Vec<u8>>>);
+pub struct Secret {
+    all: Arc<Wiped>,
+    start: usize,
+    length: usize,
+}
+
+/// Wipes itself as a whole. `Zeroizing` overwrites what is in use byte by byte and the room behind it at once,
+/// which is many times faster; so nothing is left in use.
+struct Wiped(Zeroizing<Vec<u8>>);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
+}
 
 impl Secret {
     /// Takes the bytes over.
     pub fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
-        Self(Arc::new(bytes))
+        Self {
+            start: 0,
+            length: bytes.len(),
+            all: Arc::new(Wiped(bytes)),
+        }
+    }
+
+    /// These of its bytes, or as many of them as there are.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let start = range.start.min(self.length);
+        let end = range.end.clamp(start, self.length);
+        Self {
+            all: Arc::clone(&self.all),
+            start: self.start + start,
+            length: end - start,
+        }
     }
 
     /// The bytes. The name is long so that a reader sees each place that looks inside.
     pub fn expose(&self) -> &[u8] {
-        &self.0
+        &self.all.0[self.start..self.start + self.length]
     }
 
     /// How many bytes they are, which is no secret.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.length
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.length == 0
     }
 }
 
@@ -51,5 +81,17 @@ mod tests {
     fn debug_shows_nothing() {
         let secret = Secret::new(Zeroizing::new(b"hunter2".to_vec()));
         assert_eq!(format!("{:?}", Some(secret)), "Some([redacted])");
+    }
+
+    /// A part is never more than what it is a part of.
+    #[test]
+    fn parts_lie_within() {
+        let all = Secret::new(Zeroizing::new(b"hunter2".to_vec()));
+        let part = all.part(2..5);
+        drop(all);
+        assert_eq!(part.expose(), b"nte");
+        assert_eq!(part.part(1..3).expose(), b"te");
+        assert_eq!(part.part(1..9).expose(), b"te");
+        assert!(part.part(4..5).is_empty());
     }
 }

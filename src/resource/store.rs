@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
+use crate::resource::entries::Value;
 use crate::resource::exposure::Exposure;
-use crate::resource::file::{Kind, Value};
+use crate::resource::file::Kind;
 use crate::resource::loaded::Loaded;
 use crate::resource::merge::merge;
 use crate::resource::name::Name;
@@ -43,11 +44,32 @@ pub struct Resource {
     pub file: Arc<Path>,
     /// Whether the file has it under its old name.
     pub old: bool,
+    /// What was found in it and done to it before it is served: of most nothing, which takes no room.
+    pub treated: Option<Box<Treated>>,
+}
+
+/// What was found in a resource and done to it before it is served.
+#[derive(Clone, Debug, Default)]
+pub struct Treated {
     /// How the bytes differ from the file's, a sentence each; mostly not at all.
     pub changes: Vec<String>,
     /// What it makes a client do that gets it, where that is not what a person would expect; whether that
     /// is to be mended, and the words. Of what is refused for its content, why.
     pub consequence: Option<(bool, String)>,
+}
+
+impl Resource {
+    /// How the bytes differ from the file's.
+    pub fn changes(&self) -> &[String] {
+        self.treated
+            .as_ref()
+            .map_or(&[], |treated| &treated.changes)
+    }
+
+    /// What it makes a client do that gets it.
+    pub fn consequence(&self) -> Option<&(bool, String)> {
+        self.treated.as_ref()?.consequence.as_ref()
+    }
 }
 
 /// How a file stands.
@@ -186,7 +208,7 @@ mod tests {
         Store::new(sources.collect())
     }
 
-    fn served(store: &Store) -> Option<Result<Vec<u8>, String>> {
+    fn served(store: &Store) -> Option<Result<Vec<u8>, Box<str>>> {
         store.refresh();
         let snapshot = store.snapshot();
         let resource = snapshot.resources.get(&Name::parse(CREDENTIAL).unwrap())?;

@@ -18,8 +18,8 @@ pub fn name(text: &str, notes: &mut Notes) -> Result<Name> {
         status::invalid_argument(error)
     })?;
     notes.subject = match &name {
-        Name::Path(path) => Subject::Name(Arc::from(path.as_str())),
-        Name::Other(other) => Subject::Quoted(Arc::from(other.as_str())),
+        Name::Path(path) => Subject::Name(Arc::clone(path)),
+        Name::Other(other) => Subject::Quoted(Arc::clone(other)),
     };
     Ok(name)
 }
@@ -46,7 +46,7 @@ pub fn resource_or_key(snapshot: &Snapshot, name: &Name) -> Result<Secret> {
 /// The key of this id: one of the keys file, or else a resource that is as long as a key.
 pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
     // What is no name of ours, as a plugin's, may still be an id.
-    let name = Name::parse(kid).unwrap_or_else(|_| Name::Other(kid.to_owned()));
+    let name = Name::parse(kid).unwrap_or_else(|_| Name::Other(kid.into()));
     if let Some(key) = snapshot.keys.get(&name) {
         return usable(&name, key);
     }
@@ -79,7 +79,7 @@ pub fn explained(
             Err(status) => Some(without_credential(status, snapshot)),
             Ok(_) => {
                 let resource = snapshot.resources.get(name);
-                let consequence = resource.and_then(|resource| resource.consequence.clone());
+                let consequence = resource.and_then(|resource| resource.consequence().cloned());
                 consequence.map(|(is_warning, what)| Consequence {
                     text: format!("asked for the credential and {what}"),
                     is_warning,

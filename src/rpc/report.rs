@@ -133,8 +133,13 @@ fn entry((name, resource): (&Name, &Resource)) -> Entry {
             .as_ref()
             .map_or(0, |value| value.len() as u64),
         file: resource.file.display().to_string(),
-        problem: resource.value.as_ref().err().cloned().unwrap_or_default(),
-        changes: resource.changes.clone(),
+        problem: resource
+            .value
+            .as_ref()
+            .err()
+            .map(|reason| reason.to_string())
+            .unwrap_or_default(),
+        changes: resource.changes().to_vec(),
         ..Entry::default()
     }
 }

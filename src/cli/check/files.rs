@@ -7,9 +7,11 @@ use std::path::Path;
 use offline_fs_kbc::json;
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::base64;
+use offline_fs_kbc::resource::entries::Entries;
 use offline_fs_kbc::resource::exposure::Exposure;
-use offline_fs_kbc::resource::file::{self, Entries, Kind, MAX_ENTRIES};
+use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
+use offline_fs_kbc::resource::parse::{MAX_ENTRIES, parse};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
 use offline_fs_kbc::resource::store::{Snapshot, is_absent, of_entries, unreadable};
@@ -136,7 +138,7 @@ impl Subject<'_> {
     /// A resources or keys file.
     fn object(&mut self, text: Zeroizing<Vec<u8>>, kind: &Kind) -> Option<Credential> {
         let bytes = text.len();
-        let mut entries = match file::parse(text, kind) {
+        let mut entries = match parse(text, kind) {
             Ok(entries) => entries,
             Err(problem) => {
                 self.report
@@ -183,10 +185,8 @@ impl Subject<'_> {
         if text.len() >= AUTH_JSON_BYTES {
             self.find_all([too_large_for_delivery(text.len())]);
         }
-        let kind = Kind::Whole(Name::Path(CREDENTIAL.to_owned()));
-        let mut entries = Entries::default();
-        let name = Name::Path(CREDENTIAL.to_owned());
-        entries.by_path.insert(name, Ok(Secret::new(text)));
+        let kind = Kind::Whole(Name::Path(CREDENTIAL.into()));
+        let entries = Entries::of_one(Name::Path(CREDENTIAL.into()), Secret::new(text));
         Credential::of(&of_entries(&kind, self.path, &entries), self.mended)
     }
 
@@ -208,7 +208,7 @@ impl Subject<'_> {
             let kind = match file.path.as_str() {
                 RESOURCES => Kind::Resources,
                 KEYS => Kind::Keys,
-                AUTH_FILE => Kind::Whole(Name::Path(CREDENTIAL.to_owned())),
+                AUTH_FILE => Kind::Whole(Name::Path(CREDENTIAL.into())),
                 _ => continue,
             };
             let (path, length) = (file.path.clone(), file.content.len());
@@ -223,7 +223,7 @@ impl Subject<'_> {
                     ..problem
                 }
             };
-            match file::parse(file.content.clone(), &kind) {
+            match parse(file.content.clone(), &kind) {
                 Ok(mut entries) => {
                     let problems = std::mem::take(&mut entries.problems);
                     self.find_all(problems.into_iter().map(about));

@@ -26,7 +26,7 @@ const LISTED: usize = 10;
 pub struct Credential {
     file: PathBuf,
     /// The bytes, or why there are none.
-    value: Result<Secret, String>,
+    value: Result<Secret, Box<str>>,
     /// How long it is in the file.
     raw: usize,
 }
@@ -34,19 +34,17 @@ pub struct Credential {
 impl Credential {
     /// That of a snapshot, served by a daemon that mends it or not.
     pub fn of(snapshot: &Snapshot, mended: bool) -> Option<Self> {
-        let name = Name::Path(CREDENTIAL.to_owned());
+        let name = Name::Path(CREDENTIAL.into());
         let resource = snapshot.resources.get(&name)?;
         let served = match &resource.value {
             Ok(value) if !mended => match AuthFile::parse(value.expose()) {
                 Ok(file) if file.is_readable() => Ok(value.clone()),
-                _ => {
-                    Err("is rejected by clients as a whole (--repair-credential is off)".to_owned())
-                }
+                _ => Err("is rejected by clients as a whole (--repair-credential is off)".into()),
             },
             Ok(value) => match repair(value.expose()) {
                 Served::Untouched => Ok(value.clone()),
                 Served::Repaired { text, .. } => Ok(Secret::new(text)),
-                Served::Refused(reason) => Err(reason),
+                Served::Refused(reason) => Err(reason.into()),
             },
             Err(reason) => Err(reason.clone()),
         };

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The text of a file taken apart into its entries, each on its own.
+
+use zeroize::Zeroizing;
+
+use crate::json::{self, Fault};
+use crate::resource::entries::Entries;
+use crate::resource::file::Kind;
+use crate::resource::name::{CREDENTIAL, Name};
+use crate::resource::parsed::{Parsed, Reading};
+use crate::resource::problem::{Problem, Severity};
+use crate::resource::secret::Secret;
+
+/// The most entries of one file, far above any use, so that memory for names is bounded too.
+pub const MAX_ENTRIES: usize = 100_000;
+
+/// Parses a file's text: a JSON object of base64, or one resource as it is.
+///
+/// An entry that is wrong is kept as such and reported among the problems; the others are not
+/// touched. Of a name that comes twice the last value counts.
+///
+/// # Errors
+///
+/// The one problem of a file that can't be used as a whole: because it is no JSON object, or as a
+/// credential one that is half-written.
+pub fn parse(mut text: Zeroizing<Vec<u8>>, kind: &Kind) -> Result<Entries, Problem> {
+    if let Kind::Whole(name) = kind {
+        return whole(text, name);
+    }
+    let parsed = read(&text, kind)?;
+    // What follows needs room of its own. The text is wiped at once where none of it is in use, which is many
+    // times faster than byte by byte.
+    text.clear();
+    drop(text);
+    Ok(parsed.entries())
+}
+
+/// The one resource that the file is.
+fn whole(text: Zeroizing<Vec<u8>>, name: &Name) -> Result<Entries, Problem> {
+    // A credential that is being written must not take away what was good, as with every other file.
+    let is_json = text
+        .trim_ascii_start()
+        .first()
+        .is_none_or(|&first| first == b'{');
+    if name.as_str() == CREDENTIAL && is_json {
+        json::members(&text, MAX_ENTRIES).map_err(|error| not_an_object(error, AUTH_FILE_MEND))?;
+    }
+    if text.is_empty() {
+        // It is being written, or was left so: no reason to take away what was good.
+        let mend = "the file was left empty or is half-written: write it again";
+        return Err(Problem::of_file(Severity::Error, "empty", "empty", mend));
+    }
+    Ok(Entries::of_one(name.clone(), Secret::new(text)))
+}
+
+/// Parses the text of a resources or keys file: a JSON object of base64.
+///
+/// # Errors
+///
+/// As for [`parse`].
+pub fn parse_object(text: &[u8], kind: &Kind) -> Result<Entries, Problem> {
+    Ok(read(text, kind)?.entries())
+}
+
+fn read(text: &[u8], kind: &Kind) -> Result<Parsed, Problem> {
+    let mut reading = Reading::new(text, kind)?;
+    json::each_member(text, MAX_ENTRIES, |name, value, at| {
+        reading.add(name, value, at)
+    })
+    .map_err(|error| not_an_object(error, mend_object(kind)))?;
+    Ok(reading.finish())
+}
+
+fn not_an_object(error: json::Error, otherwise: &str) -> Problem {
+    let (code, mend) = match error.what {
+        Fault::LineBreakInString => (
+            "line-break",
+            "encode with `base64 -w 0`, which breaks no lines",
+        ),
+        Fault::Empty => (
+            "empty",
+            "the file was left empty or is half-written: write it again",
+        ),
+        Fault::CutOff => (
+            "cut-off",
+            "the file is half-written or cut off: write it again",
+        ),
+        Fault::ByteOrderMark | Fault::NotUtf8 => {
+            ("encoding", "save it as UTF-8 without a byte order mark")
+        }
+        Fault::TooManyMembers(_) => (
+            "too-many",
+            "split the file, or remove what no client asks for",
+        ),
+        Fault::NotAnObject(_) | Fault::Syntax(_) => ("not-json", otherwise),
+    };
+    let mut problem = Problem::of_file(Severity::Error, code, error.what.to_string(), mend);
+    problem.entry = error.member;
+    problem.position = error.position;
+    problem
+}
+
+/// What a credential is made by.
+const AUTH_FILE_MEND: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
+
+fn mend_object(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Keys => r#"write {"<key id>": "<output of openssl rand -base64 32>"}"#,
+        _ => {
+            r#"write {"default/credential/test": "<output of base64 -w 0>"}, or use `offline-fs-kbc pack`"#
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn owned(text: &str) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(text.as_bytes().to_vec())
+    }
+
+    fn resources(text: &str) -> Entries {
+        parse(owned(text), &Kind::Resources).unwrap_or_else(|problem| panic!("{problem}"))
+    }
+
+    fn credential(entries: &Entries) -> Result<Vec<u8>, Box<str>> {
+        let name = Name::parse(CREDENTIAL).unwrap();
+        let value = entries.get(&name).unwrap().value.clone();
+        value.map(|value| value.expose().to_vec())
+    }
+
+    /// One broken entry must not cost the others; each is reported with name, place and mend.
+    #[test]
+    fn a_broken_entry_stands_alone() {
+        let entries = resources(
+            "{\"Credential\": \"aGVsbG8\",\n \"a/b/bad\": \"aG!s\", \"a/b/list\": [1],\n \"a/b/ok\": \"eA==\"}",
+        );
+        assert_eq!(credential(&entries).unwrap(), b"hello");
+        assert_eq!(entries.len(), 4);
+        let shown: Vec<_> = entries.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "line 2 column 13: entry \"a/b/bad\": not base64: offset 2 has a character outside the alphabet; requests for it are refused; put the output of `base64 -w 0 FILE` there",
+                "line 2 column 33: entry \"a/b/list\": an array instead of a string of base64; requests for it are refused; put the output of `base64 -w 0 FILE` there",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_duplicate_counts_and_is_reported() {
+        for text in [
+            r#"{"Credential":"YQ==","Credential":"aGVsbG8="}"#,
+            r#"{"default/credential/test":"YQ==","/default/credential/test":"aGVsbG8="}"#,
+        ] {
+            let entries = resources(text);
+            assert_eq!(credential(&entries).unwrap(), b"hello");
+            assert_eq!(entries.problems.len(), 1, "{:?}", entries.problems);
+        }
+    }
+
+    /// Both names with different values are reported; with one value, or one of them broken, there is
+    /// nothing to choose.
+    #[test]
+    fn old_name_and_path_in_conflict_are_reported() {
+        let good = "aGVsbG8=";
+        for (old, path, problems) in [
+            ("YQ==", good, 1),
+            (good, good, 0),
+            (good, "!", 1),
+            ("!", good, 1),
+        ] {
+            for text in [
+                format!(r#"{{"Credential":"{old}","default/credential/test":"{path}"}}"#),
+                format!(r#"{{"default/credential/test":"{path}","Credential":"{old}"}}"#),
+            ] {
+                let entries = resources(&text);
+                assert_eq!(entries.len(), 1, "{text}");
+                assert_eq!(entries.problems.len(), problems, "{text}");
+            }
+        }
+    }
+
+    /// JSON encoders may escape the slash, and a line break may stand escaped.
+    #[test]
+    fn escapes_are_undone() {
+        let entries = resources(r#"{"Credential":"Pz8\/\nPz8/"}"#);
+        assert_eq!(credential(&entries).unwrap(), b"??????");
+    }
+
+    #[test]
+    fn a_key_has_32_bytes() {
+        let long = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let text = format!(r#"{{"good":"{long}","short":"AAAA"}}"#);
+        let entries = parse(owned(&text), &Kind::Keys).ok().unwrap();
+        assert_eq!(entries.problems.len(), 1);
+        assert!(
+            entries.problems[0]
+                .to_string()
+                .contains("\"short\": decodes to 3 bytes")
+        );
+    }
+
+    #[test]
+    fn a_file_in_lines_names_the_mend() {
+        let problem = parse(owned("{\"Credential\":\"aGVs\nbG8=\"}"), &Kind::Resources)
+            .err()
+            .unwrap();
+        let shown = problem.to_string();
+        assert!(
+            shown.contains("base64 -w 0") && shown.contains("\"Credential\""),
+            "{shown}"
+        );
+    }
+}
