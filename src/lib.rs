@@ -14,6 +14,7 @@
 //! - [`userdata`] is the cloud-config by which a cloud hands a resources file to a VM.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
 //! - [`server`] knows sockets, frames and peers, and no resource.
+//! - [`watch`] notices that something happens beside files.
 //! - [`rate`] is how often messages come that peers and files cause.
 //! - [`text`] is how messages show what came from outside.
 //!
@@ -34,6 +35,7 @@ pub mod sealedsecret;
 pub mod server;
 pub mod text;
 pub mod userdata;
+pub mod watch;
 
 /// Messages and services generated from `protos/`.
 pub mod proto {

@@ -3,15 +3,16 @@
 //! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
 
 use std::env;
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use offline_fs_kbc::credential::served::Treatment;
+use offline_fs_kbc::resource::directory;
 use offline_fs_kbc::resource::file::Kind;
-use offline_fs_kbc::resource::store::Store;
-use offline_fs_kbc::resource::watch::Watch;
+use offline_fs_kbc::resource::store::{Source, Store};
 use offline_fs_kbc::rpc::report::{self, Report};
 use offline_fs_kbc::rpc::sealedsecret::Verification;
 use offline_fs_kbc::rpc::{
@@ -25,6 +26,7 @@ use offline_fs_kbc::server::listener::{self, Address, Claim};
 use offline_fs_kbc::server::method::Method;
 use offline_fs_kbc::server::router::Router;
 use offline_fs_kbc::server::{Serving, endpoint, notify};
+use offline_fs_kbc::watch::Watch;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -148,11 +150,7 @@ impl Serve {
         }
         let sources = self.files.sources(&self.root, config::credentials());
         // Before the first load, so that no change after it is missed.
-        let is_directory = |kind: &Kind| *kind == Kind::Directory;
-        let watched = sources
-            .iter()
-            .map(|source| (source.path.clone(), is_directory(&source.kind)));
-        let watch = Watch::new(watched.collect());
+        let watch = watch_over(&sources);
         let treatment = Treatment {
             repair: self.repair_credential == Switch::On,
             empty: self.empty_credential,
@@ -283,6 +281,21 @@ enum Claims {
     Ours(Vec<Claimed>),
     /// Nothing: another process answers everywhere.
     AllLive,
+}
+
+/// A watch over the sources' files, and over the directories of those that are directories.
+fn watch_over(sources: &[Source]) -> io::Result<Watch> {
+    let paths = sources.iter().map(|source| source.path.clone()).collect();
+    let directories = sources
+        .iter()
+        .filter(|source| source.kind == Kind::Directory);
+    let directories: Vec<_> = directories.map(|source| source.path.clone()).collect();
+    Watch::new(paths, move || {
+        let lists = directories
+            .iter()
+            .filter_map(|path| directory::list(path).ok());
+        lists.flat_map(|list| list.directories).collect()
+    })
 }
 
 /// Takes each address on its own. What another process answers on is left to it: the unit's instance

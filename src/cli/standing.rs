@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use offline_fs_kbc::rate::{self, Rate};
 use offline_fs_kbc::resource::problem::Severity;
 use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
-use offline_fs_kbc::resource::watch::Watch;
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::server::notify;
+use offline_fs_kbc::watch::Watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 

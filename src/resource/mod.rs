@@ -17,4 +17,3 @@ mod parsed;
 pub mod problem;
 pub mod secret;
 pub mod store;
-pub mod watch;

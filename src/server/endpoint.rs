@@ -16,6 +16,7 @@ use tracing::{error, info};
 use crate::server::limits::{PATH_CHECK, TAKE_OVER_PAUSE};
 use crate::server::listener::{self, Address, Bound, Claim, Mark};
 use crate::server::{Kept, Serving};
+use crate::watch::Watch;
 
 /// Serves `address` until the end. While another process answers there it waits, and takes over when
 /// that one is gone. Connections that were `kept` from another process are served at once.
@@ -79,8 +80,16 @@ pub async fn serve(
 
 /// Waits until the path is no longer the socket that was bound there.
 async fn lost(mark: &Mark) {
+    let mut watch = Watch::new(vec![mark.path().to_owned()], Vec::new).ok();
     while mark.is_there() {
-        sleep(PATH_CHECK).await;
+        match &mut watch {
+            Some(seen) => {
+                if seen.changed().await.is_err() {
+                    watch = None;
+                }
+            }
+            None => sleep(PATH_CHECK).await,
+        }
     }
 }
 

@@ -62,8 +62,8 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// The pause between two attempts at that lock.
 pub const LOCK_RETRY: Duration = Duration::from_millis(20);
 
-/// The pause between two looks at whether a path still is the socket that was bound there: kata-agent
-/// takes one away, but once in a VM's life, and an idle daemon should hardly wake.
+/// The pause between two looks at whether a path still is the socket that was bound there, where the kernel
+/// has no watch left that would tell: kata-agent takes one away, but once in a VM's life.
 pub const PATH_CHECK: Duration = Duration::from_secs(10);
 
 /// The least time between two attempts to take over an address that another process answers.

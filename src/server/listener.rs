@@ -223,6 +223,11 @@ impl Mark {
         Self { path, file }
     }
 
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether it is. It can't be told any more once the socket is closed.
     pub fn is_there(&self) -> bool {
         self.file.is_some() && file_at(&self.path) == self.file

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Notices that something happens beside the files, so that log and status follow without a request.
+//! Notices that something happens beside files, so that who looks at them needs no clock.
 //!
 //! A convenience and no more: what is served rests on a comparison at each request. So nothing is lost
 //! where a watch can't be had, or misses something.
@@ -15,8 +15,6 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
-
-use crate::resource::directory;
 
 /// How long is waited after something happened: a file that is being written should be whole when it is
 /// looked at, and a busy directory is looked at no more often than this.
@@ -37,10 +35,14 @@ const EVENTS: AddWatchFlags = AddWatchFlags::IN_ATTRIB
 /// A watch over the directories of some files, whether or not these exist.
 pub struct Watch {
     inotify: AsyncFd<Events>,
-    /// Each with whether it is a directory of files.
-    files: Vec<(PathBuf, bool)>,
+    files: Vec<PathBuf>,
+    /// What else is watched now.
+    more: Directories,
     watched: Vec<WatchDescriptor>,
 }
+
+/// Directories, as they are when it is called.
+type Directories = Box<dyn Fn() -> Vec<PathBuf> + Send>;
 
 /// The kernel's events, as the runtime wants them.
 struct Events(Inotify);
@@ -52,16 +54,20 @@ impl AsRawFd for Events {
 }
 
 impl Watch {
-    /// Watches from now on. With each path comes whether it is a directory, all of whose files count.
+    /// Watches from now on: the files at these paths, and all that is in the directories that `more` gives.
     ///
     /// # Errors
     ///
     /// Where the kernel's limits leave no watch.
-    pub fn new(files: Vec<(PathBuf, bool)>) -> io::Result<Self> {
+    pub fn new(
+        files: Vec<PathBuf>,
+        more: impl Fn() -> Vec<PathBuf> + Send + 'static,
+    ) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let mut watch = Self {
             inotify: register(Events(inotify))?,
             files,
+            more: Box::new(more),
             watched: Vec::new(),
         };
         watch.follow()?;
@@ -94,15 +100,8 @@ impl Watch {
     fn follow(&mut self) -> io::Result<()> {
         let Events(inotify) = self.inotify.get_ref();
         let mut watched = Vec::new();
-        let directories = self.files.iter().flat_map(|(path, is_directory)| {
-            let within = match is_directory {
-                true => {
-                    directory::list(path).map_or_else(|_| Vec::new(), |listing| listing.directories)
-                }
-                false => Vec::new(),
-            };
-            directories_of(path).into_iter().chain(within)
-        });
+        let directories = self.files.iter().flat_map(|path| directories_of(path));
+        let directories = directories.chain((self.more)());
         for directory in directories {
             match inotify.add_watch(&directory, EVENTS) {
                 Ok(descriptor) => watched.push(descriptor),
@@ -159,7 +158,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let file = at("volume/sub/file");
-        let mut watch = Watch::new(vec![(file.clone(), false)]).unwrap();
+        let mut watch = Watch::new(vec![file.clone()], Vec::new).unwrap();
         let steps: [(&str, &dyn Fn()); 8] = [
             ("a directory comes", &|| {
                 fs::create_dir_all(at("volume/sub")).unwrap()
