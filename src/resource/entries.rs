@@ -57,11 +57,14 @@ impl Entries {
 
     /// The entry of this name that counts.
     pub fn get(&self, name: &Name) -> Option<&Entry> {
+        counting(self.named(name), |entry| entry)
+    }
+
+    /// The entries of this name, that under the old name first.
+    pub(super) fn named(&self, name: &Name) -> &[Entry] {
         let first = self.list.partition_point(|entry| entry.name < *name);
-        let same = self.list[first..]
-            .chunk_by(|a, b| a.name == b.name)
-            .next()?;
-        counting(same, |entry| entry).filter(|entry| entry.name == *name)
+        let rest = &self.list[first..];
+        &rest[..rest.partition_point(|entry| entry.name == *name)]
     }
 
     /// How many names there are.

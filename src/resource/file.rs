@@ -194,12 +194,13 @@ fn read_regular(file: &File, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8
 
 /// Whether what is left to read of the file is this text.
 fn holds(file: &File, text: &[u8]) -> io::Result<bool> {
-    let mut part = Zeroizing::new([0; COMPARED_BYTES]);
+    // Not on the stack, which keeps what it grew to.
+    let mut part = Zeroizing::new(vec![0; COMPARED_BYTES]);
     let mut rest = text;
     // One byte more than it should have, no further.
     let mut file = file.take(text.len() as u64 + 1);
     loop {
-        let length = match file.read(&mut *part) {
+        let length = match file.read(&mut part) {
             Ok(0) => return Ok(rest.is_empty()),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::resource::entries::{self, Entries, Entry};
 use crate::resource::file::Kind;
 use crate::resource::loaded::Loaded;
-use crate::resource::name::Name;
+use crate::resource::name::{ALIASES, Name};
 use crate::resource::store::{FileStatus, Resource, Snapshot};
 
 /// A snapshot of one text alone.
@@ -28,8 +28,8 @@ pub(super) fn merge(files: &[Loaded]) -> Snapshot {
     )
 }
 
-/// An entry, and the file that has it.
-type Found<'a> = (&'a Entry, &'a Arc<Path>);
+/// The entries of a file, and its path.
+type Layer<'a> = (&'a Arc<Path>, &'a Entries);
 
 fn merge_all<'a>(
     files: impl Iterator<Item = (&'a Kind, &'a Arc<Path>, &'a Entries)>,
@@ -37,34 +37,52 @@ fn merge_all<'a>(
 ) -> Snapshot {
     let (mut resources, mut keys) = (Vec::new(), Vec::new());
     for (kind, file, entries) in files {
-        let found = match kind {
+        let layers: &mut Vec<Layer<'_>> = match kind {
             Kind::Resources | Kind::Whole(_) | Kind::Directory => &mut resources,
             Kind::Keys => &mut keys,
         };
-        found.extend(entries.iter().map(|entry| (entry, file)));
+        layers.push((file, entries));
     }
     Snapshot {
-        resources: pick(resources),
-        keys: pick(keys),
+        resources: pick(&resources),
+        keys: pick(&keys),
         files: statuses,
     }
 }
 
-/// Of each name the entry that counts. They come lowest precedence first.
-fn pick(mut found: Vec<Found<'_>>) -> BTreeMap<Name, Resource> {
-    // Those of one name keep their order.
-    found.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-    let names = found.chunk_by(|(a, _), (b, _)| a.name == b.name);
-    let picked = names.filter_map(|same| entries::counting(same, |(entry, _)| entry));
+/// Of each name the entry that counts, where the lowest layer comes first.
+fn pick(layers: &[Layer<'_>]) -> BTreeMap<Name, Resource> {
+    let mut picked = BTreeMap::new();
+    for (file, entries) in layers {
+        let entries = entries.iter();
+        let these = entries.map(|entry| (entry.name.clone(), resource(entry, file)));
+        if picked.is_empty() {
+            // Made at once, which takes less time and memory than one by one.
+            picked = these.collect();
+        } else {
+            picked.extend(these);
+        }
+    }
+    // No other names can come both ways.
+    for (_, path) in ALIASES {
+        let name = Name::Path(path.into());
+        let same = layers.iter().flat_map(|(file, entries)| {
+            let same = entries.named(&name).iter();
+            same.map(move |entry| (entry, *file))
+        });
+        let same: Vec<_> = same.collect();
+        if let Some((entry, file)) = entries::counting(&same, |(entry, _)| entry) {
+            picked.insert(name, resource(entry, file));
+        }
+    }
     picked
-        .map(|(entry, file)| {
-            let resource = Resource {
-                value: entry.value.clone(),
-                file: Arc::clone(file),
-                old: entry.old,
-                treated: None,
-            };
-            (entry.name.clone(), resource)
-        })
-        .collect()
+}
+
+fn resource(entry: &Entry, file: &Arc<Path>) -> Resource {
+    Resource {
+        value: entry.value.clone(),
+        file: Arc::clone(file),
+        old: entry.old,
+        treated: None,
+    }
 }

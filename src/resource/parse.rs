@@ -162,6 +162,35 @@ mod tests {
         }
     }
 
+    /// Problems come in the order of the text, each at its own entry, however names are written.
+    #[test]
+    fn problems_come_in_the_order_of_the_text() {
+        let entries = resources(
+            "{\"Policy\":\"YQ==\",\n\"a\\/b/c\":\"!\",\n\"z/z/z\":\"\",\n\"kbs:///a/b/c\":\"!\",\n\
+             \"/a/b/c\":\"YQ==\",\n\"z/z/z\":\"\",\n\"default/security-policy/test\":\"Yg==\"}",
+        );
+        let shown = |problem: &Problem| {
+            let line = problem.position.unwrap().line;
+            let entry = problem.entry.clone().unwrap_or_default();
+            let before = problem.what.split('"').nth(1).unwrap_or_default();
+            format!("{line} {entry} {} {before}", problem.code)
+        };
+        let shown: Vec<_> = entries.problems.iter().map(shown).collect();
+        assert_eq!(
+            shown,
+            [
+                "2 a/b/c base64 ",
+                "3 z/z/z value-empty ",
+                "4 kbs:///a/b/c base64 ",
+                "4 kbs:///a/b/c name-twice a/b/c",
+                "5 /a/b/c name-twice kbs:///a/b/c",
+                "6 z/z/z value-empty ",
+                "6 z/z/z name-twice ",
+                "1 Policy name-conflict default/security-policy/test",
+            ]
+        );
+    }
+
     /// Both names with different values are reported; with one value, or one of them broken, there is
     /// nothing to choose.
     #[test]
