@@ -3,13 +3,17 @@
 # make            the image build: a static binary at target/<triple>/release/attestation-agent
 # make build      the program for this machine, with the build host's tools
 # make demo       the main job on real input: a private image refused, then pulled
-# make test       everything that is tested
+# make test       everything that is tested without a VM
 # make test-podvm the installed daemon in a booted VM
 # make bench      footprint and speed beside floors measured in the same run; QUICK=1 is shorter
 # make soak       hours of mixed load and hostile peers; SOAK_SECONDS says how long
 # make test-long  what takes ten minutes
 # make install    into DESTDIR, below PREFIX
 # make deb, rpm   packages of that, in target/packages
+# make manual     man pages and completions; make test-manual looks through them
+# make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short is four minutes over all
+# make audit      licences, sources and duplicates of the crates
+# make dist       what a release has: docs/release.md
 
 CARGO ?= cargo
 # The oldest cargo that builds the program; Cargo.toml says the same to cargo.

@@ -18,9 +18,9 @@
 //! - [`rate`] is how often messages come that peers and files cause.
 //! - [`text`] is how messages show what came from outside.
 //!
-//! Dependencies point down this list only where they must: `resource` knows no ttrpc, `server` knows no
-//! resource. The library takes listeners and a shutdown signal; the program around it owns the
-//! sockets, the signals and the environment.
+//! `resource` knows no ttrpc and `server` no resource; `rpc`, which knows both, brings them together. The
+//! library takes listeners and a shutdown signal; the program around it owns the sockets, the signals and
+//! the environment.
 
 pub mod credential;
 pub mod json;
