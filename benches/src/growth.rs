@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use offline_fs_kbc_bench::median;
-use offline_fs_kbc_bench::process::memory;
+use offline_fs_kbc_bench::process::{Processors, memory, run_on};
 use offline_fs_kbc_bench::report::Report;
 use offline_fs_kbc_bench::server::{Kind, Place, Programs, RESOURCE, Server, resources};
 use offline_fs_kbc_bench::wire;
@@ -81,8 +81,10 @@ fn p50(pair: &[Server; 2], effort: Effort, requests: usize) -> [f64; 2] {
     let mut clients = pair.each_ref().map(Server::connect);
     let mut times: [Vec<f64>; 2] = Default::default();
     for _ in 0..effort.rounds {
-        for (client, times) in clients.iter_mut().zip(&mut times) {
+        for ((client, server), times) in clients.iter_mut().zip(pair).zip(&mut times) {
+            run_on(server.pid(), Processors::One);
             times.push(median(&mut client.latencies(requests)));
+            run_on(server.pid(), Processors::Any);
         }
     }
     times.each_mut().map(|times| median(times))

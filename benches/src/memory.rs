@@ -22,6 +22,10 @@ const MOST_IDLE: f64 = 2.0 * 1024.0;
 /// What malloc may keep that it didn't keep before, in KiB: nothing that grows with requests.
 const NO_GROWTH: f64 = 16.0;
 
+/// How long a server is left alone before it counts as idle. The daemon gives back what only the start needed
+/// one second after it.
+const SETTLED: Duration = Duration::from_millis(1_500);
+
 /// One connection, and a crowd.
 const CONNECTIONS: [usize; 2] = [1, 256];
 
@@ -58,7 +62,7 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
     row.at_most(NO_GROWTH);
 
     let server = Server::start(Kind::Daemon, programs, &place);
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(SETTLED);
     let before = wakes(server.pid());
     thread::sleep(Duration::from_millis(effort.idle));
     let woken = wakes(server.pid()) - before;
@@ -74,6 +78,7 @@ fn life(kind: Kind, programs: &Programs, place: &Place, effort: Effort) -> [Memo
         thread::sleep(Duration::from_millis(150));
         memory(server.pid())
     };
+    thread::sleep(SETTLED);
     let idle = look();
     let [one, crowd] = CONNECTIONS.map(|connections| {
         let mut clients: Vec<_> = (0..connections).map(|_| server.connect()).collect();

@@ -5,6 +5,10 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// Takes out of a program's environment what would make it a service of whatever runs this one.
 pub fn leave_service_manager(command: &mut Command) {
@@ -16,6 +20,50 @@ pub fn leave_service_manager(command: &mut Command) {
     ] {
         command.env_remove(name);
     }
+}
+
+/// Where a server and its client run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processors {
+    /// Both on one, so that nothing but their work counts.
+    One,
+    /// Each on its own, so that one has to wake the other from idle.
+    Two,
+    /// Wherever the kernel puts them.
+    Any,
+}
+
+/// Puts this thread and a server's there, as far as there are as many.
+pub fn run_on(server: u32, processors: Processors) {
+    let all = allowed();
+    let Some(first) = all.first() else {
+        return;
+    };
+    let second = all.get(1).unwrap_or(first);
+    let (ours, theirs) = match processors {
+        Processors::One => (vec![*first], vec![*first]),
+        Processors::Two => (vec![*first], vec![*second]),
+        Processors::Any => (all.clone(), all.clone()),
+    };
+    for (pid, processors) in [(0, ours), (server, theirs)] {
+        let mut set = CpuSet::new();
+        for processor in processors {
+            set.set(processor).expect("a processor");
+        }
+        let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
+        // Where it is not allowed, the kernel goes on choosing.
+        let _ = sched_setaffinity(pid, &set);
+    }
+}
+
+/// The processors that this process had at first.
+fn allowed() -> &'static Vec<usize> {
+    static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
+    ALLOWED.get_or_init(|| {
+        let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        let all = 0..CpuSet::count();
+        all.filter(|&at| set.is_set(at).unwrap_or(false)).collect()
+    })
 }
 
 /// Memory of a process, in KiB.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use offline_fs_kbc_bench::client::throughput;
+use offline_fs_kbc_bench::process::{Processors, run_on};
 use offline_fs_kbc_bench::report::Report;
 use offline_fs_kbc_bench::server::{KINDS, Place, Programs, Server};
 use offline_fs_kbc_bench::{median, quantile};
@@ -42,24 +43,32 @@ pub fn requests(report: &mut Report, programs: &Programs, effort: Effort) {
     let mut clients = servers.each_ref().map(Server::connect);
     let mut p50: [Vec<f64>; 3] = Default::default();
     let mut p99: [Vec<f64>; 3] = Default::default();
+    let mut apart: [Vec<f64>; 3] = Default::default();
     let mut rates: [Vec<f64>; 3] = Default::default();
     for _ in 0..effort.rounds {
         for at in 0..servers.len() {
+            let server = &servers[at];
+            run_on(server.pid(), Processors::One);
             let mut times = clients[at].latencies(effort.requests);
             p50[at].push(quantile(&mut times, 0.5));
             p99[at].push(quantile(&mut times, 0.99));
-            let server = &servers[at];
+            run_on(server.pid(), Processors::Two);
+            apart[at].push(median(&mut clients[at].latencies(effort.requests)));
+            run_on(server.pid(), Processors::Any);
             let time = Duration::from_millis(effort.loaded);
             let rate = throughput(&server.socket, &server.exchange, CROWD, CROWD, time);
             rates[at].push(rate);
         }
     }
     let [daemon, echo, ttrpc] = p50.each_mut().map(|times| median(times));
-    let row = report.row(SPEED, "latency p50, one client", daemon, "us");
+    let row = report.row(SPEED, "latency p50, one processor", daemon, "us");
     row.against("echo", echo).at_most(1.8);
     row.against("ttrpc crate", ttrpc);
     let [daemon, echo, ttrpc] = p99.each_mut().map(|times| median(times));
-    let row = report.row(SPEED, "latency p99, one client", daemon, "us");
+    let row = report.row(SPEED, "latency p99, one processor", daemon, "us");
+    row.against("echo", echo).against("ttrpc crate", ttrpc);
+    let [daemon, echo, ttrpc] = apart.each_mut().map(|times| median(times));
+    let row = report.row(SPEED, "latency p50, two processors", daemon, "us");
     row.against("echo", echo).against("ttrpc crate", ttrpc);
     let [daemon, echo, ttrpc] = rates.each_mut().map(|rates| median(rates));
     let row = report.row(SPEED, "answers, 8 connections x 8", daemon, "/s");

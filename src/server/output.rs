@@ -98,7 +98,7 @@ impl Output {
     fn make_room(&mut self, more: usize) -> io::Result<()> {
         if self.0.capacity() - self.0.len() < more {
             let mut larger = Vec::new();
-            let capacity = (self.0.len() + more).next_power_of_two();
+            let capacity = (self.0.len() + more).max(KEPT_BYTES).next_power_of_two();
             larger
                 .try_reserve_exact(capacity)
                 .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
