@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use protobuf::Message as _;
@@ -26,27 +27,43 @@ pub struct Router {
     /// Few enough to be looked through.
     methods: Vec<Method>,
     ledger: Arc<Ledger>,
-    before_batch: Box<dyn Fn() + Send + Sync>,
+    refresh: Box<dyn Fn() + Send + Sync>,
+    /// How many reads there were.
+    reads: AtomicU64,
+    /// How many of them were before the last refresh.
+    refreshed: AtomicU64,
 }
 
 impl Router {
-    /// Serves `methods`, and notes in `ledger` what was answered. `before_batch` is called after requests were read and before they are
-    /// answered: there the answers are brought up to date.
+    /// Serves `methods`, and notes in `ledger` what was answered. `refresh` brings the answers up to date: it is called
+    /// after requests were read and before they are answered.
     pub fn new(
         methods: Vec<Method>,
         ledger: Arc<Ledger>,
-        before_batch: impl Fn() + Send + Sync + 'static,
+        refresh: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         Self {
             methods,
             ledger,
-            before_batch: Box::new(before_batch),
+            refresh: Box::new(refresh),
+            reads: AtomicU64::new(0),
+            refreshed: AtomicU64::new(0),
         }
     }
 
-    /// To be called when requests were read and none of them is answered.
-    pub fn before_batch(&self) {
-        (self.before_batch)();
+    /// To be called when requests were read. Gives what [`Router::refresh_after`] wants before they are answered.
+    pub fn note_read(&self) -> u64 {
+        self.reads.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Brings the answers up to date unless that was done after this read: one look at the files serves all
+    /// connections that had read by then.
+    pub fn refresh_after(&self, read: u64) {
+        if self.refreshed.load(Ordering::Relaxed) < read {
+            let reads = self.reads.load(Ordering::Relaxed);
+            (self.refresh)();
+            self.refreshed.store(reads, Ordering::Relaxed);
+        }
     }
 
     /// Answers the frame of this header and body.
@@ -222,6 +239,25 @@ mod tests {
     use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
     use ttrpc::Response;
     use ttrpc::proto::MESSAGE_HEADER_LENGTH;
+
+    /// A look at the files counts for what was read before it, and for nothing that is read after.
+    #[test]
+    fn one_look_serves_all_reads_before_it() {
+        let looks = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&looks);
+        let router = Router::new(Vec::new(), Arc::default(), move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let (one, two) = (router.note_read(), router.note_read());
+        router.refresh_after(two);
+        router.refresh_after(one);
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        let three = router.note_read();
+        router.refresh_after(two);
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        router.refresh_after(three);
+        assert_eq!(looks.load(Ordering::Relaxed), 2);
+    }
 
     /// A bug in one request is that request's alone.
     #[test]
