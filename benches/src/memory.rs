@@ -24,7 +24,7 @@ const NO_GROWTH: f64 = 16.0;
 
 /// How long a server is left alone before it counts as idle. The daemon gives back what only the start needed
 /// one second after it.
-const SETTLED: Duration = Duration::from_millis(1_500);
+pub const SETTLED: Duration = Duration::from_millis(1_500);
 
 /// One connection, and a crowd.
 const CONNECTIONS: [usize; 2] = [1, 256];
