@@ -23,7 +23,8 @@ pub fn raise_descriptor_limit() {
 /// Keeps what the process holds from being written to swap; tells whether it is.
 ///
 /// Pages are locked as they are used, so nothing is held that wouldn't be. It is done only where there is
-/// no limit: under one, memory that is asked for later would be refused, and the process ended.
+/// no limit: under one, memory that is asked for later would be refused, and the process ended. The
+/// program's code is not locked.
 pub fn lock_memory() -> bool {
     // nix has no name for the last.
     let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
@@ -34,7 +35,10 @@ pub fn lock_memory() -> bool {
             let _ = setrlimit(limit, 0, hard);
         }
     }
-    mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok()
+    let locked = mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok();
+    // To lock what is only read from a file would make each page of it dearer.
+    unchecked::unlock_code();
+    locked
 }
 
 /// How long after the start is what only the start needed given back: the first clients should not wait for
@@ -48,8 +52,8 @@ pub async fn settle() {
     give_back();
 }
 
-/// Gives memory that is free back to the system, and the program's code, which is not locked from then on.
-/// What runs after is read anew from the file or its cache.
+/// Gives memory that is free back to the system, and the program's code. What of it runs after is read anew from the
+/// file or its cache.
 ///
 /// The C library does it by a call that the kernel refuses for locked memory, so that is unlocked for
 /// as long as it takes; nothing else of the process runs meanwhile.

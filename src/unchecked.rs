@@ -91,11 +91,8 @@ unsafe extern "C" {
 /// Stands for the program's variables.
 static WRITABLE: AtomicU8 = AtomicU8::new(1);
 
-/// Gives the pages of the program's code and constants back, which the kernel reads again from the file,
-/// or from its cache, where they are used. Most of what ran until now was the command line.
-///
-/// They hold no secret, and are not kept from being given back when memory is short.
-pub fn give_code_back() {
+/// The pages of the program's code and constants: where they begin, and how many bytes they are.
+fn code() -> Option<(*mut libc::c_void, usize)> {
     // A page is this large or a part of it, on every machine.
     const PAGE: usize = 64 << 10;
     let first = (&raw const __executable_start)
@@ -105,18 +102,30 @@ pub fn give_code_back() {
     let writable = (&raw const WRITABLE).addr();
     // No linker lays it out so; one that did would have its variables lost.
     if after <= first || (first..after).contains(&writable) {
-        return;
+        return None;
     }
-    let length = after - first;
-    let first = (&raw const __executable_start)
-        .with_addr(first)
-        .cast_mut()
-        .cast::<libc::c_void>();
-    // SAFETY: whole pages between two of the linker's marks, all of them of the program's file, private
-    // and mapped without the right to write. So what is read there after is what was read before.
-    // An error changes nothing.
-    unsafe {
-        if libc::munlock(first, length) == 0 {
+    let start = (&raw const __executable_start).with_addr(first);
+    Some((start.cast_mut().cast(), after - first))
+}
+
+/// Lets the pages of the program's code and constants be given back when memory is short. They hold no secret.
+pub fn unlock_code() {
+    if let Some((first, length)) = code() {
+        // SAFETY: it changes nothing that is read or written. An error changes nothing at all.
+        unsafe {
+            libc::munlock(first, length);
+        }
+    }
+}
+
+/// Gives those pages back, which the kernel reads again from the file, or from its cache, where they are used.
+/// Most of what ran until now was the command line.
+pub fn give_code_back() {
+    if let Some((first, length)) = code() {
+        // SAFETY: whole pages between two of the linker's marks, all of them of the program's file, private
+        // and mapped without the right to write. So what is read there after is what was read before.
+        // An error, as for pages that are locked, changes nothing.
+        unsafe {
             libc::madvise(first, length, libc::MADV_DONTNEED);
         }
     }

@@ -35,29 +35,41 @@ pub enum Processors {
 
 /// Puts this thread and a server's there, as far as there are as many.
 pub fn run_on(server: u32, processors: Processors) {
-    let all = allowed();
-    let Some(first) = all.first() else {
-        return;
-    };
-    let second = all.get(1).unwrap_or(first);
     let (ours, theirs) = match processors {
-        Processors::One => (vec![*first], vec![*first]),
-        Processors::Two => (vec![*first], vec![*second]),
-        Processors::Any => (all.clone(), all.clone()),
+        Processors::One => (nth(0), nth(0)),
+        Processors::Two => (nth(0), nth(1)),
+        Processors::Any => (allowed(), allowed()),
     };
-    for (pid, processors) in [(0, ours), (server, theirs)] {
-        let mut set = CpuSet::new();
-        for processor in processors {
-            set.set(processor).expect("a processor");
-        }
-        let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
-        // Where it is not allowed, the kernel goes on choosing.
-        let _ = sched_setaffinity(pid, &set);
+    keep_to(0, ours);
+    keep_to(server, theirs);
+}
+
+/// Puts this thread where the server that it starts next is to run: before the server's first instruction there is
+/// nothing else to put there.
+pub fn start_apart() {
+    keep_to(0, nth(1));
+}
+
+/// Keeps a process, or this thread where it is 0, to these processors. Where that is not allowed, the kernel goes on
+/// choosing.
+fn keep_to(pid: u32, processors: &[usize]) {
+    let mut set = CpuSet::new();
+    for processor in processors {
+        set.set(*processor).expect("a processor");
     }
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    let _ = sched_setaffinity(pid, &set);
+}
+
+/// One of the processors, the last of them where there are not as many.
+fn nth(at: usize) -> &'static [usize] {
+    let all = allowed();
+    let at = at.min(all.len().saturating_sub(1));
+    all.get(at..=at).unwrap_or_default()
 }
 
 /// The processors that this process had at first.
-fn allowed() -> &'static Vec<usize> {
+fn allowed() -> &'static [usize] {
     static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
     ALLOWED.get_or_init(|| {
         let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();

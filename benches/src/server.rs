@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 use crate::client::{Client, Exchange, PATIENCE, learn};
-use crate::process::leave_service_manager;
+use crate::process::{Processors, leave_service_manager, run_on, start_apart};
 use crate::wire;
 
 /// The path of the resource that is asked for.
@@ -133,8 +133,10 @@ impl Server {
         let _ = fs::remove_file(&socket);
         let exchange = place.exchange();
         let mut command = command(kind, programs, place, &exchange);
+        start_apart();
         let start = Instant::now();
         let child = command.spawn().expect("the program starts");
+        run_on(child.id(), Processors::Two);
         let mut server = Self {
             child,
             socket,
@@ -150,6 +152,7 @@ impl Server {
         };
         client.ask().expect("a first answer");
         server.started = start.elapsed();
+        run_on(server.pid(), Processors::Any);
         if kind != Kind::Echo {
             // The length was right; now the content.
             let request = &server.exchange.request;

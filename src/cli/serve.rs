@@ -149,8 +149,7 @@ impl Serve {
             warn!("swap is active, and secrets may be written to it; `swapoff -a`");
         }
         let sources = self.files.sources(&self.root, config::credentials());
-        // Before the first load, so that no change after it is missed.
-        let watch = watch_over(&sources);
+        let watched = sources.clone();
         let treatment = Treatment {
             repair: self.repair_credential == Switch::On,
             empty: self.empty_credential,
@@ -213,7 +212,7 @@ impl Serve {
         let failed = tokio::select! {
             () = signals => None,
             () = notify::keep_alive() => None,
-            () = standing.follow(watch) => None,
+            () = standing.follow(|| watch_over(&watched)) => None,
             // An endpoint ends by itself only where the runtime doesn't take its socket.
             Some(ended) = endpoints.join_next() => ended?.err(),
         };

@@ -13,6 +13,7 @@ use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::server::notify;
 use offline_fs_kbc::watch::Watch;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -68,7 +69,12 @@ impl Standing {
 
     /// Looks at the files when something happens to them, for the log and the service manager. Never
     /// ends.
-    pub async fn follow(&self, watch: io::Result<Watch>) {
+    pub async fn follow(&self, watch: impl FnOnce() -> io::Result<Watch>) {
+        // Who is waiting for the daemon comes first.
+        yield_now().await;
+        let watch = watch();
+        // What changed between the load and the watch.
+        self.refresh();
         let lost = match watch {
             Ok(mut watch) => loop {
                 // A while after the last change there is room to say what there was no room for.
