@@ -2,8 +2,8 @@
 
 //! Notices that something happens beside files, so that who looks at them needs no clock.
 //!
-//! A convenience and no more: what is served rests on a comparison at each request. So nothing is lost
-//! where a watch can't be had, or misses something.
+//! A convenience and no more: what is served rests on a comparison at each request, and whether a socket's path still is
+//! there is looked at by the clock too, if seldom. So nothing is lost where a watch can't be had, or misses something.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};

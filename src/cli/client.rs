@@ -3,10 +3,14 @@
 //! Asking a running daemon.
 
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::server::listener::Address;
 use protobuf::Message;
@@ -14,7 +18,8 @@ use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, MessageHeader, Request, Response};
 
 /// How long the daemon may take: the deadline that clients had for most of 2023.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(DEADLINE_SECONDS as u64);
+const DEADLINE_SECONDS: i64 = 10;
 
 /// The one request's stream; a client's are odd.
 const STREAM: u32 = 1;
@@ -29,12 +34,13 @@ pub fn call<A: Message>(
     (service, method): (&str, &str),
     request: &impl Message,
 ) -> anyhow::Result<A> {
-    let stream = UnixStream::connect(address.path()).map_err(|error| {
+    let stream = connect(address).map_err(|error| {
         let what = match error.kind() {
             io::ErrorKind::NotFound => {
                 "there is no socket; `systemctl start offline-fs-kbc` starts the daemon"
             }
             io::ErrorKind::PermissionDenied => "only root may connect",
+            io::ErrorKind::WouldBlock => "it listens and is too busy; is it stopped?",
             _ => "nobody answers; `systemctl status offline-fs-kbc` shows the daemon",
         };
         anyhow!(error).context(format!("{address}: {what}"))
@@ -58,6 +64,15 @@ pub fn call<A: Message>(
     }
     A::parse_from_bytes(&response.payload)
         .with_context(|| format!("{address} answers what does not decode"))
+}
+
+/// Connects, which waits where many others do; it waits no longer than for an answer.
+fn connect(address: &Address) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    setsockopt(&stream, SendTimeout, &TimeVal::seconds(DEADLINE_SECONDS))?;
+    socket::connect(stream.as_raw_fd(), &UnixAddr::new(address.path())?)?;
+    Ok(stream.into())
 }
 
 fn is_late(error: &io::Error) -> bool {

@@ -16,7 +16,7 @@ use crate::resource::entries::Entries;
 use crate::resource::file::{self, Identity, Kind};
 use crate::resource::name::Name;
 use crate::resource::parse;
-use crate::resource::problem::{Problem, Severity};
+use crate::resource::problem::{NO_MEMORY, Problem, Severity};
 use crate::resource::store::{FileState, FileStatus, LOGGED_PROBLEMS, Source};
 use crate::text::count;
 
@@ -163,6 +163,10 @@ impl Loaded {
                         };
                         self.entries = entries;
                         (seen, state)
+                    }
+                    // There may be some at the next look.
+                    Err(problem) if problem.code == NO_MEMORY => {
+                        (Seen::Unreadable, self.failed(problem))
                     }
                     Err(problem) => (seen, self.failed(problem)),
                 }

@@ -16,7 +16,7 @@ use crate::resource::base64;
 use crate::resource::entries::{Entries, Entry};
 use crate::resource::file::{Kind, MAX_FILE_BYTES};
 use crate::resource::name::{CREDENTIAL, Name};
-use crate::resource::problem::{Problem, Severity};
+use crate::resource::problem::{NO_MEMORY, Problem, Severity};
 use crate::resource::secret::Secret;
 use crate::text::EntryName;
 
@@ -56,7 +56,7 @@ impl<'a> Reading<'a> {
         if bytes.try_reserve_exact(room).is_err() {
             let what = format!("no memory for the {room} bytes that it may decode to");
             let mend = "give the process more memory, or make the file smaller";
-            return Err(Problem::of_file(Severity::Error, "no-memory", what, mend));
+            return Err(Problem::of_file(Severity::Error, NO_MEMORY, what, mend));
         }
         Ok(Self {
             text,
@@ -206,10 +206,26 @@ impl Found {
     }
 }
 
+/// The same bytes in a place that is not much larger: it is kept, locked and wiped as a whole for as long as one of them
+/// is served, and values that are no good leave room.
+fn fitting(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+    if bytes.capacity() / 2 <= bytes.len() {
+        return bytes;
+    }
+    let mut fitting = Zeroizing::new(Vec::new());
+    match fitting.try_reserve_exact(bytes.len()) {
+        Ok(()) => {
+            fitting.extend_from_slice(&bytes);
+            fitting
+        }
+        Err(_) => bytes,
+    }
+}
+
 impl Parsed {
     /// The entries. The text need not be there any more.
     pub(super) fn entries(mut self) -> Entries {
-        let all = Secret::new(mem::take(&mut self.bytes));
+        let all = Secret::new(fitting(mem::take(&mut self.bytes)));
         let list = mem::take(&mut self.list).into_iter().map(|found| Entry {
             value: match self.why_broken(&found) {
                 Some(reason) => Err(reason.into()),

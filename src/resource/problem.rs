@@ -7,6 +7,9 @@ use std::fmt;
 use crate::json::Position;
 use crate::text::EntryName;
 
+/// The code of the problem that has nothing to do with the file: it may be gone at the next look.
+pub const NO_MEMORY: &str = "no-memory";
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

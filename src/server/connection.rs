@@ -100,7 +100,10 @@ pub async fn run(
         let mut read = router.note_read();
         if input.has_several() {
             // A busy peer is seldom alone: the others that are ready read first, and one look at the files is
-            // enough for all. A single request doesn't wait for that.
+            // enough for all. A single request doesn't wait for that. What all of them hold meanwhile is bounded.
+            if !ticket.hold(input.size() + output.size()) {
+                return Err(no_room());
+            }
             yield_now().await;
         }
         while let Some((header, body)) = input.next_frame() {

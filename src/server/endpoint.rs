@@ -5,15 +5,17 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{error, info};
 
-use crate::server::limits::{PATH_CHECK, TAKE_OVER_PAUSE};
+use crate::server::limits::{PATH_CHECK, PATH_GONE_PAUSE, TAKE_OVER_PAUSE, WATCHED_PATH_CHECK};
 use crate::server::listener::{self, Address, Bound, Claim, Mark};
 use crate::server::{Kept, Serving};
 use crate::watch::Watch;
@@ -60,12 +62,19 @@ pub async fn serve(
         };
         waiting(false);
         let listener = UnixListener::from_std(bound.listener)?;
-        tasks.spawn(super::serve(listener, bound.path, serving.clone()));
+        let gone = Arc::new(Notify::new());
+        let serve = super::serve(listener, bound.path, Arc::clone(&gone), serving.clone());
+        tasks.spawn(serve);
         tokio::select! {
-            () = lost(&bound.mark), if vigilant => {}
+            () = lost(&bound.mark), if vigilant => gone.notify_one(),
             _ = stop.wait_for(|stop| *stop) => break,
         }
         info!("{address}: the path was taken away; serving on, and waiting for it");
+        // Whoever took it is about to use it.
+        tokio::select! {
+            () = sleep(PATH_GONE_PAUSE) => {}
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
         claim = match listener::claim(&address, Duration::ZERO) {
             Ok(claim) => claim,
             Err(_) => tokio::select! {
@@ -83,8 +92,9 @@ async fn lost(mark: &Mark) {
     let mut watch = Watch::new(vec![mark.path().to_owned()], Vec::new).ok();
     while mark.is_there() {
         match &mut watch {
+            // What happens further up, as a directory that is renamed or mounted over, it doesn't see.
             Some(seen) => {
-                if seen.changed().await.is_err() {
+                if let Ok(Err(_)) = timeout(WATCHED_PATH_CHECK, seen.changed()).await {
                     watch = None;
                 }
             }

@@ -66,5 +66,13 @@ pub const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// has no watch left that would tell: kata-agent takes one away, but once in a VM's life.
 pub const PATH_CHECK: Duration = Duration::from_secs(10);
 
+/// The same where there is a watch, which doesn't see what happens further up: seldom enough to be none of the
+/// wake-ups that count.
+pub const WATCHED_PATH_CHECK: Duration = Duration::from_secs(60);
+
+/// How long a path that was taken away is left to who did it: kata-agent starts a copy then, which in a VM that
+/// boots takes a second or two.
+pub const PATH_GONE_PAUSE: Duration = Duration::from_secs(5);
+
 /// The least time between two attempts to take over an address that another process answers.
 pub const TAKE_OVER_PAUSE: Duration = Duration::from_secs(1);

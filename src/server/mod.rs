@@ -17,11 +17,12 @@ pub mod output;
 pub mod peer;
 pub mod router;
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
@@ -86,12 +87,28 @@ pub async fn resume(kept: Vec<Kept>, serving: Serving) {
     finish(connections).await;
 }
 
+/// The next connection; none ever where nobody listens.
+async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
+    match listener {
+        Some(listener) => Ok(listener.accept().await?.0),
+        None => pending().await,
+    }
+}
+
 /// Answers every peer of `listener` until the end. What has arrived by then is still answered.
+///
+/// When it is `gone` nobody is accepted any more, and it ends with the last connection.
 ///
 /// `path` is removed at the end, before connections are closed: nobody is to connect to a socket that
 /// nobody serves. Without one the socket lives on elsewhere, and who waits there is left to the next
 /// process.
-pub async fn serve(listener: UnixListener, path: Option<BoundPath>, serving: Serving) {
+pub async fn serve(
+    listener: UnixListener,
+    mut path: Option<BoundPath>,
+    gone: Arc<Notify>,
+    serving: Serving,
+) {
+    let mut listener = Some(listener);
     let mut connections = JoinSet::new();
     let mut stop = serving.stop.clone();
     let failures = Rate::new(1);
@@ -99,12 +116,26 @@ pub async fn serve(listener: UnixListener, path: Option<BoundPath>, serving: Ser
     let mut crowd = 0;
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(listener.as_ref()) => accepted,
+            () = gone.notified() => {
+                // Nobody finds it any more, but who had connected. The path is another's.
+                path = None;
+                for stream in listener.take().map(backlog).unwrap_or_default() {
+                    serving.start(stream, None, &mut connections);
+                }
+                if connections.is_empty() {
+                    return;
+                }
+                continue;
+            }
             // An error means that the sender is gone, which stops too.
             _ = stop.wait_for(|stop| *stop) => break,
             // Collects what ended, so that the set doesn't grow.
             Some(ended) = connections.join_next() => {
                 log_ended(ended);
+                if listener.is_none() && connections.is_empty() {
+                    return;
+                }
                 let left = connections.len();
                 if crowd >= limits::CROWD && left <= crowd / 4 {
                     crowd = left;
@@ -114,7 +145,7 @@ pub async fn serve(listener: UnixListener, path: Option<BoundPath>, serving: Ser
             }
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 serving.start(stream, None, &mut connections);
                 crowd = crowd.max(connections.len());
             }
@@ -126,7 +157,7 @@ pub async fn serve(listener: UnixListener, path: Option<BoundPath>, serving: Ser
             }
         }
     }
-    if let Some(path) = path {
+    if let (Some(path), Some(listener)) = (path, listener) {
         if let Err(error) = path.remove() {
             warn!("{error}");
         }

@@ -43,8 +43,8 @@ fn get_from_hub(socket: &Path) -> Vec<u8> {
     answer.Resource
 }
 
-/// Waits until the unit's instance has seen its own attestation-agent.sock; its next look is after 10 s,
-/// in which kata-agent's copy takes the path.
+/// Waits until the unit's instance has seen its own attestation-agent.sock; once that is gone it leaves it alone for
+/// 5 s, in which kata-agent's copy takes the path.
 fn is_watching(root: &Root) {
     let mut wire = Wire::connect(&root.socket_called("attestation-agent.sock"));
     wire.ask(RECORDED_G2).expect_err("another service");
