@@ -11,9 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use offline_fs_kbc::server::limits::{
-    ANSWER_TIME, FRAME_TIME, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS,
+    ANSWER_TIME, BATCH_BYTES, FRAME_TIME, FREE_BYTES, MAX_BUFFERED_BYTES, MAX_CONNECTIONS,
+    MAX_CONNECTIONS_OF_PROCESS,
 };
 
 use crate::support::daemon::{Daemon, Root, one, output, program, run, started_by};
@@ -277,6 +279,39 @@ fn a_flood_of_requests_takes_no_memory() {
     sender.join().unwrap();
     let grown = peak - before;
     assert!(grown < 1024, "grew by {grown} KiB");
+}
+
+/// Many peers that send many requests at the same moment: what all of them together make the daemon hold is
+/// bounded. Some are closed for it, and the daemon serves on.
+#[test]
+fn a_storm_of_requests_is_bounded() {
+    const PEERS: usize = 1_000;
+    raise_own_limit();
+    let root = Root::with(&one("Credential", "x"));
+    let daemon = start_quiet(&root);
+    get(&root.socket(), &g2(CREDENTIAL)).unwrap();
+    let mut peers: Vec<_> = (0..PEERS).map(|_| Wire::connect(&root.socket())).collect();
+    for peer in &mut peers {
+        assert_eq!(peer.ask(RECORDED_G2).unwrap(), b"x");
+    }
+    let before = memory(&daemon, "VmRSS");
+    // All of it is there when the daemon wakes.
+    daemon.signal(Signal::SIGSTOP);
+    let storm = RECORDED_G2.repeat(2 * BATCH_BYTES / RECORDED_G2.len());
+    for peer in &mut peers {
+        peer.0.set_nonblocking(true).unwrap();
+        let _ = peer.0.write(&storm);
+    }
+    daemon.signal(Signal::SIGCONT);
+    for peer in &mut peers {
+        peer.0.set_nonblocking(false).unwrap();
+        // An answer, or the end.
+        let _ = peer.0.read(&mut [0; 1024]);
+    }
+    answered_elsewhere(&root);
+    let grown = memory(&daemon, "VmHWM").saturating_sub(before);
+    let most = (MAX_BUFFERED_BYTES + PEERS * FREE_BYTES) as u64 >> 10;
+    assert!(grown < most + (4 << 10), "grew by {grown} KiB");
 }
 
 /// Thousands of connections, half-sent headers and announced frames at once: others are answered, and
