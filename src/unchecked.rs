@@ -18,8 +18,8 @@ use zeroize::Zeroize as _;
 
 /// The system's allocator, which overwrites what it is given back.
 ///
-/// Secrets wipe themselves; but the RPC crates copy an answer twice on its way to the socket, and
-/// those copies are plain vectors.
+/// Secrets wipe themselves; but a message has its bytes in plain vectors, those of an answer and those that came
+/// with a request.
 struct Wiping;
 
 // SAFETY: every call is handed on to the system's allocator with the caller's own arguments, so its
@@ -119,7 +119,7 @@ pub fn unlock_code() {
 }
 
 /// Gives those pages back, which the kernel reads again from the file, or from its cache, where they are used.
-/// Most of what ran until now was the command line.
+/// Most of what ran is the command line and the start, which don't come again.
 pub fn give_code_back() {
     if let Some((first, length)) = code() {
         // SAFETY: whole pages between two of the linker's marks, all of them of the program's file, private
