@@ -97,7 +97,8 @@ async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
 
 /// Answers every peer of `listener` until the end. What has arrived by then is still answered.
 ///
-/// When it is `gone` nobody is accepted any more, and it ends with the last connection.
+/// When a socket of this process's own is `gone` from its path nobody is accepted any more, and this ends with the last
+/// connection.
 ///
 /// `path` is removed at the end, before connections are closed: nobody is to connect to a socket that
 /// nobody serves. Without one the socket lives on elsewhere, and who waits there is left to the next
@@ -117,8 +118,9 @@ pub async fn serve(
     loop {
         let accepted = tokio::select! {
             accepted = accept(listener.as_ref()) => accepted,
-            () = gone.notified() => {
-                // Nobody finds it any more, but who had connected. The path is another's.
+            // Nobody finds it any more, but who had connected. The path is another's. A socket that was handed over
+            // may have its path where this process doesn't see it.
+            () = gone.notified(), if path.is_some() => {
                 path = None;
                 for stream in listener.take().map(backlog).unwrap_or_default() {
                     serving.start(stream, None, &mut connections);
