@@ -426,3 +426,29 @@ fn another_kbc_in_the_configuration_is_said() {
         daemon.log()
     );
 }
+
+/// A path that was taken away, and that nobody uses, is taken again, as often as that happens; what listened there
+/// before is closed, and who was connected is served on.
+#[test]
+fn a_path_that_nobody_uses_is_taken_again() {
+    let root = Root::with(&one("Credential", ANONYMOUS));
+    let manager = Manager::new();
+    let unit = Daemon::spawn(manager.manage(root.serve()));
+    manager.wait_for("READY=1");
+    is_watching(&root);
+    let mut wire = Wire::connect(&root.socket());
+    wire.ask(RECORDED_G2).unwrap();
+    let open = || {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", unit.pid())).unwrap();
+        descriptors.count()
+    };
+    let before = open();
+    for _ in 0..2 {
+        fs::remove_file(root.socket()).unwrap();
+        crate::support::wait_for("the path to be taken again", || {
+            live(&root, "getresource.sock").then_some(())
+        });
+        wire.ask(RECORDED_G2).unwrap();
+    }
+    crate::support::wait_for("no descriptor more", || (open() <= before).then_some(()));
+}
