@@ -36,7 +36,7 @@ DROP_INS ?=
 CDH ?=
 
 NAME := offline-fs-kbc
-HISTORIC_NAME := attestation-agent
+LEGACY_NAME := attestation-agent
 HUB_NAME := confidential-data-hub
 BIN ?= target/release/$(NAME)
 
@@ -45,7 +45,7 @@ RUST_ARCH := $(patsubst ppc64le,powerpc64le,$(ARCH))
 TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
 # Where the image build looks, which goes by its own ARCH: mid 2023, and early 2023.
 IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
-IMAGE_PLACES := $(IMAGE_DIR)/$(HISTORIC_NAME) app/$(IMAGE_DIR)/$(HISTORIC_NAME)
+IMAGE_PLACES := $(IMAGE_DIR)/$(LEGACY_NAME) app/$(IMAGE_DIR)/$(LEGACY_NAME)
 
 # Relocations of a static binary as bits and not as records, a twentieth of it, where this machine's C library applies
 # them: since 2.36. A binary for another machine would get that one's.
@@ -133,7 +133,7 @@ build: check-cargo
 install:
 	@test -x $(BIN) || { echo "BIN=$(BIN) is missing; 'make' builds the image's binary, 'make build' this machine's" >&2; exit 1; }
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/$(NAME)
-	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HISTORIC_NAME)
+	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(LEGACY_NAME)
 	if [ "$(CDH)" = 1 ]; then ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HUB_NAME); fi
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SHAREDIR)/drop-ins
 	install -m 0644 systemd/*.service systemd/*.socket $(DESTDIR)$(UNITDIR)
@@ -167,14 +167,14 @@ uninstall:
 		rm -f $(DESTDIR)$(UNITDIR)/$(NAME).service.d/$$conf $(DESTDIR)$(UNITDIR)/$(NAME)-.socket.d/$$conf; \
 	done
 	-rmdir $(DESTDIR)$(UNITDIR)/$(NAME).service.d $(DESTDIR)$(UNITDIR)/$(NAME)-.socket.d 2>/dev/null
-	@for name in $(HISTORIC_NAME) $(HUB_NAME); do \
+	@for name in $(LEGACY_NAME) $(HUB_NAME); do \
 		path=$(DESTDIR)$(PREFIX)/bin/$$name; \
 		if [ "$$(readlink $$path)" = $(NAME) ]; then rm -f $$path; fi; \
 	done
 
 # Of the image's binary, which needs nothing of the system that it gets into, and with the manual of that one.
 deb rpm: image image-manual
-	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(HISTORIC_NAME) $(PACKAGES)
+	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(LEGACY_NAME) $(PACKAGES)
 
 # The tests run the release binary, built on its own: built with the tests, it would have their
 # crates' features too. They run twice: the second time a system call that the unit doesn't allow kills.
@@ -191,7 +191,7 @@ floors: check-cargo
 
 # QUICK=1 for a shorter run. As root, since the daemon shows its memory to nobody else.
 bench: image floors
-	$(FLOORS)/offline-fs-kbc-bench $(IMAGE_DIR)/$(HISTORIC_NAME) $(FLOORS) target/bench.json \
+	$(FLOORS)/offline-fs-kbc-bench $(IMAGE_DIR)/$(LEGACY_NAME) $(FLOORS) target/bench.json \
 		$(if $(QUICK),--quick) $(BIN)
 
 # BASE= names the commit that this one is held against.
@@ -199,7 +199,7 @@ instructions:
 	tests/instructions $(BASE)
 
 soak: image floors
-	$(FLOORS)/soak $(IMAGE_DIR)/$(HISTORIC_NAME) systemd/$(NAME).service $(SOAK_SECONDS)
+	$(FLOORS)/soak $(IMAGE_DIR)/$(LEGACY_NAME) systemd/$(NAME).service $(SOAK_SECONDS)
 
 soak-short:
 	$(MAKE) soak SOAK_SECONDS=60

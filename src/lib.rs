@@ -9,7 +9,7 @@
 //! - [`resource`] reads the files, and holds the snapshot that is served.
 //! - [`keyprovider`] unwraps image layers' keys, [`sealedsecret`] opens sealed secrets; both are told
 //!   which key is meant.
-//! - [`credential`] reads `auth.json` as clients do, and mends what they would reject; [`lint`] finds what is
+//! - [`credential`] reads `auth.json` as clients do, and repairs what they would reject; [`lint`] finds what is
 //!   wrong with resources.
 //! - [`userdata`] is the cloud-config by which a cloud hands a resources file to a VM.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.

@@ -20,7 +20,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// What must be mended.
+    /// What must be repaired.
     Error,
     /// And what may have to be.
     Warn,

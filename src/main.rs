@@ -7,7 +7,7 @@ mod cli;
 mod config;
 mod logging;
 mod process;
-mod unchecked;
+mod sys;
 
 use std::env;
 use std::io::{self, Write as _};

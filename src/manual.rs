@@ -10,7 +10,7 @@ mod cli;
 mod config;
 mod logging;
 mod process;
-mod unchecked;
+mod sys;
 
 use std::fs;
 use std::io;

@@ -10,7 +10,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::time::sleep;
 
-use crate::unchecked;
+use crate::sys;
 
 /// Raises the soft limit of open descriptors to the hard one, so that the caps on connections are what
 /// bounds them. Where that fails the limit stays as it is, which is survived.
@@ -37,7 +37,7 @@ pub fn lock_memory() -> bool {
     }
     let locked = mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok();
     // To lock what is only read from a file would make each page of it dearer.
-    unchecked::unlock_code();
+    sys::unlock_code();
     locked
 }
 
@@ -59,11 +59,11 @@ pub async fn settle() {
 /// as long as it takes; nothing else of the process runs meanwhile.
 pub fn give_back() {
     let locked = munlockall().is_ok();
-    unchecked::give_back();
+    sys::give_back();
     if locked {
         lock_memory();
     }
-    unchecked::give_code_back();
+    sys::give_code_back();
 }
 
 /// Keeps what the process holds and makes to its owner: no core file, not traceable by other
@@ -72,7 +72,7 @@ pub fn give_back() {
 /// # Errors
 ///
 /// Never on Linux, where each of these is a process's own right.
-pub fn seclude() -> nix::Result<()> {
+pub fn harden() -> nix::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     prctl::set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::json;
 use crate::resource::base64;
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// The most members of a header, a payload or a key. A dozen are known.
 const MAX_MEMBERS: usize = 100;
@@ -99,7 +99,7 @@ impl<'a> Sealed<'a> {
         }
         match json::string(&header, "alg").as_deref() {
             Some("ES256") => {}
-            Some(other) => return Err(Error::Algorithm(Shown(other).to_string())),
+            Some(other) => return Err(Error::Algorithm(Quoted(other).to_string())),
             None => return Err(Error::Algorithm("none".to_owned())),
         }
         json::string(&header, "kid").ok_or(Error::Malformed("its header has no string \"kid\""))
@@ -117,7 +117,7 @@ impl<'a> Sealed<'a> {
         if verified {
             Ok(())
         } else {
-            Err(Error::Signature(Shown(kid).to_string()))
+            Err(Error::Signature(Quoted(kid).to_string()))
         }
     }
 
@@ -137,8 +137,8 @@ impl<'a> Sealed<'a> {
             "vault" if by_us => json::string(&payload, "name")
                 .ok_or(Error::Malformed("its payload has no string \"name\"")),
             "vault" | "envelope" => Err(Error::KeyService {
-                kind: Shown(&kind).to_string(),
-                provider: Shown(provider.as_deref().unwrap_or("(none)")).to_string(),
+                kind: Quoted(&kind).to_string(),
+                provider: Quoted(provider.as_deref().unwrap_or("(none)")).to_string(),
             }),
             _ => Err(Error::Malformed(
                 "its type is neither \"vault\" nor \"envelope\"",

@@ -9,9 +9,9 @@ use std::fmt;
 const SHOWN_BYTES: usize = 200;
 
 /// A text from outside: control characters and double quotes escaped, cut where it is too long.
-pub struct Clean<'a>(pub &'a str);
+pub struct Escaped<'a>(pub &'a str);
 
-impl fmt::Display for Clean<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut end = self.0.len().min(SHOWN_BYTES);
         while !self.0.is_char_boundary(end) {
@@ -42,11 +42,11 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// The same in double quotes.
-pub struct Shown<'a>(pub &'a str);
+pub struct Quoted<'a>(pub &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", Clean(self.0))
+        write!(f, "\"{}\"", Escaped(self.0))
     }
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for EntryName<'_> {
         if self.is_hidden() {
             write!(f, "(a name of {} bytes, not shown)", self.0.len())
         } else {
-            Shown(self.0).fmt(f)
+            Quoted(self.0).fmt(f)
         }
     }
 }
@@ -161,7 +161,7 @@ mod tests {
     /// A peer's name must not break a log line, nor fill it.
     #[test]
     fn shown_texts_are_short_and_printable() {
-        let shown = Shown(&format!("a\n\u{1b}[31m\"{}", "é".repeat(5000))).to_string();
+        let shown = Quoted(&format!("a\n\u{1b}[31m\"{}", "é".repeat(5000))).to_string();
         assert!(shown.starts_with(r#""a\n\u{1b}[31m\"é"#), "{shown}");
         assert!(shown.ends_with("é… (10008 bytes)\""), "{shown}");
         assert!(shown.len() < 300);

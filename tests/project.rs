@@ -212,3 +212,81 @@ fn dependencies_point_down() {
         }
     }
 }
+
+/// All sources below a directory, with its subdirectories'.
+fn sources_below(directory: &str) -> Vec<(String, String)> {
+    let mut all = sources(directory);
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            let name = entry.file_name();
+            all.extend(sources_below(&format!(
+                "{directory}/{}",
+                name.to_string_lossy()
+            )));
+        }
+    }
+    all
+}
+
+/// The paths below the crate that a source names, braces (one level of them) resolved.
+fn named_paths(text: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for root in ["crate::", "offline_fs_kbc::"] {
+        for (at, _) in text.match_indices(root) {
+            let rest = &text[at + root.len()..];
+            let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+            let end = rest.find(|c| !is_path(c)).unwrap_or(rest.len());
+            let (path, rest) = rest.split_at(end);
+            match rest.strip_prefix('{') {
+                None => paths.push(path.to_owned()),
+                Some(rest) => {
+                    let inner = rest.split('}').next().unwrap();
+                    let items = inner.split(',').map(str::trim);
+                    paths.extend(items.map(|item| format!("{path}{item}")));
+                }
+            }
+        }
+    }
+    paths
+}
+
+/// Modules that import each other can't be understood one at a time. A module and its own submodules are one here.
+#[test]
+fn no_two_modules_import_each_other() {
+    let module = |path: &str| {
+        let path = path.strip_prefix("src/").unwrap().strip_suffix(".rs");
+        let path = path.unwrap().replace('/', "::");
+        path.strip_suffix("::mod").unwrap_or(&path).to_owned()
+    };
+    let sources = sources_below("src");
+    let modules: BTreeSet<String> = sources.iter().map(|(path, _)| module(path)).collect();
+    let is_within = |a: &str, b: &str| a.starts_with(&format!("{b}::"));
+    let imports = |path: &str, text: &str| -> BTreeSet<String> {
+        let own = module(path);
+        let found = named_paths(text).into_iter().filter_map(|mut named| {
+            while !modules.contains(&named) {
+                named.truncate(named.rfind("::")?);
+            }
+            Some(named)
+        });
+        found
+            .filter(|named| *named != own && !is_within(named, &own) && !is_within(&own, named))
+            .collect()
+    };
+    let mut graph: std::collections::BTreeMap<String, BTreeSet<String>> = sources
+        .iter()
+        .map(|(path, text)| (module(path), imports(path, text)))
+        .collect();
+    assert!(graph["cli::serve"].contains("resource::store"), "{graph:?}");
+    // What imports nothing that is left is taken away, until nothing or a circle is left.
+    loop {
+        let left: BTreeSet<String> = graph.keys().cloned().collect();
+        let before = graph.len();
+        graph.retain(|_, imports| imports.iter().any(|import| left.contains(import)));
+        if graph.len() == before {
+            break;
+        }
+    }
+    assert!(graph.is_empty(), "these import each other: {graph:#?}");
+}

@@ -26,17 +26,17 @@ fuzz_target!(|input: &[u8]| {
     match repair(&text) {
         Served::Untouched => assert!(readable, "what clients reject is served as it is"),
         Served::Repaired {
-            text: mended,
+            text: repaired,
             changes,
         } => {
             assert!(!readable, "what clients can read is changed");
             assert!(!changes.is_empty());
             changes.iter().for_each(|change| say(change));
-            let again = AuthFile::parse(&mended)
+            let again = AuthFile::parse(&repaired)
                 .ok()
                 .expect("what is served parses");
             assert!(again.is_readable(), "clients reject what is served");
-            assert!(matches!(repair(&mended), Served::Untouched));
+            assert!(matches!(repair(&repaired), Served::Untouched));
             // By the last of a name, as clients take it.
             for entry in file.iter().flat_map(|file| &file.entries) {
                 let Ok(login) = &entry.login else { continue };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Command lines, the program's own and the historic ones, and the configuration files that those name.
+//! Command lines, the program's own and the legacy ones, and the configuration files that those name.
 //!
 //! An argument a line, the program's name first; after a line of a single dot, the file that takes the
 //! place of the argument FILE.
@@ -23,8 +23,8 @@ mod config;
 mod logging;
 #[path = "../../src/process.rs"]
 mod process;
-#[path = "../../src/unchecked.rs"]
-mod unchecked;
+#[path = "../../src/sys.rs"]
+mod sys;
 
 use cli::Command;
 

@@ -14,14 +14,15 @@ use offline_fs_kbc::resource::entries::Entries;
 use offline_fs_kbc::resource::file::Kind;
 use offline_fs_kbc::resource::parse::parse;
 use offline_fs_kbc::resource::problem::Problem;
-use offline_fs_kbc::resource::store::{Source, Store};
+use offline_fs_kbc::resource::snapshot::Source;
+use offline_fs_kbc::resource::store::Store;
 use offline_fs_kbc::rpc::sealedsecret::Verification;
 use offline_fs_kbc::rpc::{
     attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
 };
 use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::connection;
-use offline_fs_kbc::server::ledger::Ledger;
+use offline_fs_kbc::server::request_log::RequestLog;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::server::peer::Peer;
 use offline_fs_kbc::server::router::Router;
@@ -188,7 +189,7 @@ impl Daemon {
                 .enable_all()
                 .build()
                 .expect("a runtime"),
-            router: Arc::new(Router::new(methods, Arc::new(Ledger::default()), || {})),
+            router: Arc::new(Router::new(methods, Arc::new(RequestLog::default()), || {})),
             admission: Arc::new(Admission::new(|| {})),
             stop,
             _running: running,

@@ -8,13 +8,13 @@ use offline_fs_kbc::credential::{self, AuthFile};
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::store::{FileState, Resource, Snapshot};
+use offline_fs_kbc::resource::snapshot::{FileState, Resource, Snapshot};
 use offline_fs_kbc::text::{EntryName, count};
 
-/// What is wrong with the content of the resources, a sentence each; it begins with the file. `mended` tells
-/// whether the credential was to be mended.
-pub fn of_content(snapshot: &Snapshot, mended: bool) -> Vec<(Severity, String)> {
-    let found = lint::snapshot(snapshot, mended).into_iter();
+/// What is wrong with the content of the resources, a sentence each; it begins with the file. `repairs` tells
+/// whether the credential was to be repaired.
+pub fn of_content(snapshot: &Snapshot, repairs: bool) -> Vec<(Severity, String)> {
+    let found = lint::snapshot(snapshot, repairs).into_iter();
     let mut findings: Vec<_> = found
         .map(|(file, problem)| (problem.severity, format!("{}: {problem}", file.display())))
         .collect();
@@ -24,14 +24,14 @@ pub fn of_content(snapshot: &Snapshot, mended: bool) -> Vec<(Severity, String)> 
             format!("{}: entry {entry}", resource.file.display())
         };
         for change in resource.changes() {
-            let what = format!("{}: mended before it is served: {change}", place());
+            let what = format!("{}: repaired before it is served: {change}", place());
             findings.push((Severity::Warning, what));
         }
         if let (Err(reason), Some(_)) = (&resource.value, resource.consequence()) {
             let what = format!(
                 "{}: {reason}; requests for it are refused, and clients pull anonymously; {}",
                 place(),
-                credential::MEND
+                credential::FIX
             );
             findings.push((Severity::Error, what));
         }

@@ -63,7 +63,7 @@ enum ClientKind {
 impl Get {
     /// Prints the resource, or where it goes its size.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         let resource = self.ask()?;
         let size = resource.len();
         if let Some(path) = &self.output {

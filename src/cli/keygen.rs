@@ -15,12 +15,12 @@ use nix::fcntl::{Flock, FlockArg};
 use offline_fs_kbc::json;
 use offline_fs_kbc::keyprovider::KEY_BYTES;
 use offline_fs_kbc::random;
+use offline_fs_kbc::resource::file::is_absent;
 use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::parse::{MAX_ENTRIES, parse_object};
-use offline_fs_kbc::resource::store::is_absent;
 use offline_fs_kbc::sealedsecret::sign::PrivateKey;
-use offline_fs_kbc::text::{EntryName, Shown};
+use offline_fs_kbc::text::{EntryName, Quoted};
 use zeroize::Zeroizing;
 
 use crate::cli::private_file;
@@ -65,7 +65,7 @@ fn key_id(text: &str) -> Result<String, String> {
 impl Keygen {
     /// Makes the key.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         match (self.signing, self.name, self.keys) {
             (Some(path), _, _) => {
                 let key = PrivateKey::generate()?;
@@ -105,7 +105,7 @@ fn add(name: &str, path: &Path) -> anyhow::Result<()> {
     if let Some(member) = same {
         bail!(
             "{shown} has the key {} already, as {} at {}; keys are never replaced: choose another id",
-            Shown(name),
+            Quoted(name),
             EntryName(&member.name),
             member.position
         );

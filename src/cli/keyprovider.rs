@@ -17,7 +17,7 @@ use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::parse::parse_object;
 use offline_fs_kbc::resource::secret::Secret;
-use offline_fs_kbc::text::{Clean, Shown};
+use offline_fs_kbc::text::{Escaped, Quoted};
 use zeroize::Zeroizing;
 
 use crate::config::KEYS;
@@ -44,7 +44,7 @@ pub struct Keyprovider {
 impl Keyprovider {
     /// Answers one request.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         match Request::parse(&from_input()?)? {
             Request::Wrap { parameters, data } => {
                 let packet = self.wrap(&parameters, &data)?;
@@ -85,7 +85,7 @@ impl Keyprovider {
             (None, None) => self.key(&packet.kid)?,
         };
         let unwrapped = keyprovider::unwrap(packet, key.expose());
-        unwrapped.with_context(|| format!("the layer's key, by {}", Shown(&packet.kid)))
+        unwrapped.with_context(|| format!("the layer's key, by {}", Quoted(&packet.kid)))
     }
 
     /// The key of this id in the keys file.
@@ -104,7 +104,7 @@ impl Keyprovider {
             Some(Err(reason)) => bail!("{shown}: the key {name} {reason}"),
             None => bail!(
                 "{shown} has no key {name}; `offline-fs-kbc keygen {} --keys {shown}` makes one",
-                Clean(id)
+                Escaped(id)
             ),
         }
     }

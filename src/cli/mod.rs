@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The commands, a file each, and the historic command lines.
+//! The commands, a file each, and the legacy command lines.
 
 mod check;
 mod client;
@@ -9,19 +9,19 @@ mod document;
 mod findings;
 mod get;
 mod help;
-mod historic;
-mod inherited;
 #[cfg(feature = "tools")]
 mod keygen;
 #[cfg(feature = "tools")]
 mod keyprovider;
+mod legacy;
 #[cfg(feature = "tools")]
 mod pack;
 mod private_file;
 #[cfg(feature = "tools")]
 mod seal;
 mod serve;
-mod standing;
+mod service_status;
+mod socket_activation;
 mod status;
 #[cfg(feature = "tools")]
 mod unpack;
@@ -116,14 +116,14 @@ pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// What the command line asks for. A historic one asks to serve, whatever it says.
+/// What the command line asks for. A legacy one asks to serve, whatever it says.
 ///
 /// # Errors
 ///
 /// What to print where it means nothing, or asks for help.
 pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
-    if let Some(component) = historic_component(&args) {
-        let serve = historic::parse(component, args.get(1..).unwrap_or_default());
+    if let Some(component) = legacy_component(&args) {
+        let serve = legacy::parse(component, args.get(1..).unwrap_or_default());
         return Ok(Command::Serve(serve));
     }
     let mut command = match units(&args) {
@@ -133,7 +133,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
     if let Command::Serve(serve) = &mut command {
         let by_name = args
             .first()
-            .and_then(|arg| historic::component(Path::new(arg)));
+            .and_then(|arg| legacy::component(Path::new(arg)));
         serve.component = by_name.unwrap_or_default();
     }
     Ok(command)
@@ -171,15 +171,15 @@ fn warn(text: impl std::fmt::Display) {
 
 /// The component that the program is started as: under that one's name, or with its flags. Those had
 /// no commands, so a command is ours under any name.
-fn historic_component(args: &[OsString]) -> Option<Component> {
+fn legacy_component(args: &[OsString]) -> Option<Component> {
     let by_name = args
         .first()
-        .and_then(|arg| historic::component(Path::new(arg)));
+        .and_then(|arg| legacy::component(Path::new(arg)));
     match args.get(1).map(|arg| arg.to_string_lossy()) {
         None => by_name,
         Some(first) if ["--help", "-h", "--version", "-V"].contains(&&*first) => None,
         Some(first) if !first.starts_with('-') => None,
-        Some(first) if historic::is_flag(&first) => Some(by_name.unwrap_or_default()),
+        Some(first) if legacy::is_flag(&first) => Some(by_name.unwrap_or_default()),
         Some(_) => by_name,
     }
 }

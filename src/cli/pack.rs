@@ -17,7 +17,7 @@ use offline_fs_kbc::resource::parse::MAX_ENTRIES;
 use offline_fs_kbc::resource::problem::Problem;
 use offline_fs_kbc::rpc::getresource::answer_bytes;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
-use offline_fs_kbc::text::Shown;
+use offline_fs_kbc::text::Quoted;
 use offline_fs_kbc::{json, userdata};
 use zeroize::Zeroizing;
 
@@ -104,7 +104,7 @@ fn named_file(text: &str) -> Result<(Name, PathBuf), String> {
         name @ Name::Path(_) => Ok((name, file.into())),
         Name::Other(_) => Err(format!(
             "{} is neither <repository>/<type>/<tag> nor an old name",
-            Shown(name)
+            Quoted(name)
         )),
     }
 }
@@ -112,7 +112,7 @@ fn named_file(text: &str) -> Result<(Name, PathBuf), String> {
 impl Pack {
     /// Writes the file.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         let (output, merge) = (self.output.clone(), self.merge.clone());
         let (names, format, daemon_json) = (self.names, self.format, self.daemon_json.clone());
         if daemon_json.is_some() && format == Format::Json {
@@ -223,7 +223,7 @@ fn encode(name: &Name, file: &Path) -> anyhow::Result<Zeroizing<String>> {
         );
     }
     if name.as_str() == CREDENTIAL {
-        // What the daemon would mend an upstream agent would not.
+        // What the daemon would fix an upstream agent would not.
         let rejected = |problem: &Problem| {
             let harmless = ["credential-store", "identity-token", "login-empty"];
             let about_registry = problem.code.starts_with("registry-");

@@ -11,7 +11,7 @@ use offline_fs_kbc::resource::exposure::Exposure;
 use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::sealedsecret::sign::PrivateKey;
-use offline_fs_kbc::text::Shown;
+use offline_fs_kbc::text::Quoted;
 
 /// What `--help` and the manual show at the end.
 const EXAMPLE: &str = r"Example:
@@ -42,7 +42,7 @@ pub struct Seal {
 fn resource(text: &str) -> Result<Name, String> {
     match Name::parse(text).map_err(|error| error.to_string())? {
         name @ Name::Path(_) => Ok(name),
-        Name::Other(_) => Err(format!("{} is not <repository>/<type>/<tag>", Shown(text))),
+        Name::Other(_) => Err(format!("{} is not <repository>/<type>/<tag>", Quoted(text))),
     }
 }
 
@@ -65,7 +65,7 @@ fn key_id(text: &str) -> Result<String, String> {
 impl Seal {
     /// Prints the sealed secret.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         let shown = self.key.display();
         let content = file::read(&self.key).with_context(|| format!("can't read {shown}"))?;
         let exposure = content

@@ -9,21 +9,22 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use offline_fs_kbc::credential::served::Treatment;
+use offline_fs_kbc::credential::served::Delivery;
 use offline_fs_kbc::resource::directory;
 use offline_fs_kbc::resource::file::Kind;
-use offline_fs_kbc::resource::store::{Source, Store};
+use offline_fs_kbc::resource::snapshot::Source;
+use offline_fs_kbc::resource::store::Store;
 use offline_fs_kbc::rpc::report::{self, Report};
 use offline_fs_kbc::rpc::sealedsecret::Verification;
 use offline_fs_kbc::rpc::{
     attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
 };
 use offline_fs_kbc::server::admission::Admission;
-use offline_fs_kbc::server::keep::Keep;
-use offline_fs_kbc::server::ledger::Ledger;
+use offline_fs_kbc::server::fdstore::FdStore;
 use offline_fs_kbc::server::limits::LOCK_WAIT;
 use offline_fs_kbc::server::listener::{self, Address, Claim};
 use offline_fs_kbc::server::method::Method;
+use offline_fs_kbc::server::request_log::RequestLog;
 use offline_fs_kbc::server::router::Router;
 use offline_fs_kbc::server::{Serving, endpoint, notify};
 use offline_fs_kbc::watch::Watch;
@@ -32,8 +33,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::cli::inherited::Inherited;
-use crate::cli::standing::Standing;
+use crate::cli::service_status::ServiceStatus;
+use crate::cli::socket_activation::Activation;
 use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
 use crate::logging::{self, LogLevel};
 use crate::process;
@@ -61,7 +62,7 @@ pub struct Serve {
     #[arg(long)]
     pub skip_sealed_secret_verification: bool,
 
-    /// Mend a credential that clients would reject as a whole, and refuse one that can't be mended
+    /// Repair a credential that clients would reject as a whole, and refuse one that can't be repaired
     #[arg(long, value_name = "on|off", default_value = "on")]
     pub repair_credential: Switch,
 
@@ -104,16 +105,16 @@ impl Serve {
     /// address already.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log_level);
-        process::seclude()?;
+        process::harden()?;
         process::raise_descriptor_limit();
-        let inherited = Inherited::take();
+        let activation = Activation::take();
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
-            .block_on(self.serve(inherited))
+            .block_on(self.serve(activation))
     }
 
-    async fn serve(self, mut inherited: Inherited) -> anyhow::Result<ExitCode> {
+    async fn serve(self, mut activation: Activation) -> anyhow::Result<ExitCode> {
         info!("offline-fs-kbc {}", env!("CARGO_PKG_VERSION"));
         if !process::lock_memory() {
             warn!(
@@ -133,10 +134,10 @@ impl Serve {
         let mut hangup = signal(SignalKind::hangup())?;
 
         let mut sockets = self.sockets.clone();
-        let beyond = inherited.choose(&mut sockets);
+        let beyond = activation.choose(&mut sockets);
         let mut addresses = sockets.addresses(&self.root, self.component)?;
         addresses.extend(beyond);
-        let claims = match claim(addresses, &mut inherited)? {
+        let claims = match claim(addresses, &mut activation)? {
             Claims::Ours(claims) => claims,
             Claims::AllLive => return Ok(ExitCode::SUCCESS),
         };
@@ -150,26 +151,26 @@ impl Serve {
         }
         let sources = self.files.sources(&self.root, config::credentials());
         let watched = sources.clone();
-        let treatment = Treatment {
+        let delivery = Delivery {
             repair: self.repair_credential == Switch::On,
             empty: self.empty_credential,
         };
-        let store = Store::finished_by(sources, move |snapshot| treatment.apply(snapshot));
+        let store = Store::finished_by(sources, move |snapshot| delivery.apply(snapshot));
         let store = Arc::new(store);
         store.refresh();
-        let standing = Arc::new(Standing::new(Arc::clone(&store), treatment.repair));
-        let line = standing.look();
+        let service_status = Arc::new(ServiceStatus::new(Arc::clone(&store), delivery.repair));
+        let line = service_status.look();
 
         let (stop, stopped) = watch::channel(false);
         let admission = Arc::new(Admission::new(process::give_back));
-        let keep = Arc::new(Keep::new(notify::store_size()));
-        let ledger = Arc::new(Ledger::default());
-        let summary = Arc::clone(&standing);
+        let fdstore = Arc::new(FdStore::new(notify::store_size()));
+        let request_log = Arc::new(RequestLog::default());
+        let summary = Arc::clone(&service_status);
         let report = Arc::new(Report {
             version: env!("CARGO_PKG_VERSION"),
             store: Arc::clone(&store),
             admission: Arc::clone(&admission),
-            ledger: Arc::clone(&ledger),
+            request_log: Arc::clone(&request_log),
             summary: Box::new(move || summary.line()),
         });
         let mut endpoints = JoinSet::new();
@@ -180,23 +181,23 @@ impl Serve {
                 .flat_map(|&role| self.services(role, &store))
                 .chain(report::service(Arc::clone(&report)))
                 .collect();
-            let refreshed = Arc::clone(&standing);
+            let refreshed = Arc::clone(&service_status);
             let serving = Serving {
-                router: Arc::new(Router::new(methods, Arc::clone(&ledger), move || {
+                router: Arc::new(Router::new(methods, Arc::clone(&request_log), move || {
                     refreshed.refresh();
                 })),
                 admission: Arc::clone(&admission),
-                keep: Arc::clone(&keep),
+                fdstore: Arc::clone(&fdstore),
                 stop: stopped.clone(),
             };
-            let kept = inherited.connections(&address);
-            let standing = Arc::clone(&standing);
+            let kept = activation.connections(&address);
+            let service_status = Arc::clone(&service_status);
             endpoints.spawn(async move {
-                let waiting = |waits| standing.waiting(&address, waits);
+                let waiting = |waits| service_status.waiting(&address, waits);
                 endpoint::serve(address.clone(), claim, vigilant, kept, serving, waiting).await
             });
         }
-        inherited.close_rest();
+        activation.close_rest();
         notify::ready(&line);
         tokio::spawn(process::settle());
 
@@ -205,14 +206,14 @@ impl Serve {
                 tokio::select! {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
-                    _ = hangup.recv() => standing.reload(),
+                    _ = hangup.recv() => service_status.reload(),
                 }
             }
         };
         let failed = tokio::select! {
             () = signals => None,
             () = notify::keep_alive() => None,
-            () = standing.follow(|| watch_over(&watched)) => None,
+            () = service_status.follow(|| watch_over(&watched)) => None,
             // An endpoint ends by itself only where the runtime doesn't take its socket.
             Some(ended) = endpoints.join_next() => ended?.err(),
         };
@@ -301,13 +302,13 @@ fn watch_over(sources: &[Source]) -> io::Result<Watch> {
 /// waits for it, a copy started by hand or by kata-agent does not.
 fn claim(
     addresses: Vec<(Address, Vec<Role>)>,
-    inherited: &mut Inherited,
+    activation: &mut Activation,
 ) -> anyhow::Result<Claims> {
     let is_unit = notify::is_unit();
     let mut claims = Vec::new();
     let mut failed = false;
     for (address, roles) in addresses {
-        if let Some(bound) = inherited.listener(&address) {
+        if let Some(bound) = activation.listener(&address) {
             info!("listening on {address}, by the service manager's socket");
             claims.push((address, roles, Claim::Bound(bound)));
             continue;

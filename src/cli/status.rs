@@ -43,7 +43,7 @@ pub struct Status {
 impl Status {
     /// Prints it.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         let addresses = match &self.socket {
             Some(address) => vec![address.clone()],
             None => default_addresses(&self.root)?,
@@ -216,7 +216,7 @@ fn list(text: &mut String, heading: &str, entries: &[Entry]) {
             );
         }
         for change in &entry.changes {
-            let _ = writeln!(text, "    mended: {change}");
+            let _ = writeln!(text, "    repaired: {change}");
         }
     }
 }

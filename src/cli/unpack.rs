@@ -19,7 +19,7 @@ use offline_fs_kbc::resource::entries::Entry;
 use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::parse::parse_object;
-use offline_fs_kbc::text::{Clean, EntryName, count};
+use offline_fs_kbc::text::{EntryName, Escaped, count};
 
 use crate::config::kind_of;
 
@@ -50,7 +50,7 @@ pub struct Unpack {
 impl Unpack {
     /// Writes the files.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         let shown = self.file.display();
         let content = file::read(&self.file).with_context(|| format!("can't read {shown}"))?;
         let entries = match parse_object(&content.text, &kind_of(&self.file)) {
@@ -72,7 +72,7 @@ impl Unpack {
                 Ok(()) => {
                     let path = self.directory.join(name.as_str());
                     let path = path.display().to_string();
-                    super::print(format!("{}: {} bytes\n", Clean(&path), value.len()))?;
+                    super::print(format!("{}: {} bytes\n", Escaped(&path), value.len()))?;
                 }
                 Err(error) => problems.push(format!(
                     "entry {}: not written: {error}",

@@ -12,7 +12,7 @@ use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::sealedsecret::{PublicKey, Sealed};
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
-use offline_fs_kbc::text::Clean;
+use offline_fs_kbc::text::Escaped;
 
 /// What `--help` and the manual show at the end.
 const EXAMPLE: &str = "Example:
@@ -43,7 +43,7 @@ pub struct Unseal {
 impl Unseal {
     /// Verifies it.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         let text = match self.secret.as_str() {
             "-" => from_input()?,
             text => text.to_owned(),
@@ -72,16 +72,16 @@ impl Unseal {
         if self.show {
             let or_none = |text: &Option<String>| {
                 let text = text.as_deref().unwrap_or("(none)");
-                Clean(text).to_string()
+                Escaped(text).to_string()
             };
-            let mut lines = format!("type: {}\n", Clean(&payload.kind));
+            let mut lines = format!("type: {}\n", Escaped(&payload.kind));
             match payload.kind.as_str() {
                 "envelope" => lines += &format!("key: {}\n", or_none(&payload.key_id)),
                 _ => lines += &format!("name: {}\n", or_none(&payload.name)),
             }
             lines += &format!("provider: {}\n", or_none(&payload.provider));
             match &signer {
-                Ok(kid) => lines += &format!("signer: {}\n", Clean(kid)),
+                Ok(kid) => lines += &format!("signer: {}\n", Escaped(kid)),
                 Err(error) => lines += &format!("signer: unknown: {error}\n"),
             }
             lines += &format!("signature: {signature}\n");

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clap::ValueEnum as _;
 use offline_fs_kbc::resource::file;
-use offline_fs_kbc::text::{Clean, Shown};
+use offline_fs_kbc::text::{Escaped, Quoted};
 use serde_json::Value;
 
 use crate::config::{Choice, kbc};
@@ -35,7 +35,7 @@ impl ComponentFile {
         let mut found = Self::default();
         // As kata-agent passes it on, which is not to break a line of the log.
         let shown = path.display().to_string();
-        let shown = Clean(&shown);
+        let shown = Escaped(&shown);
         let table = file::read(path)
             .map_err(|error| format!("{shown}: can't be read: {error}; defaults are used"))
             .and_then(|content| parse(&content.text).map_err(|error| format!("{shown}: {error}")));
@@ -56,7 +56,7 @@ impl ComponentFile {
                 Ok(choice) => self.socket = Some(choice),
                 Err(error) => self.mistakes.push(format!(
                     "{file}: socket = {}: {error}; the default address is served instead",
-                    Shown(&address)
+                    Quoted(&address)
                 )),
             },
             ("skip_sealed_secret_verification", Value::Bool(skip)) => {
@@ -92,7 +92,7 @@ impl ComponentFile {
     }
 
     fn ignore(&mut self, file: &str, what: &str) {
-        let what = Clean(what);
+        let what = Escaped(what);
         self.warnings.push(format!("{file}: ignored: {what}"));
     }
 }

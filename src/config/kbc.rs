@@ -6,7 +6,7 @@ use std::env;
 
 use offline_fs_kbc::resource::file;
 use offline_fs_kbc::rpc::getresource::KBC_NAME;
-use offline_fs_kbc::text::Shown;
+use offline_fs_kbc::text::Quoted;
 
 use crate::config::Root;
 
@@ -49,7 +49,7 @@ pub fn mismatch(place: &str, name: &str) -> Option<String> {
         format!(
             "{place} asks for the KBC {}, but this is {KBC_NAME}: nothing comes from that one; \
              install its agent, or write {KBC_NAME}::null",
-            Shown(name)
+            Quoted(name)
         )
     })
 }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
-use offline_fs_kbc::resource::store::Source;
+use offline_fs_kbc::resource::snapshot::Source;
 use offline_fs_kbc::server::listener::{Address, AddressError};
 
 /// The resources file that image builds and cloud-init write.

@@ -24,7 +24,7 @@ const MAX_REGISTRIES: usize = 10_000;
 const MAX_MEMBERS: usize = 100;
 
 /// What gives an `auth.json` with the login itself in it.
-pub const MEND: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
+pub const FIX: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
 
 /// A parsed `auth.json`.
 pub struct AuthFile<'a> {

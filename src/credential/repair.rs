@@ -3,7 +3,7 @@
 //! A credential that every client would reject as a whole, made into one that they can read.
 //!
 //! Clients keep what they get for the life of the VM, before they parse it: a credential with one
-//! unusable entry costs the VM every private image. So what can't be read is mended on the way out, or
+//! unusable entry costs the VM every private image. So what can't be read is repaired on the way out, or
 //! refused with the reason; what can be read goes out untouched.
 
 use zeroize::Zeroizing;
@@ -71,7 +71,7 @@ fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
     }
 }
 
-/// Writes the file anew, with its entries mended or left out. Everything else stays as it is.
+/// Writes the file anew, with its entries repaired or left out. Everything else stays as it is.
 fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
     if file.has_auths_twice() {
         changes.push("\"auths\" came more than once; the last is left".to_owned());
@@ -80,11 +80,11 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
     let mut first_reason = None;
     for entry in &file.entries {
         let key = RegistryName(&entry.key);
-        match (&entry.login, mend(entry)) {
+        match (&entry.login, repair_entry(entry)) {
             (Ok(_), _) => entries.push((&entry.key, Zeroizing::new(entry.value.to_owned()))),
-            (Err(_), Some((mended, how))) => {
+            (Err(_), Some((repaired, how))) => {
                 changes.push(format!("registry {key}: {how}"));
-                entries.push((&entry.key, mended));
+                entries.push((&entry.key, repaired));
             }
             (Err(reason), None) => {
                 changes.push(format!("registry {key}: left out: {reason}"));
@@ -123,7 +123,7 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
 }
 
 /// A usable entry in the place of an unusable one, and how it was made; none if it has no login.
-pub fn mend(entry: &AuthEntry<'_>) -> Option<(Zeroizing<String>, &'static str)> {
+pub fn repair_entry(entry: &AuthEntry<'_>) -> Option<(Zeroizing<String>, &'static str)> {
     let reason = entry.login.as_ref().err()?;
     let members = json::members(entry.value.as_bytes(), MAX_MEMBERS).ok()?;
     let (login, how) = login_of(&members, *reason)?;
@@ -227,7 +227,7 @@ mod tests {
         }
     }
 
-    /// Order and other members stay; what is mended is mended in its place.
+    /// Order and other members stay; what is repaired is repaired in its place.
     #[test]
     fn one_bad_entry_costs_only_itself() {
         let (text, changes) = repaired(

@@ -11,70 +11,70 @@ use crate::credential::AuthFile;
 use crate::credential::repair::{Served, repair};
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::secret::Secret;
-use crate::resource::store::{FileState, Resource, Snapshot, Treated};
+use crate::resource::snapshot::{FileState, Outcome, Resource, Snapshot};
 
 /// A credential that every client accepts, and finds no login in.
 const EMPTY: &str = r#"{"auths":{}}"#;
 
 /// What is done with the credential before it is served.
 #[derive(Clone, Copy, Debug)]
-pub struct Treatment {
-    /// One that clients would reject is mended, or refused if it can't be.
+pub struct Delivery {
+    /// One that clients would reject is repaired, or refused if it can't be.
     pub repair: bool,
     /// Where none is configured, one without registries is served.
     pub empty: bool,
 }
 
-impl Treatment {
-    /// Treats the credential of a snapshot.
+impl Delivery {
+    /// Prepares the credential of a snapshot.
     pub fn apply(self, snapshot: &mut Snapshot) {
         let name = Name::Path(CREDENTIAL.into());
         let is_unconfigured = is_unconfigured(snapshot);
         match snapshot.resources.get_mut(&name) {
-            Some(resource) => self.treat(resource),
+            Some(resource) => self.deliver(resource),
             None if self.empty && is_unconfigured => {
                 let mut resource = Resource {
                     value: Ok(Secret::new(Zeroizing::new(EMPTY.as_bytes().to_vec()))),
                     file: Arc::from(Path::new("--empty-credential")),
                     old: false,
-                    treated: None,
+                    outcome: None,
                 };
-                self.treat(&mut resource);
+                self.deliver(&mut resource);
                 snapshot.resources.insert(name, resource);
             }
             None => {}
         }
     }
 
-    fn treat(self, resource: &mut Resource) {
+    fn deliver(self, resource: &mut Resource) {
         let Ok(value) = &resource.value else { return };
         let served = if self.repair {
             repair(value.expose())
         } else {
             Served::Untouched
         };
-        let treated = match served {
-            Served::Untouched => Treated {
+        let outcome = match served {
+            Served::Untouched => Outcome {
                 changes: Vec::new(),
                 consequence: consequence(value.expose()),
             },
             Served::Repaired { text, changes } => {
                 let consequence = consequence(&text);
                 resource.value = Ok(Secret::new(text));
-                Treated {
+                Outcome {
                     changes,
                     consequence,
                 }
             }
             Served::Refused(reason) => {
                 resource.value = Err(reason.as_str().into());
-                Treated {
+                Outcome {
                     changes: Vec::new(),
                     consequence: Some((true, reason)),
                 }
             }
         };
-        resource.treated = Some(Box::new(treated));
+        resource.outcome = Some(Box::new(outcome));
     }
 }
 

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::json;
 use crate::keyprovider::Error;
 use crate::resource::base64;
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// The most members of a packet. Eight are known.
 const MAX_MEMBERS: usize = 100;
@@ -44,7 +44,7 @@ impl Packet {
         let provider = json::value(&members, "provider").unwrap_or("null");
         if !["null", r#""""#, r#""kbs""#].contains(&provider) {
             let provider = string("provider").unwrap_or_default();
-            let provider = Shown(&provider);
+            let provider = Quoted(&provider);
             return Err(Error::Packet(format!(
                 "its provider is {provider}; only \"kbs\" is served from files"
             )));

@@ -9,7 +9,7 @@ use ctr::cipher::{KeyIvInit as _, StreamCipher as _};
 use zeroize::Zeroizing;
 
 use crate::keyprovider::{Error, KEY_BYTES};
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// The length of GCM's tag, which follows the ciphertext, in bytes.
 const TAG_BYTES: usize = 16;
@@ -29,7 +29,7 @@ pub fn decrypt(
     match wrap_type {
         "A256GCM" => decrypt_gcm(key, iv, data).ok_or(Error::Decrypt),
         "A256CTR" | "aes_256_ctr" => decrypt_ctr(key, iv, data).ok_or(Error::Decrypt),
-        other => Err(Error::Algorithm(Shown(other).to_string())),
+        other => Err(Error::Algorithm(Quoted(other).to_string())),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::keyprovider::parameters::{self, PROVIDER, Parameters};
 use crate::keyprovider::protocol::{self, MAX_MEMBERS};
 use crate::keyprovider::{Error as Fault, KEY_BYTES, cipher};
 use crate::resource::base64 as encoded;
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// The largest request that is read. A layer's key with its parameters is under 4 KiB; a caller's own
 /// private keys, which ocicrypt sends along, are a few KiB each.
@@ -63,7 +63,7 @@ impl Request {
             Some("keywrap") => ("keywrapparams", true),
             Some("keyunwrap") => ("keyunwrapparams", false),
             Some(other) => {
-                let other = Shown(other);
+                let other = Quoted(other);
                 return Err(Fault::Protocol(format!(
                     "its op {other} is neither \"keywrap\" nor \"keyunwrap\""
                 ))

@@ -12,7 +12,7 @@ use crate::json;
 use crate::keyprovider::cipher::Algorithm;
 use crate::keyprovider::protocol::MAX_MEMBERS;
 use crate::resource::base64;
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// The provider's name in requests and in an image's annotations: what clients in a pod VM look for.
 pub const PROVIDER: &str = "attestation-agent";
@@ -58,7 +58,7 @@ impl Parameters {
                 "keypath" => found.key_path.replace(value.into()).is_some(),
                 "algorithm" => {
                     let algorithm = Algorithm::of_name(value).ok_or_else(|| {
-                        let value = Shown(value);
+                        let value = Quoted(value);
                         Error(format!(
                             "the algorithm {value} is unknown; A256GCM and A256CTR are known"
                         ))
@@ -66,7 +66,7 @@ impl Parameters {
                     found.algorithm.replace(algorithm).is_some()
                 }
                 other => {
-                    let other = Shown(other);
+                    let other = Quoted(other);
                     return Err(Error(format!(
                         "{other} is unknown; write keyid=ID or keypath=FILE, and algorithm=A256GCM or A256CTR, joined by ::"
                     )));

@@ -5,24 +5,24 @@
 use std::collections::BTreeMap;
 
 use crate::credential::find::{canonical_host, host_of_key};
-use crate::credential::repair::{decoded_again, mend, not_an_auth_file};
-use crate::credential::{AuthEntry, AuthFile, MEND};
+use crate::credential::repair::{decoded_again, not_an_auth_file, repair_entry};
+use crate::credential::{AuthEntry, AuthFile, FIX};
 use crate::resource::problem::{Problem, Severity};
-use crate::text::{RegistryName, Shown};
+use crate::text::{Quoted, RegistryName};
 
 /// What clients do with a credential that is served as it is and has what they can't read.
 const REJECTED: &str = "it is served as it is (--repair-credential is off), and clients reject the whole \
                         credential: all pulls are anonymous";
 
-/// What is wrong with the decoded bytes of a credential; `mended` tells whether the daemon mends it before it
+/// What is wrong with the decoded bytes of a credential; `repairs` tells whether the daemon repairs it before it
 /// is served. The entry of a problem is the registry, its place one in `text`.
-pub fn lint(text: &[u8], mended: bool) -> Vec<Problem> {
+pub fn lint(text: &[u8], repairs: bool) -> Vec<Problem> {
     match AuthFile::parse(text) {
-        Ok(file) => lint_file(&file, mended),
+        Ok(file) => lint_file(&file, repairs),
         Err(error) => match decoded_again(text) {
-            Some(inner) => lint_encoded_twice(&inner, mended),
+            Some(inner) => lint_encoded_twice(&inner, repairs),
             None => {
-                let meaning = match mended {
+                let meaning = match repairs {
                     true => "a request for it is refused, and clients pull anonymously",
                     false => REJECTED,
                 };
@@ -30,76 +30,80 @@ pub fn lint(text: &[u8], mended: bool) -> Vec<Problem> {
                     Severity::Error,
                     "not-an-auth-json",
                     format!("{}; {meaning}", not_an_auth_file(&error)),
-                    MEND,
+                    FIX,
                 )]
             }
         },
     }
 }
 
-/// What is no problem for the daemon's own clients as long as it is mended.
-fn mendable(mended: bool, what: &str, meaning: &str) -> (Severity, String) {
-    match mended {
+/// What is no problem for the daemon's own clients as long as it is repaired.
+fn repairable(repairs: bool, what: &str, meaning: &str) -> (Severity, String) {
+    match repairs {
         true => (Severity::Warning, format!("{what}; {meaning}")),
         false => (Severity::Error, format!("{what}; {REJECTED}")),
     }
 }
 
-fn lint_encoded_twice(inner: &[u8], mended: bool) -> Vec<Problem> {
-    let (severity, what) = mendable(
-        mended,
+fn lint_encoded_twice(inner: &[u8], repairs: bool) -> Vec<Problem> {
+    let (severity, what) = repairable(
+        repairs,
         "base64 was applied twice",
         "it is served decoded, but an upstream agent's clients would reject it",
     );
-    let mend = "apply `base64 -w 0` once";
-    let mut found = vec![Problem::of_file(severity, "base64-twice", what, mend)];
+    let fix = "apply `base64 -w 0` once";
+    let mut found = vec![Problem::of_file(severity, "base64-twice", what, fix)];
     if let Ok(file) = AuthFile::parse(inner) {
-        found.extend(lint_file(&file, mended).into_iter().map(|problem| Problem {
-            // A place in what nobody sees.
-            position: None,
-            ..problem
-        }));
+        found.extend(
+            lint_file(&file, repairs)
+                .into_iter()
+                .map(|problem| Problem {
+                    // A place in what nobody sees.
+                    position: None,
+                    ..problem
+                }),
+        );
     }
     found
 }
 
-fn lint_file(file: &AuthFile<'_>, mended: bool) -> Vec<Problem> {
+fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
     let mut found = Vec::new();
     if file.has_auths_twice() {
-        let (severity, what) = mendable(
-            mended,
+        let (severity, what) = repairable(
+            repairs,
             "\"auths\" comes more than once",
             "the last is served, and an upstream agent's clients would reject it",
         );
-        let mend = "put all registries into one";
-        found.push(Problem::of_file(severity, "auths-twice", what, mend));
+        let fix = "put all registries into one";
+        found.push(Problem::of_file(severity, "auths-twice", what, fix));
     }
     if file.names_credential_stores() {
         found.push(Problem::of_file(
             Severity::Warning,
             "credential-store",
             "clients ignore \"credsStore\" and \"credHelpers\"; only the logins in \"auths\" count",
-            MEND,
+            FIX,
         ));
     }
-    let usable = |entry: &AuthEntry<'_>| entry.login.is_ok() || mend(entry).is_some();
+    let usable = |entry: &AuthEntry<'_>| entry.login.is_ok() || repair_entry(entry).is_some();
     let any = file.entries.iter().any(usable);
     for entry in &file.entries {
-        let mut add = |severity, code, what: String, mend: &str| {
-            let problem = Problem::of_file(severity, code, what, mend);
+        let mut add = |severity, code, what: String, fix: &str| {
+            let problem = Problem::of_file(severity, code, what, fix);
             found.push(problem.about_entry(RegistryName(&entry.key).plain(), Some(entry.position)));
         };
-        match (&entry.login, mend(entry)) {
+        match (&entry.login, repair_entry(entry)) {
             (Err(reason), Some((_, how))) => {
                 let meaning = format!(
-                    "it is served mended ({how}), but an upstream agent's clients would reject the whole \
+                    "it is served repaired ({how}), but an upstream agent's clients would reject the whole \
                      credential"
                 );
-                let (severity, what) = mendable(mended, &reason.to_string(), &meaning);
-                add(severity, reason.code(), what, MEND);
+                let (severity, what) = repairable(repairs, &reason.to_string(), &meaning);
+                add(severity, reason.code(), what, FIX);
             }
             (Err(reason), None) => {
-                let meaning = match (mended, any) {
+                let meaning = match (repairs, any) {
                     (true, true) => "it is left out, and pulls from this registry are anonymous",
                     (true, false) => "no other can be used either, and all pulls are anonymous",
                     (false, _) => REJECTED,
@@ -108,7 +112,7 @@ fn lint_file(file: &AuthFile<'_>, mended: bool) -> Vec<Problem> {
                     Severity::Error,
                     reason.code(),
                     format!("{reason}; {meaning}"),
-                    MEND,
+                    FIX,
                 );
             }
             (Ok(login), _)
@@ -125,7 +129,7 @@ fn lint_file(file: &AuthFile<'_>, mended: bool) -> Vec<Problem> {
                 Severity::Warning,
                 "login-empty",
                 "user or password is empty, which few registries accept".to_owned(),
-                MEND,
+                FIX,
             ),
             (Ok(_), _) => {}
         }
@@ -134,11 +138,11 @@ fn lint_file(file: &AuthFile<'_>, mended: bool) -> Vec<Problem> {
                 Severity::Warning,
                 "identity-token",
                 "clients ignore \"identitytoken\"; only user and password count".to_owned(),
-                MEND,
+                FIX,
             );
         }
-        if let Some((what, mend)) = spelling(&entry.key) {
-            add(Severity::Warning, "registry-unmatched", what, &mend);
+        if let Some((what, fix)) = spelling(&entry.key) {
+            add(Severity::Warning, "registry-unmatched", what, &fix);
         }
     }
     found.extend(doubles(file));
@@ -149,7 +153,7 @@ fn lint_file(file: &AuthFile<'_>, mended: bool) -> Vec<Problem> {
 fn spelling(key: &str) -> Option<(String, String)> {
     let nothing = |why: &str| format!("{why}, so it matches no image, and pulls are anonymous");
     if RegistryName(key).plain() != key {
-        return Some((nothing("it has a login, or may be one"), MEND.to_owned()));
+        return Some((nothing("it has a login, or may be one"), FIX.to_owned()));
     }
     let scheme = ["http://", "https://"]
         .iter()
@@ -157,7 +161,7 @@ fn spelling(key: &str) -> Option<(String, String)> {
     if key.is_empty() || key.contains(char::is_whitespace) {
         return Some((
             nothing("the registry's name is empty or has white space"),
-            MEND.to_owned(),
+            FIX.to_owned(),
         ));
     }
     if let Some(rest) = scheme {
@@ -169,8 +173,8 @@ fn spelling(key: &str) -> Option<(String, String)> {
                     .to_owned(),
                 format!(
                     "write {} for the part, or {} for all of it",
-                    Shown(rest),
-                    Shown(host)
+                    Quoted(rest),
+                    Quoted(host)
                 ),
             )
         });
@@ -178,7 +182,7 @@ fn spelling(key: &str) -> Option<(String, String)> {
     if key.contains("://") {
         return Some((
             nothing("its scheme is neither http nor https"),
-            MEND.to_owned(),
+            FIX.to_owned(),
         ));
     }
     let (host, path) = key.split_once('/').unwrap_or((key, ""));
@@ -192,13 +196,13 @@ fn spelling(key: &str) -> Option<(String, String)> {
     if is_hub && host != "docker.io" && !path.is_empty() {
         return Some((
             nothing("with a path, Docker Hub's images are found as docker.io alone"),
-            format!("write {}", Shown(&format!("docker.io/{path}"))),
+            format!("write {}", Quoted(&format!("docker.io/{path}"))),
         ));
     }
     if key.ends_with('/') {
         return Some((
             nothing("it ends in a slash"),
-            format!("write {}", Shown(key.trim_end_matches('/'))),
+            format!("write {}", Quoted(key.trim_end_matches('/'))),
         ));
     }
     let last = path.rsplit('/').next().unwrap_or_default();
@@ -206,7 +210,7 @@ fn spelling(key: &str) -> Option<(String, String)> {
         let end = key.len() - last.len() + last.find([':', '@']).unwrap_or_default();
         return Some((
             nothing("it has a tag or a digest"),
-            format!("write {}", Shown(&key[..end])),
+            format!("write {}", Quoted(&key[..end])),
         ));
     }
     None
@@ -428,7 +432,7 @@ mod tests {
         assert!(lint(br#"{"auths":{}}"#, true).is_empty());
     }
 
-    /// What is not mended, clients reject: an error for each that they do, and nothing else changes.
+    /// What is not repaired, clients reject: an error for each that they do, and nothing else changes.
     #[test]
     fn what_is_not_mended_is_an_error() {
         for (text, code) in [

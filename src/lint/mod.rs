@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What is wrong with the content of resources, beyond their file's form: what each means for a pull, and
-//! what mends it. No finding holds a part of a value.
+//! what repairs it. No finding holds a part of a value.
 
 pub mod credential;
 pub mod policy;
@@ -10,20 +10,20 @@ pub mod userdata;
 
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::problem::{Problem, Severity};
-use crate::resource::store::Snapshot;
+use crate::resource::snapshot::Snapshot;
 use crate::text::EntryName;
 
 /// The largest resource that clients can take: what ttrpc carries in one message, less the twelve bytes that go
 /// around it.
 pub const MAX_RESOURCE_BYTES: usize = (4 << 20) - 12;
 
-/// What is wrong with one resource. `exists` tells which other resources there are, `mended` whether the daemon
-/// mends a credential.
+/// What is wrong with one resource. `exists` tells which other resources there are, `repaired` whether the daemon
+/// repairs a credential.
 pub fn resource(
     name: &Name,
     bytes: &[u8],
     exists: &dyn Fn(&Name) -> bool,
-    mended: bool,
+    repairs: bool,
 ) -> Vec<Problem> {
     let mut found = Vec::new();
     if bytes.len() > MAX_RESOURCE_BYTES {
@@ -43,7 +43,7 @@ pub fn resource(
         return found;
     }
     found.extend(match name.as_str() {
-        CREDENTIAL => credential::lint(bytes, mended),
+        CREDENTIAL => credential::lint(bytes, repairs),
         "default/security-policy/test" => policy::lint(bytes, exists),
         "default/sigstore-config/test" => signing::sigstore(bytes),
         "default/gpg-public-config/test" => signing::gpg(bytes),
@@ -53,14 +53,14 @@ pub fn resource(
     found
 }
 
-/// What is wrong with all resources of a snapshot: the file, and the problem, which names the entry. `mended`
-/// tells whether the daemon mends a credential.
-pub fn snapshot(snapshot: &Snapshot, mended: bool) -> Vec<(&std::path::Path, Problem)> {
+/// What is wrong with all resources of a snapshot: the file, and the problem, which names the entry. `repaired`
+/// tells whether the daemon repairs a credential.
+pub fn snapshot(snapshot: &Snapshot, repairs: bool) -> Vec<(&std::path::Path, Problem)> {
     let exists = |name: &Name| snapshot.resources.contains_key(name);
     let mut found = Vec::new();
     for (name, resource) in &snapshot.resources {
         let Ok(value) = &resource.value else { continue };
-        for problem in self::resource(name, value.expose(), &exists, mended) {
+        for problem in self::resource(name, value.expose(), &exists, repairs) {
             found.push((&*resource.file, within(problem, name)));
         }
     }

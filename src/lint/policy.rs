@@ -5,7 +5,7 @@
 use crate::json::{self, Member};
 use crate::resource::name::Name;
 use crate::resource::problem::{Problem, Severity};
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// The most members of one object of a policy, and items of a list: far above any use.
 const MAX_MEMBERS: usize = 1_000;
@@ -20,7 +20,7 @@ const TYPES: &[&str] = &[
 ];
 
 /// Where an example is.
-const MEND: &str = "write {\"default\":[{\"type\":\"reject\"}],\"transports\":{…}} as \
+const FIX: &str = "write {\"default\":[{\"type\":\"reject\"}],\"transports\":{…}} as \
                     containers-policy.json(5) has it";
 
 /// What is wrong with a policy. Keys that it names as resources must be among those that `exists` knows.
@@ -30,7 +30,7 @@ pub fn lint(text: &[u8], exists: &dyn Fn(&Name) -> bool) -> Vec<Problem> {
             Severity::Error,
             "policy",
             format!("is no image policy: {what}; clients refuse every image"),
-            MEND,
+            FIX,
         )]
     };
     let top = match json::members(text, MAX_MEMBERS) {
@@ -50,7 +50,7 @@ pub fn lint(text: &[u8], exists: &dyn Fn(&Name) -> bool) -> Vec<Problem> {
         let Some(scopes) = object(transport.value) else {
             return unusable(format!(
                 "transport {} is not an object",
-                Shown(&transport.name)
+                Quoted(&transport.name)
             ));
         };
         for scope in &scopes {
@@ -61,7 +61,9 @@ pub fn lint(text: &[u8], exists: &dyn Fn(&Name) -> bool) -> Vec<Problem> {
             };
             match requirements(scope.value) {
                 Some(list) => check_all(&list, place, exists, &mut found),
-                None => return unusable(format!("{} is not a list of requirements", Shown(place))),
+                None => {
+                    return unusable(format!("{} is not a list of requirements", Quoted(place)));
+                }
             }
         }
     }
@@ -84,7 +86,7 @@ fn check_all(
     exists: &dyn Fn(&Name) -> bool,
     found: &mut Vec<Problem>,
 ) {
-    let place = Shown(place);
+    let place = Quoted(place);
     if list.is_empty() {
         found.push(Problem::of_file(
             Severity::Error,
@@ -101,7 +103,7 @@ fn check_all(
                 "policy-type",
                 format!(
                     "{place} has a requirement of the type {}, which clients don't know",
-                    Shown(&kind)
+                    Quoted(&kind)
                 ),
                 format!("use one of {}", TYPES.join(", ")),
             ));
@@ -119,7 +121,7 @@ fn check_all(
                 "policy-key-missing",
                 format!(
                     "{place} asks for the key {}, which is not there; its images are refused",
-                    Shown(&path)
+                    Quoted(&path)
                 ),
                 "pack the key: `offline-fs-kbc pack --merge FILE --resource NAME=KEY`",
             ));

@@ -49,7 +49,7 @@ fn key(
     code: &'static str,
     begin: &str,
     is_binary: impl Fn(u8) -> bool,
-    mend: &str,
+    fix: &str,
 ) -> Vec<Problem> {
     let text = bytes.trim_ascii_start();
     if text.starts_with(begin.as_bytes()) || bytes.first().copied().is_some_and(is_binary) {
@@ -64,7 +64,7 @@ fn key(
             "is no public key in a form that clients read; signatures can't be verified",
         )
     };
-    vec![Problem::of_file(severity, code, what, mend)]
+    vec![Problem::of_file(severity, code, what, fix)]
 }
 
 #[cfg(test)]

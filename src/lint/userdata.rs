@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::json::Position;
 use crate::resource::base64;
 use crate::resource::problem::{Problem, Severity};
-use crate::text::Shown;
+use crate::text::Quoted;
 use crate::userdata::{FIRST_LINE, PLATFORMS, RESOURCES_PATH};
 
 /// The files that are served wherever they are not told otherwise.
@@ -132,12 +132,12 @@ impl Item<'_> {
         let Some(content) = self.get("content") else {
             return Ok(None);
         };
-        let problem = |what: String, mend: &str| {
+        let problem = |what: String, fix: &str| {
             let position = Position {
                 line: content.line,
                 column: 1,
             };
-            Problem::of_file(Severity::Error, "user-data-content", what, mend)
+            Problem::of_file(Severity::Error, "user-data-content", what, fix)
                 .about_entry(&*path, Some(position))
         };
         let (mut bytes, mut place) = match content.text.chars().next() {
@@ -172,7 +172,7 @@ impl Item<'_> {
                 place = None;
             }
             Some(other) => {
-                let what = format!("its encoding {} is not read here", Shown(other));
+                let what = format!("its encoding {} is not read here", Quoted(other));
                 return Err(Problem {
                     severity: Severity::Note,
                     ..problem(what, "check the file before it is encoded")

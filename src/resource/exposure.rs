@@ -70,7 +70,7 @@ impl Exposure {
     /// It, as a problem of the file at this path.
     pub fn problem(&self, path: &Path) -> Problem {
         let path = path.display();
-        let (code, what, mend) = match self {
+        let (code, what, fix) = match self {
             Self::Mode(mode) => {
                 let what = match (mode & 0o044, mode & 0o022) {
                     (_, 0) => "read it",
@@ -101,6 +101,6 @@ impl Exposure {
             true => Severity::Error,
             false => Severity::Warning,
         };
-        Problem::of_file(severity, code, what, mend)
+        Problem::of_file(severity, code, what, fix)
     }
 }

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::resource::exposure::Exposure;
 use crate::resource::name::Name;
+use crate::resource::problem::{Problem, Severity};
 
 /// The largest file that is read: what ttrpc can carry in one answer (4 MiB), sixteen times. Memory
 /// of a pod VM is dear, and what is larger is a mistake.
@@ -211,6 +212,29 @@ fn holds(file: &File, text: &[u8]) -> io::Result<bool> {
             None => return Ok(false),
         }
     }
+}
+
+/// Whether the error means that there is no file, rather than one that can't be read.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// The problem of a file that exists and can't be read.
+pub fn unreadable(error: &io::Error, path: &Path) -> Problem {
+    let fix = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "let its reader in: `chown root:root {0}; chmod 0600 {0}`",
+                path.display()
+            )
+        }
+        _ => "put a regular, readable file there, or remove it".to_owned(),
+    };
+    let what = format!("can't be read: {error}");
+    Problem::of_file(Severity::Error, "unreadable", what, fix)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! One file as it was loaded last, or one directory of files.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,11 +12,12 @@ use tracing::{error, info, warn};
 use crate::rate::{Before, CHANGES, Rate};
 use crate::resource::directory::{self, Listing};
 use crate::resource::entries::Entries;
-use crate::resource::file::{self, Identity, Kind};
+use crate::resource::file::{self, Identity, Kind, is_absent, unreadable};
+use crate::resource::merge::Layer;
 use crate::resource::name::Name;
 use crate::resource::parse;
 use crate::resource::problem::{NO_MEMORY, Problem, Severity};
-use crate::resource::store::{FileState, FileStatus, LOGGED_PROBLEMS, Source};
+use crate::resource::snapshot::{FileState, FileStatus, LOGGED_PROBLEMS, Source};
 use crate::text::count;
 
 /// What is remembered of one file.
@@ -113,16 +113,13 @@ impl Loaded {
         self.parts().any(|part| part.unsaid)
     }
 
-    pub(super) fn source(&self) -> &Source {
-        &self.source
-    }
-
-    pub(super) fn file(&self) -> &Arc<Path> {
-        &self.file
-    }
-
-    pub(super) fn entries(&self) -> &Entries {
-        &self.entries
+    /// What it gives to the snapshot.
+    pub(super) fn layer(&self) -> Layer<'_> {
+        Layer {
+            kind: &self.source.kind,
+            file: &self.file,
+            entries: &self.entries,
+        }
     }
 
     pub(super) fn status(&self) -> FileStatus {
@@ -361,27 +358,4 @@ impl Loaded {
             } => error!("{path}: {problem}{before}"),
         }
     }
-}
-
-/// Whether the error means that there is no file, rather than one that can't be read.
-pub fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
-/// The problem of a file that exists and can't be read.
-pub fn unreadable(error: &io::Error, path: &Path) -> Problem {
-    let mend = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "let its reader in: `chown root:root {0}; chmod 0600 {0}`",
-                path.display()
-            )
-        }
-        _ => "put a regular, readable file there, or remove it".to_owned(),
-    };
-    let what = format!("can't be read: {error}");
-    Problem::of_file(Severity::Error, "unreadable", what, mend)
 }

@@ -8,41 +8,37 @@ use std::sync::Arc;
 
 use crate::resource::entries::{self, Entries, Entry};
 use crate::resource::file::Kind;
-use crate::resource::loaded::Loaded;
 use crate::resource::name::{ALIASES, Name};
-use crate::resource::store::{FileStatus, Resource, Snapshot};
+use crate::resource::snapshot::{FileStatus, Resource, Snapshot};
+
+/// What one file gives to a snapshot.
+pub(super) struct Layer<'a> {
+    /// What it holds.
+    pub kind: &'a Kind,
+    /// Its path.
+    pub file: &'a Arc<Path>,
+    /// Its entries.
+    pub entries: &'a Entries,
+}
 
 /// A snapshot of one text alone.
 pub fn of_entries(kind: &Kind, file: &Path, entries: &Entries) -> Snapshot {
-    let file = Arc::from(file);
-    merge_all(std::iter::once((kind, &file, entries)), Vec::new())
+    let file = &Arc::from(file);
+    let layer = Layer {
+        kind,
+        file,
+        entries,
+    };
+    merge(std::iter::once(layer), Vec::new())
 }
 
-/// Puts the files' entries together, the last that has a name winning, and in one file the path over
+/// Puts the layers together, lowest precedence first: the last that has a name wins, and in one file the path over
 /// the old name. A broken entry does not hide a good one under the other name.
-pub(super) fn merge(files: &[Loaded]) -> Snapshot {
-    let parts = || files.iter().flat_map(Loaded::parts);
-    merge_all(
-        parts().map(|file| (&file.source().kind, file.file(), file.entries())),
-        parts().map(Loaded::status).collect(),
-    )
-}
-
-/// The entries of a file, and its path.
-type Layer<'a> = (&'a Arc<Path>, &'a Entries);
-
-fn merge_all<'a>(
-    files: impl Iterator<Item = (&'a Kind, &'a Arc<Path>, &'a Entries)>,
+pub(super) fn merge<'a>(
+    layers: impl Iterator<Item = Layer<'a>>,
     statuses: Vec<FileStatus>,
 ) -> Snapshot {
-    let (mut resources, mut keys) = (Vec::new(), Vec::new());
-    for (kind, file, entries) in files {
-        let layers: &mut Vec<Layer<'_>> = match kind {
-            Kind::Resources | Kind::Whole(_) | Kind::Directory => &mut resources,
-            Kind::Keys => &mut keys,
-        };
-        layers.push((file, entries));
-    }
+    let (keys, resources): (Vec<_>, Vec<_>) = layers.partition(|layer| *layer.kind == Kind::Keys);
     Snapshot {
         resources: pick(&resources),
         keys: pick(&keys),
@@ -53,7 +49,7 @@ fn merge_all<'a>(
 /// Of each name the entry that counts, where the lowest layer comes first.
 fn pick(layers: &[Layer<'_>]) -> BTreeMap<Name, Resource> {
     let mut picked = BTreeMap::new();
-    for (file, entries) in layers {
+    for Layer { file, entries, .. } in layers {
         let entries = entries.iter();
         let these = entries.map(|entry| (entry.name.clone(), resource(entry, file)));
         if picked.is_empty() {
@@ -66,9 +62,9 @@ fn pick(layers: &[Layer<'_>]) -> BTreeMap<Name, Resource> {
     // No other names can come both ways.
     for (_, path) in ALIASES {
         let name = Name::Path(path.into());
-        let same = layers.iter().flat_map(|(file, entries)| {
-            let same = entries.named(&name).iter();
-            same.map(move |entry| (entry, *file))
+        let same = layers.iter().flat_map(|layer| {
+            let same = layer.entries.named(&name).iter();
+            same.map(|entry| (entry, layer.file))
         });
         let same: Vec<_> = same.collect();
         if let Some((entry, file)) = entries::counting(&same, |(entry, _)| entry) {
@@ -83,6 +79,6 @@ fn resource(entry: &Entry, file: &Arc<Path>) -> Resource {
         value: entry.value.clone(),
         file: Arc::clone(file),
         old: entry.old,
-        treated: None,
+        outcome: None,
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use memchr::memchr;
 use thiserror::Error;
 
-use crate::text::{Clean, EntryName, Shown};
+use crate::text::{EntryName, Escaped, Quoted};
 
 /// The old names with their paths, equal in both directions.
 pub const ALIASES: [(&str, &str); 5] = [
@@ -119,8 +119,8 @@ fn has_three_segments(path: &str) -> bool {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Path(text) => Clean(text).fmt(f),
-            Self::Other(text) => Shown(text).fmt(f),
+            Self::Path(text) => Escaped(text).fmt(f),
+            Self::Other(text) => Quoted(text).fmt(f),
         }
     }
 }

@@ -44,12 +44,12 @@ fn whole(text: Zeroizing<Vec<u8>>, name: &Name) -> Result<Entries, Problem> {
         .first()
         .is_none_or(|&first| first == b'{');
     if name.as_str() == CREDENTIAL && is_json {
-        json::members(&text, MAX_ENTRIES).map_err(|error| not_an_object(error, AUTH_FILE_MEND))?;
+        json::members(&text, MAX_ENTRIES).map_err(|error| not_an_object(error, AUTH_FILE_FIX))?;
     }
     if text.is_empty() {
         // It is being written, or was left so: no reason to take away what was good.
-        let mend = "the file was left empty or is half-written: write it again";
-        return Err(Problem::of_file(Severity::Error, "empty", "empty", mend));
+        let fix = "the file was left empty or is half-written: write it again";
+        return Err(Problem::of_file(Severity::Error, "empty", "empty", fix));
     }
     Ok(Entries::of_one(name.clone(), Secret::new(text)))
 }
@@ -68,12 +68,12 @@ fn read(text: &[u8], kind: &Kind) -> Result<Parsed, Problem> {
     json::each_member(text, MAX_ENTRIES, |name, value, at| {
         reading.add(name, value, at)
     })
-    .map_err(|error| not_an_object(error, mend_object(kind)))?;
+    .map_err(|error| not_an_object(error, fix_object(kind)))?;
     Ok(reading.finish())
 }
 
 fn not_an_object(error: json::Error, otherwise: &str) -> Problem {
-    let (code, mend) = match error.what {
+    let (code, fix) = match error.what {
         Fault::LineBreakInString => (
             "line-break",
             "encode with `base64 -w 0`, which breaks no lines",
@@ -95,16 +95,16 @@ fn not_an_object(error: json::Error, otherwise: &str) -> Problem {
         ),
         Fault::NotAnObject(_) | Fault::Syntax(_) => ("not-json", otherwise),
     };
-    let mut problem = Problem::of_file(Severity::Error, code, error.what.to_string(), mend);
+    let mut problem = Problem::of_file(Severity::Error, code, error.what.to_string(), fix);
     problem.entry = error.member;
     problem.position = error.position;
     problem
 }
 
 /// What a credential is made by.
-const AUTH_FILE_MEND: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
+const AUTH_FILE_FIX: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
 
-fn mend_object(kind: &Kind) -> &'static str {
+fn fix_object(kind: &Kind) -> &'static str {
     match kind {
         Kind::Keys => r#"write {"<key id>": "<output of openssl rand -base64 32>"}"#,
         _ => {
@@ -132,7 +132,7 @@ mod tests {
         value.map(|value| value.expose().to_vec())
     }
 
-    /// One broken entry must not cost the others; each is reported with name, place and mend.
+    /// One broken entry must not cost the others; each is reported with name, place and fix.
     #[test]
     fn a_broken_entry_stands_alone() {
         let entries = resources(

@@ -46,8 +46,8 @@ impl<'a> Reading<'a> {
                 "{} bytes long, over the cap of {MAX_FILE_BYTES}",
                 text.len()
             );
-            let mend = "split the file, or remove what no client asks for";
-            return Err(Problem::of_file(Severity::Error, "too-long", what, mend));
+            let fix = "split the file, or remove what no client asks for";
+            return Err(Problem::of_file(Severity::Error, "too-long", what, fix));
         }
         // Room for all values, since a vector that grows would leave copies behind: what is around each in
         // the text makes up for what decoding needs besides.
@@ -55,8 +55,8 @@ impl<'a> Reading<'a> {
         let mut bytes = Zeroizing::new(Vec::new());
         if bytes.try_reserve_exact(room).is_err() {
             let what = format!("no memory for the {room} bytes that it may decode to");
-            let mend = "give the process more memory, or make the file smaller";
-            return Err(Problem::of_file(Severity::Error, NO_MEMORY, what, mend));
+            let fix = "give the process more memory, or make the file smaller";
+            return Err(Problem::of_file(Severity::Error, NO_MEMORY, what, fix));
         }
         Ok(Self {
             text,
@@ -77,9 +77,9 @@ impl<'a> Reading<'a> {
             // An id of a key is any text.
             Err(_) if *self.kind == Kind::Keys => Name::Other(written.as_ref().into()),
             Err(error) => {
-                let mend = "name it <repository>/<type>/<tag>";
+                let fix = "name it <repository>/<type>/<tag>";
                 let what = format!("{error}; it is not served");
-                let problem = Problem::of_file(Severity::Error, "name-plugin", what, mend);
+                let problem = Problem::of_file(Severity::Error, "name-plugin", what, fix);
                 self.problems.push((at, problem.about_entry(written, None)));
                 return;
             }
@@ -105,7 +105,7 @@ impl<'a> Reading<'a> {
             }
         };
         if let Some((severity, code, what)) = problem {
-            let problem = Problem::of_file(severity, code, what, mend_value(self.kind));
+            let problem = Problem::of_file(severity, code, what, fix_value(self.kind));
             let problem = problem.about_entry(written.as_ref(), None);
             self.problems.push((at, problem));
         }
@@ -276,7 +276,7 @@ impl Parsed {
     }
 }
 
-fn mend_value(kind: &Kind) -> &'static str {
+fn fix_value(kind: &Kind) -> &'static str {
     match kind {
         Kind::Keys => "put the key's 32 bytes there, as by `openssl rand -base64 32`",
         _ => "put the output of `base64 -w 0 FILE` there",

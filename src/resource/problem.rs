@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is wrong with a file or one of its entries, in words for the person who mends it.
+//! What is wrong with a file or one of its entries, in words for the person who repairs it.
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ pub struct Problem {
     /// What is wrong, and what it means for a pull.
     pub what: String,
     /// What to do or to type.
-    pub mend: String,
+    pub fix: String,
 }
 
 impl Problem {
@@ -54,7 +54,7 @@ impl Problem {
         severity: Severity,
         code: &'static str,
         what: impl Into<String>,
-        mend: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Self {
         Self {
             severity,
@@ -62,7 +62,7 @@ impl Problem {
             entry: None,
             position: None,
             what: what.into(),
-            mend: mend.into(),
+            fix: fix.into(),
         }
     }
 
@@ -82,6 +82,6 @@ impl fmt::Display for Problem {
         if let Some(entry) = &self.entry {
             write!(f, "entry {}: ", EntryName(entry))?;
         }
-        write!(f, "{}; {}", self.what, self.mend)
+        write!(f, "{}; {}", self.what, self.fix)
     }
 }

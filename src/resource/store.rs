@@ -6,120 +6,11 @@
 //! what they got for the life of the VM, so a stale answer is for ever: [`Store::refresh`] compares
 //! each file's identity with what was loaded and belongs before each batch of answers.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
 
-use crate::resource::entries::Value;
-use crate::resource::exposure::Exposure;
-use crate::resource::file::Kind;
 use crate::resource::loaded::Loaded;
 use crate::resource::merge::merge;
-use crate::resource::name::Name;
-use crate::resource::problem::Problem;
-
-pub use crate::resource::loaded::{is_absent, unreadable};
-pub use crate::resource::merge::of_entries;
-
-/// How many problems of a file are logged at a load, so that a file of nothing but mistakes neither
-/// fills the journal nor holds up the serving thread.
-pub const LOGGED_PROBLEMS: usize = 20;
-
-/// A file to serve from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Where it is, whether or not it exists now.
-    pub path: PathBuf,
-    /// What its entries are.
-    pub kind: Kind,
-}
-
-/// A resource or key as it is served.
-#[derive(Clone, Debug)]
-pub struct Resource {
-    /// Its bytes, or why there are none.
-    pub value: Value,
-    /// The file that it comes from.
-    pub file: Arc<Path>,
-    /// Whether the file has it under its old name.
-    pub old: bool,
-    /// What was found in it and done to it before it is served: of most nothing, which takes no room.
-    pub treated: Option<Box<Treated>>,
-}
-
-/// What was found in a resource and done to it before it is served.
-#[derive(Clone, Debug, Default)]
-pub struct Treated {
-    /// How the bytes differ from the file's, a sentence each; mostly not at all.
-    pub changes: Vec<String>,
-    /// What it makes a client do that gets it, where that is not what a person would expect; whether that
-    /// is to be mended, and the words. Of what is refused for its content, why.
-    pub consequence: Option<(bool, String)>,
-}
-
-impl Resource {
-    /// How the bytes differ from the file's.
-    pub fn changes(&self) -> &[String] {
-        self.treated
-            .as_ref()
-            .map_or(&[], |treated| &treated.changes)
-    }
-
-    /// What it makes a client do that gets it.
-    pub fn consequence(&self) -> Option<&(bool, String)> {
-        self.treated.as_ref()?.consequence.as_ref()
-    }
-}
-
-/// How a file stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FileState {
-    /// It does not exist, which is normal for every default.
-    Absent,
-    /// It was read.
-    Loaded {
-        /// How many names it has.
-        entries: usize,
-        /// Its length.
-        bytes: u64,
-        /// What is wrong with single entries.
-        problems: Vec<Problem>,
-        /// What else about it is worth saying.
-        exposures: Vec<Exposure>,
-    },
-    /// It could not be used as it is now.
-    Failed {
-        /// Why.
-        problem: Problem,
-        /// Whether what it held before is still served.
-        kept: bool,
-    },
-}
-
-/// A file and how it stands.
-#[derive(Clone, Debug)]
-pub struct FileStatus {
-    /// The file.
-    pub source: Source,
-    /// How it stands.
-    pub state: FileState,
-    /// When what is served of it was read or seen to be still the same.
-    pub since: Option<Instant>,
-    /// What went wrong last, and when, be it mended or not.
-    pub last_error: Option<(Instant, String)>,
-}
-
-/// Everything that is served at one moment.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// Resources by name.
-    pub resources: BTreeMap<Name, Resource>,
-    /// Keys by key id, apart from the resources so that no request for a resource finds one.
-    pub keys: BTreeMap<Name, Resource>,
-    /// The files in order of precedence, lowest first.
-    pub files: Vec<FileStatus>,
-}
+use crate::resource::snapshot::{Snapshot, Source};
 
 /// What is done to each snapshot before it is served.
 type Finish = Box<dyn Fn(&mut Snapshot) + Send + Sync>;
@@ -182,7 +73,9 @@ impl Store {
             changed |= file.refresh(all);
         }
         if changed {
-            let mut snapshot = merge(&loaded);
+            let parts = || loaded.iter().flat_map(Loaded::parts);
+            let statuses = parts().map(Loaded::status).collect();
+            let mut snapshot = merge(parts().map(Loaded::layer), statuses);
             (self.finish)(&mut snapshot);
             *self
                 .snapshot
@@ -197,8 +90,11 @@ impl Store {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::resource::name::CREDENTIAL;
+    use crate::resource::file::Kind;
+    use crate::resource::name::{CREDENTIAL, Name};
+    use crate::resource::snapshot::FileState;
     use std::fs;
+    use std::path::Path;
 
     fn store(paths: &[&Path]) -> Store {
         let sources = paths.iter().map(|path| Source {

@@ -14,7 +14,7 @@ use crate::resource::store::Store;
 use crate::rpc::{lookup, status};
 use crate::server::method::{Method, Notes, Result};
 use crate::server::output::response_bytes;
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// The name of this KBC, as clients configure and send it.
 pub const KBC_NAME: &str = "offline_fs_kbc";
@@ -53,8 +53,8 @@ fn get_resource(
     let secret = lookup::explained(&name, &snapshot, notes, || {
         if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
             return Err(status::invalid_argument(format_args!(
-                "this is {KBC_NAME}, the request is for the KBC {}; mend aa_kbc_params",
-                Shown(asked.kbc)
+                "this is {KBC_NAME}, the request is for the KBC {}; fix aa_kbc_params",
+                Quoted(asked.kbc)
             )));
         }
         lookup::resource(&snapshot, &name)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::keyprovider::KEY_BYTES;
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::secret::Secret;
-use crate::resource::store::{FileState, FileStatus, Resource, Snapshot};
+use crate::resource::snapshot::{FileState, FileStatus, Resource, Snapshot};
 use crate::rpc::status;
 use crate::server::method::{Consequence, Notes, Result, Subject};
 

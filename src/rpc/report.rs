@@ -9,11 +9,12 @@ use std::time::Instant;
 use crate::proto::offline_fs_kbc::{Call, Count, Entry, File, GetRequest, GetResponse};
 use crate::resource::file::Kind;
 use crate::resource::name::Name;
-use crate::resource::store::{FileState, FileStatus, Resource, Store};
+use crate::resource::snapshot::{FileState, FileStatus, Resource};
+use crate::resource::store::Store;
 use crate::server::admission::Admission;
-use crate::server::ledger::{Ledger, Record};
 use crate::server::method::{Method, Subject};
-use crate::text::{Clean, EntryName};
+use crate::server::request_log::{Record, RequestLog};
+use crate::text::{EntryName, Escaped};
 
 /// How many entries are listed of resources and keys each: far above any use, and below what one message
 /// carries.
@@ -28,7 +29,7 @@ pub struct Report {
     /// Who is in.
     pub admission: Arc<Admission>,
     /// What was answered.
-    pub ledger: Arc<Ledger>,
+    pub request_log: Arc<RequestLog>,
     /// How it stands, in a line.
     pub summary: Box<dyn Fn() -> String + Send + Sync>,
 }
@@ -54,12 +55,12 @@ impl Report {
         };
         let (resources, keys) = (listed(&snapshot.resources), listed(&snapshot.keys));
         let all = snapshot.resources.len() + snapshot.keys.len();
-        let mut outcomes: Vec<_> = self.ledger.outcomes();
+        let mut outcomes: Vec<_> = self.request_log.outcomes();
         outcomes.sort_unstable_by_key(|(outcome, _)| *outcome as i32);
         GetResponse {
             version: self.version.to_owned(),
             pid: std::process::id(),
-            uptime_seconds: seconds_since(self.ledger.started()),
+            uptime_seconds: seconds_since(self.request_log.started()),
             summary: (self.summary)(),
             files: snapshot.files.iter().map(file).collect(),
             unlisted: (all - resources.len() - keys.len()) as u64,
@@ -75,7 +76,7 @@ impl Report {
                 .collect(),
             connections: connections as u64,
             peers_refused,
-            recent: self.ledger.recent().into_iter().map(recent).collect(),
+            recent: self.request_log.recent().into_iter().map(recent).collect(),
             ..GetResponse::default()
         }
     }
@@ -147,7 +148,7 @@ fn entry((name, resource): (&Name, &Resource)) -> Entry {
 fn recent(record: Record) -> Call {
     Call {
         peer: record.peer.describe(),
-        method: Clean(&record.method).to_string(),
+        method: Escaped(&record.method).to_string(),
         name: match record.subject {
             Subject::None => String::new(),
             subject => subject.to_string(),

@@ -10,11 +10,12 @@ use ttrpc::Status;
 use crate::proto::api::{UnsealSecretInput, UnsealSecretOutput};
 use crate::resource::file;
 use crate::resource::name::Name;
-use crate::resource::store::{Snapshot, Store, is_absent};
+use crate::resource::snapshot::Snapshot;
+use crate::resource::store::Store;
 use crate::rpc::{lookup, status};
 use crate::sealedsecret::{Error, PublicKey, Sealed};
 use crate::server::method::{Method, Notes, Result, Subject};
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// Whether signatures count.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ fn unseal(
     let snapshot = store.snapshot();
     if let Verification::On(directory) = verification {
         let kid = sealed.signer().map_err(refusal)?;
-        notes.subject = Subject::Text(format!("signed by {}", Shown(&kid)).into());
+        notes.subject = Subject::Text(format!("signed by {}", Quoted(&kid)).into());
         let key = public_key(&kid, &snapshot, directory)?;
         sealed.verify(&kid, &key).map_err(refusal)?;
     }
@@ -70,7 +71,7 @@ fn refusal(error: Error) -> Status {
 
 /// The public key of this id: a `kbs://` URI of a resource, or the name of a file in `directory`.
 fn public_key(kid: &str, snapshot: &Snapshot, directory: &Path) -> Result<PublicKey> {
-    let shown = Shown(kid);
+    let shown = Quoted(kid);
     let key = if kid.starts_with("kbs") && kid.contains("://") {
         let name = Name::parse(kid).map_err(status::invalid_argument)?;
         let key = lookup::resource(snapshot, &name)
@@ -86,7 +87,7 @@ fn public_key(kid: &str, snapshot: &Snapshot, directory: &Path) -> Result<Public
         let content = file::read(&directory.join(kid)).map_err(|error| {
             let directory = directory.display();
             let text = format!("the sealed secret's signing key {shown} in {directory}: {error}");
-            if is_absent(&error) {
+            if file::is_absent(&error) {
                 status::absent(text)
             } else {
                 status::failed_precondition(text)

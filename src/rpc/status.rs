@@ -8,8 +8,8 @@ use std::fmt::{self, Write as _};
 use ttrpc::{Code, Status, get_status};
 
 use crate::resource::name::Name;
-use crate::resource::store::{FileState, Snapshot};
-use crate::text::{Clean, EntryName};
+use crate::resource::snapshot::{FileState, Snapshot};
+use crate::text::{EntryName, Escaped};
 
 /// How many existing names an answer lists.
 const LISTED_NAMES: usize = 20;
@@ -47,7 +47,7 @@ pub fn key_not_found(kid: &Name, snapshot: &Snapshot) -> Status {
     let known = snapshot.keys.keys().map(Name::as_str);
     let known: Vec<_> = known
         .filter(|id| !EntryName(id).is_hidden())
-        .map(Clean)
+        .map(Escaped)
         .collect();
     refuse(
         Code::NOT_FOUND,
@@ -86,7 +86,7 @@ pub fn not_found(name: &Name, snapshot: &Snapshot) -> Status {
         text.push_str("; there are: ");
         let names = snapshot.resources.keys().filter_map(|name| match name {
             // Any other name can't be asked for; a very long one may be a value in the wrong place.
-            Name::Path(path) if !EntryName(path).is_hidden() => Some(Clean(path)),
+            Name::Path(path) if !EntryName(path).is_hidden() => Some(Escaped(path)),
             _ => None,
         });
         text.push_str(&list(&names.collect::<Vec<_>>()));

@@ -24,7 +24,7 @@ use ttrpc::proto::MESSAGE_HEADER_LENGTH;
 use zeroize::Zeroize as _;
 
 use crate::server::admission::Ticket;
-use crate::server::keep::Place;
+use crate::server::fdstore::Place;
 use crate::server::limits::{
     ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, KEEP_AFTER, KEPT_BYTES, MAX_MESSAGE_BYTES,
 };

@@ -9,7 +9,7 @@ use protobuf::Message;
 use ttrpc::{Code, Status, get_status};
 
 use crate::server::output::Reply;
-use crate::text::{Clean, Shown};
+use crate::text::{Escaped, Quoted};
 
 /// An answer, or the status that refuses the request.
 pub type Result<T> = std::result::Result<T, Status>;
@@ -122,8 +122,8 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("-"),
-            Self::Name(text) => Clean(text).fmt(f),
-            Self::Quoted(text) => Shown(text).fmt(f),
+            Self::Name(text) => Escaped(text).fmt(f),
+            Self::Quoted(text) => Quoted(text).fmt(f),
             Self::Text(text) => f.write_str(text),
         }
     }
@@ -134,6 +134,6 @@ impl fmt::Display for Subject {
 pub struct Consequence {
     /// The words.
     pub text: String,
-    /// Whether somebody has something to mend.
+    /// Whether somebody has something to fix.
     pub is_warning: bool,
 }

@@ -7,14 +7,14 @@
 pub mod admission;
 pub mod connection;
 pub mod endpoint;
-pub mod keep;
-pub mod ledger;
+pub mod fdstore;
 pub mod limits;
 pub mod listener;
 pub mod method;
 pub mod notify;
 pub mod output;
 pub mod peer;
+pub mod request_log;
 pub mod router;
 
 use std::future::pending;
@@ -29,7 +29,7 @@ use tracing::{debug, error, warn};
 
 use crate::rate::Rate;
 use crate::server::admission::Admission;
-use crate::server::keep::Keep;
+use crate::server::fdstore::FdStore;
 use crate::server::listener::BoundPath;
 use crate::server::peer::Peer;
 use crate::server::router::Router;
@@ -42,7 +42,7 @@ pub struct Serving {
     /// Who is let in.
     pub admission: Arc<Admission>,
     /// Where connections outlive the process.
-    pub keep: Arc<Keep>,
+    pub fdstore: Arc<FdStore>,
     /// The end, when it turns true or its sender is gone.
     pub stop: watch::Receiver<bool>,
 }
@@ -54,8 +54,8 @@ impl Serving {
     /// Serves the connection in a task of its own, unless its peer is not let in: then it is closed.
     fn start(&self, stream: UnixStream, kept: Option<String>, tasks: &mut Connections) {
         let place = match kept {
-            Some(name) => Some(self.keep.place_of_kept(name)),
-            None => self.keep.place(&stream),
+            Some(name) => Some(self.fdstore.place_of_kept(name)),
+            None => self.fdstore.place(&stream),
         };
         if let Some(ticket) = self.admission.admit(Peer::of(&stream)) {
             let (router, stop) = (Arc::clone(&self.router), self.stop.clone());

@@ -7,7 +7,7 @@ use std::fs;
 
 use tokio::net::UnixStream;
 
-use crate::text::Shown;
+use crate::text::Quoted;
 
 /// The process at the other end of a connection, as the kernel recorded it when it connected.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +35,7 @@ impl Peer {
             .pid
             .map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")));
         if let Some(Ok(comm)) = comm {
-            text.push_str(&format!(" ({})", Shown(comm.trim_end())));
+            text.push_str(&format!(" ({})", Quoted(comm.trim_end())));
         }
         if let Some(uid) = self.uid {
             text.push_str(&format!(" of uid {uid}"));

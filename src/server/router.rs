@@ -15,18 +15,18 @@ use ttrpc::proto::MESSAGE_TYPE_REQUEST;
 use ttrpc::{Code, MessageHeader, Request, Status, get_status};
 
 use crate::rate::{CHANGES, Rate};
-use crate::server::ledger::{Ledger, Record};
 use crate::server::limits::MAX_MESSAGE_BYTES;
 use crate::server::method::{Consequence, Method, Notes, Result};
 use crate::server::output::Output;
 use crate::server::peer::Peer;
-use crate::text::Clean;
+use crate::server::request_log::{Record, RequestLog};
+use crate::text::Escaped;
 
 /// The services of one socket.
 pub struct Router {
     /// Few enough to be looked through.
     methods: Vec<Method>,
-    ledger: Arc<Ledger>,
+    request_log: Arc<RequestLog>,
     refresh: Box<dyn Fn() + Send + Sync>,
     /// How many reads there were.
     reads: AtomicU64,
@@ -35,16 +35,16 @@ pub struct Router {
 }
 
 impl Router {
-    /// Serves `methods`, and notes in `ledger` what was answered. `refresh` brings the answers up to date: it is called
+    /// Serves `methods`, and notes in `request_log` what was answered. `refresh` brings the answers up to date: it is called
     /// after requests were read and before they are answered.
     pub fn new(
         methods: Vec<Method>,
-        ledger: Arc<Ledger>,
+        request_log: Arc<RequestLog>,
         refresh: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         Self {
             methods,
-            ledger,
+            request_log,
             refresh: Box::new(refresh),
             reads: AtomicU64::new(0),
             refreshed: AtomicU64::new(0),
@@ -104,7 +104,7 @@ impl Router {
         };
         debug!(
             "request from {peer}: {} {} {outcome:?} in {} µs{}{reason}",
-            Clean(&method),
+            Escaped(&method),
             notes.subject,
             at.elapsed().as_micros(),
             if reason.is_empty() { "" } else { ": " },
@@ -113,7 +113,7 @@ impl Router {
             explain(peer, &consequence);
         }
         if !notes.is_private {
-            self.ledger.record(Record {
+            self.request_log.record(Record {
                 peer,
                 method,
                 subject: notes.subject,
@@ -140,7 +140,7 @@ impl Router {
     ) -> io::Result<()> {
         let length = header.length;
         debug!("request from {peer}: a frame of {length} bytes is refused");
-        self.ledger.record(Record {
+        self.request_log.record(Record {
             peer,
             method: Arc::default(),
             subject: Default::default(),
@@ -160,14 +160,14 @@ impl Router {
             let text = if known.contains(&*request.service) {
                 format!(
                     "no method {} in {}",
-                    Clean(&request.method),
+                    Escaped(&request.method),
                     request.service
                 )
             } else {
                 let known: Vec<_> = known.into_iter().collect();
                 format!(
                     "no service {} on this socket; it has {}",
-                    Clean(&request.service),
+                    Escaped(&request.service),
                     known.join(", ")
                 )
             };

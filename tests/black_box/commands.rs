@@ -246,7 +246,7 @@ fn check_says_what_is_too_much() {
         &["many.json"],
         "error: many.json: line 1 column 1088899: more than 100000 entries; nothing of it is served, but what a \
          running daemon had from it before [too-many]
-  mend: split the file, or remove what no client asks \
+  fix: split the file, or remove what no client asks \
          for
 1 error, 0 warnings
 ",
@@ -260,10 +260,10 @@ fn check_says_what_is_too_much() {
 error: large.json: entry \"a/b/c\": 4194304 \
          bytes, over the 4194292 that ttrpc can carry (4 MiB with what goes around them); every request for \
          it is refused [too-large]
-  mend: make the resource smaller
+  fix: make the resource smaller
 note: no credential \
          (default/credential/test): clients pull anonymously [credential-missing]
-  mend: write one with \
+  fix: write one with \
          `offline-fs-kbc pack --credential auth.json`
 1 error, 0 warnings
 ",
@@ -277,7 +277,7 @@ note: no credential \
     let args = ["check", "--resource-dir", "resources.d", "--root", "."];
     let (stdout, _, code) = output(command().current_dir(root.dir()).args(args));
     let found = "error: resources.d: more than 256 files; what comes after is not served [too-many]\n  \
-                 mend: leave only what clients ask for\n";
+                 fix: leave only what clients ask for\n";
     assert!(stdout.contains(found), "{stdout}");
     assert_eq!(code, Some(1));
 }
@@ -295,7 +295,7 @@ fn check_looks_at_the_modes_of_files() {
     for (mode, what) in [(0o644, "read it"), (0o622, "write to it")] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let expected = format!(
-            "{title}warning: auth.json: others can {what} (mode {mode:04o}) [file-mode]\n  mend: `chmod \
+            "{title}warning: auth.json: others can {what} (mode {mode:04o}) [file-mode]\n  fix: `chmod \
              0600 auth.json`\n0 errors, 1 warning\n"
         );
         assert_checked(&root, &["auth.json"], &expected, 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Standing in for attestation-agent and confidential-data-hub: which sockets, which command lines,
+//! ServiceStatus in for attestation-agent and confidential-data-hub: which sockets, which command lines,
 //! and two copies beside each other.
 
 use std::fs;
@@ -154,7 +154,7 @@ fn the_hub_serves_its_own_socket() {
 /// Every command line that kata-agent and units have used starts the daemon, which says what it
 /// can't honour. Default addresses lie in a /run of the daemon's own.
 #[test]
-fn every_historic_command_line_starts() {
+fn every_legacy_command_line_starts() {
     let root = Root::with(&one("Credential", ANONYMOUS));
     let a = root.path("a.sock");
     let address = format!("unix://{}", a.display());

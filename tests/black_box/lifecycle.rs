@@ -108,8 +108,8 @@ fn an_open_directory_is_warned_about() {
         fs::set_permissions(&directory, fs::Permissions::from_mode(bits)).unwrap();
         let daemon = root.start();
         assert_eq!(mode(&directory), bits);
-        let mend = format!("chmod go-w {}", directory.display());
-        assert_eq!(daemon.log().contains(&mend), warned, "{}", daemon.log());
+        let fix = format!("chmod go-w {}", directory.display());
+        assert_eq!(daemon.log().contains(&fix), warned, "{}", daemon.log());
     }
 }
 
@@ -133,7 +133,7 @@ fn what_is_no_socket_is_left_alone() {
 
 /// kata-agent's command lines of 2023, by the name it looks for and by the flags alone.
 #[test]
-fn historic_command_lines_serve() {
+fn legacy_command_lines_serve() {
     let root = Root::with(&one("Credential", ANONYMOUS));
     let path = root.path("sockets/g.sock");
     let address = |name: &str| format!("unix://{}", root.path("sockets").join(name).display());
@@ -243,9 +243,9 @@ fn the_end_under_load_loses_no_request() {
     }
 }
 
-/// Under the historic name our own commands still are commands: in the image there is but one file.
+/// Under the legacy name our own commands still are commands: in the image there is but one file.
 #[test]
-fn commands_work_under_the_historic_name() {
+fn commands_work_under_the_legacy_name() {
     let root = Root::with(&one("Credential", "x"));
     let mut command = called("attestation-agent");
     let (text, _, code) = output(command.arg("check").arg("--root").arg(root.dir()));

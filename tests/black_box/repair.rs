@@ -34,7 +34,7 @@ fn what_clients_can_read_is_untouched() {
     }
 }
 
-/// One entry without a login would cost the VM every private image: it is mended or left out, and named.
+/// One entry without a login would cost the VM every private image: it is repaired or left out, and named.
 #[test]
 fn an_unusable_entry_costs_only_itself() {
     let text = r#"{"auths":{"quay.io":{"auth":"dTpw"},"ghcr.io":{},"docker.io":{"username":"u","password":"hunter2"}},"credsStore":"x"}"#;
@@ -47,8 +47,8 @@ fn an_unusable_entry_costs_only_itself() {
     assert_eq!(served(&root).unwrap(), expected);
     let log = daemon.log();
     for said in [
-        "mended before it is served: registry \"ghcr.io\": left out: no member \"auth\"",
-        "mended before it is served: registry \"docker.io\": \"auth\" is made from \"username\" and \"password\"",
+        "repaired before it is served: registry \"ghcr.io\": left out: no member \"auth\"",
+        "repaired before it is served: registry \"docker.io\": \"auth\" is made from \"username\" and \"password\"",
     ] {
         assert_eq!(log.matches(said).count(), 1, "{said}: {log}");
     }
@@ -98,7 +98,7 @@ fn what_cannot_be_mended_is_refused() {
 /// Switched off, the decoded bytes go out whatever they are, and the log says what a client makes of them.
 #[test]
 fn repair_can_be_switched_off() {
-    // With the switch on it would be served mended.
+    // With the switch on it would be served repaired.
     let text = r#"{"auths":{"q":{"username":"u","password":"p"}}}"#;
     let root = Root::with(&one("Credential", text));
     let daemon = root.start();
@@ -109,7 +109,7 @@ fn repair_can_be_switched_off() {
         log.contains("no member \"auth\"; it is served as it is (--repair-credential is off)"),
         "{log}"
     );
-    assert!(!log.contains("mended"), "{log}");
+    assert!(!log.contains("repaired"), "{log}");
 }
 
 /// With `--empty-credential` a client gets one that it accepts, but only where none is meant to be there:

@@ -95,14 +95,14 @@ fn the_daemon_tells_how_it_stands() {
         "can't be used as it is; what it held ",
         "    last error ",
         "  default/credential/test: 39 bytes, from ",
-        "    mended: registry \"r\": left out",
+        "    repaired: registry \"r\": left out",
         "requests: 1 OK, 1 INVALID_ARGUMENT, 2 NOT_FOUND",
         "GetResourceService/GetResource a/b/none: NOT_FOUND",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     assert!(!text.contains("hunter") && !text.contains("dTpodW50ZXIy"));
-    // What was wrong stays told when it is mended.
+    // What was wrong stays told when it is repaired.
     root.rename_resources(&one("Credential", ANONYMOUS));
     get(&root.socket(), &g2("default/credential/test")).unwrap();
     let (text, _, _) = status(&root, &[]);

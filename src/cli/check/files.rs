@@ -10,11 +10,13 @@ use offline_fs_kbc::resource::base64;
 use offline_fs_kbc::resource::entries::Entries;
 use offline_fs_kbc::resource::exposure::Exposure;
 use offline_fs_kbc::resource::file::{self, Kind};
+use offline_fs_kbc::resource::file::{is_absent, unreadable};
+use offline_fs_kbc::resource::merge::of_entries;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::parse::{MAX_ENTRIES, parse};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
-use offline_fs_kbc::resource::store::{Snapshot, is_absent, of_entries, unreadable};
+use offline_fs_kbc::resource::snapshot::Snapshot;
 use offline_fs_kbc::text::count;
 use offline_fs_kbc::userdata::{AUTH_JSON_BYTES, FIRST_LINE};
 use zeroize::Zeroizing;
@@ -25,11 +27,11 @@ use crate::cli::check::report::Report;
 use crate::cli::findings;
 use crate::config::{AUTH_FILE, KEYS, RESOURCES, kind_of};
 
-/// Checks one file, for a daemon that mends its credential or not; gives the credential that is in it.
+/// Checks one file, for a daemon that repairs its credential or not; gives the credential that is in it.
 pub fn check(
     path: &Path,
     kind: Option<FileKind>,
-    mended: bool,
+    repairs: bool,
     report: &mut Report,
 ) -> Option<Credential> {
     let (text, exposures) = match file::read(path) {
@@ -42,7 +44,7 @@ pub fn check(
     let kind = kind.unwrap_or_else(|| guess(path, &text));
     let mut subject = Subject {
         path,
-        mended,
+        repairs,
         report,
     };
     let credential = match kind {
@@ -119,7 +121,7 @@ fn guess(path: &Path, text: &[u8]) -> FileKind {
 /// One file, and where its findings go.
 struct Subject<'a> {
     path: &'a Path,
-    mended: bool,
+    repairs: bool,
     report: &'a mut Report,
 }
 
@@ -160,7 +162,7 @@ impl Subject<'_> {
                 self.report.find(file.as_deref(), note);
             }
         }
-        Credential::of(&snapshot, self.mended)
+        Credential::of(&snapshot, self.repairs)
     }
 
     /// Lists the entries.
@@ -173,7 +175,7 @@ impl Subject<'_> {
     }
 
     fn content(&mut self, snapshot: &Snapshot) {
-        let found = lint::snapshot(snapshot, self.mended);
+        let found = lint::snapshot(snapshot, self.repairs);
         self.find_all(found.into_iter().map(|(_, problem)| problem));
     }
 
@@ -181,13 +183,13 @@ impl Subject<'_> {
     fn auth(&mut self, text: Zeroizing<Vec<u8>>) -> Option<Credential> {
         let shown = findings::registries(&text);
         self.title(&shown, text.len());
-        self.find_all(lint::credential::lint(&text, self.mended));
+        self.find_all(lint::credential::lint(&text, self.repairs));
         if text.len() >= AUTH_JSON_BYTES {
             self.find_all([too_large_for_delivery(text.len())]);
         }
         let kind = Kind::Whole(Name::Path(CREDENTIAL.into()));
         let entries = Entries::of_one(Name::Path(CREDENTIAL.into()), Secret::new(text));
-        Credential::of(&of_entries(&kind, self.path, &entries), self.mended)
+        Credential::of(&of_entries(&kind, self.path, &entries), self.repairs)
     }
 
     fn user_data(&mut self, text: &[u8]) -> Option<Credential> {
@@ -228,9 +230,9 @@ impl Subject<'_> {
                     let problems = std::mem::take(&mut entries.problems);
                     self.find_all(problems.into_iter().map(about));
                     let snapshot = self.entries(&kind, &entries);
-                    let found = lint::snapshot(&snapshot, self.mended).into_iter();
+                    let found = lint::snapshot(&snapshot, self.repairs).into_iter();
                     self.find_all(found.map(|(_, problem)| about(problem)));
-                    let found = Credential::of(&snapshot, self.mended);
+                    let found = Credential::of(&snapshot, self.repairs);
                     let large = found
                         .as_ref()
                         .filter(|found| found.raw_len() >= AUTH_JSON_BYTES);

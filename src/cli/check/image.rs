@@ -11,10 +11,9 @@ use offline_fs_kbc::credential::{AuthFile, Login};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
-use offline_fs_kbc::resource::store::Snapshot;
-use offline_fs_kbc::text::{Clean, RegistryName, Shown};
+use offline_fs_kbc::resource::snapshot::Snapshot;
+use offline_fs_kbc::text::{Escaped, Quoted, RegistryName};
 use serde_json::json;
-use zeroize::Zeroizing;
 
 use crate::cli::check::report::Report;
 use crate::cli::check::skopeo::{self, Answer};
@@ -32,12 +31,12 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// That of a snapshot, served by a daemon that mends it or not.
-    pub fn of(snapshot: &Snapshot, mended: bool) -> Option<Self> {
+    /// That of a snapshot, served by a daemon that repairs it or not.
+    pub fn of(snapshot: &Snapshot, repairs: bool) -> Option<Self> {
         let name = Name::Path(CREDENTIAL.into());
         let resource = snapshot.resources.get(&name)?;
         let served = match &resource.value {
-            Ok(value) if !mended => match AuthFile::parse(value.expose()) {
+            Ok(value) if !repairs => match AuthFile::parse(value.expose()) {
                 Ok(file) if file.is_readable() => Ok(value.clone()),
                 _ => Err("is rejected by clients as a whole (--repair-credential is off)".into()),
             },
@@ -137,7 +136,7 @@ fn check_one(
             };
             report.line(format!(
                 "{image}: the user {} by the entry {}, {how_found}",
-                Shown(&login.user),
+                Quoted(&login.user),
                 RegistryName(key)
             ));
             told["user"] = json!(login.user);
@@ -155,7 +154,7 @@ fn check_one(
                 format!("{image} is pulled anonymously: {reason}"),
                 format!(
                     "`skopeo login --authfile auth.json {}`",
-                    Clean(&image.registry)
+                    Escaped(&image.registry)
                 ),
             );
             report.find(file, problem);
@@ -178,12 +177,12 @@ fn tell(
     file: Option<&Path>,
     report: &mut Report,
 ) {
-    let registry = Clean(&image.registry);
+    let registry = Escaped(&image.registry);
     let who = match login {
-        Some(login) => format!("the login of {}", Shown(&login.user)),
+        Some(login) => format!("the login of {}", Quoted(&login.user)),
         None => "an anonymous pull".to_owned(),
     };
-    let (code, what, mend) = match answer {
+    let (code, what, fix) = match answer {
         Answer::Accepted => {
             report.line(format!("{image}: {registry} accepts {who}"));
             return;
@@ -191,7 +190,7 @@ fn tell(
         Answer::NoImage(said) => (
             "image-missing",
             format!("{registry} accepts {who}, but has no such image: {said}"),
-            "mend the image's name".to_owned(),
+            "fix the image's name".to_owned(),
         ),
         Answer::Refused(said) => (
             "image-refused",
@@ -214,22 +213,5 @@ fn tell(
             "look at name, port, network and certificate (--cert-dir, --plain-http)".to_owned(),
         ),
     };
-    report.find(file, Problem::of_file(Severity::Error, code, what, mend));
-}
-
-/// An `auth.json` with this login alone, for the image's registry.
-pub fn auth_file(image: &ImageName, login: Option<&Login>) -> Zeroizing<String> {
-    let Some(login) = login else {
-        return Zeroizing::new(r#"{"auths":{}}"#.to_owned());
-    };
-    // skopeo has Docker Hub under its historic name.
-    let host = match image.registry.as_str() {
-        "docker.io" => "https://index.docker.io/v1/",
-        other => other,
-    };
-    let host = json!(host);
-    Zeroizing::new(format!(
-        "{{\"auths\":{{{host}:{{\"auth\":\"{}\"}}}}}}",
-        *login.encode()
-    ))
+    report.find(file, Problem::of_file(Severity::Error, code, what, fix));
 }

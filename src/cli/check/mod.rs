@@ -57,7 +57,7 @@ pub struct Check {
     #[arg(long, requires = "try_it")]
     plain_http: bool,
 
-    /// Whether the daemon mends the credential: what `serve` has
+    /// Whether the daemon repairs the credential: what `serve` has
     #[arg(long, value_name = "on|off", default_value = "on")]
     repair_credential: Switch,
 
@@ -97,21 +97,21 @@ enum FileKind {
 impl Check {
     /// Prints what is there and what is wrong with it.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        crate::process::seclude()?;
+        crate::process::harden()?;
         let mut report = Report::default();
-        let mended = self.repair_credential == Switch::On;
+        let repairs = self.repair_credential == Switch::On;
         let credentials = if self.file.is_empty() {
             vec![vm::check(
                 &self.files,
                 &self.sockets,
                 &self.root,
-                mended,
+                repairs,
                 &mut report,
             )]
         } else {
             let files = self.file.iter();
             files
-                .map(|path| files::check(path, self.kind, mended, &mut report))
+                .map(|path| files::check(path, self.kind, repairs, &mut report))
                 .collect()
         };
         let how = self.try_it.then_some(skopeo::Options {

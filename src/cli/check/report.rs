@@ -95,8 +95,8 @@ impl Report {
                     }
                     let _ = write!(
                         text,
-                        "{} [{}]\n  mend: {}",
-                        problem.what, problem.code, problem.mend
+                        "{} [{}]\n  fix: {}",
+                        problem.what, problem.code, problem.fix
                     );
                 }
             }
@@ -124,7 +124,7 @@ impl Report {
                 "line": problem.position.map(|position| position.line),
                 "column": problem.position.map(|position| position.column),
                 "message": problem.what,
-                "fix": problem.mend,
+                "fix": problem.fix,
             })
         });
         let mut report = json!({"version": 1, "findings": findings.collect::<Vec<_>>()});

@@ -10,9 +10,9 @@ use std::process::{Command, Stdio};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use offline_fs_kbc::credential::Login;
 use offline_fs_kbc::credential::image::ImageName;
-use offline_fs_kbc::text::Clean;
-
-use crate::cli::check::image::auth_file;
+use offline_fs_kbc::text::Escaped;
+use serde_json::json;
+use zeroize::Zeroizing;
 
 /// How long a registry may take, as skopeo takes it: longer than any client waits.
 const LIMIT: &str = "60s";
@@ -89,9 +89,26 @@ pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answe
     let reason = reason(&said);
     let shown = match has_secret {
         true => "(what skopeo says has the password, and is not shown)".to_owned(),
-        false => Clean(reason).to_string(),
+        false => Escaped(reason).to_string(),
     };
     classify(reason, shown)
+}
+
+/// An `auth.json` with this login alone, for the image's registry.
+fn auth_file(image: &ImageName, login: Option<&Login>) -> Zeroizing<String> {
+    let Some(login) = login else {
+        return Zeroizing::new(r#"{"auths":{}}"#.to_owned());
+    };
+    // skopeo has Docker Hub under its historic name.
+    let host = match image.registry.as_str() {
+        "docker.io" => "https://index.docker.io/v1/",
+        other => other,
+    };
+    let host = json!(host);
+    Zeroizing::new(format!(
+        "{{\"auths\":{{{host}:{{\"auth\":\"{}\"}}}}}}",
+        *login.encode()
+    ))
 }
 
 /// A file that no path leads to and that is gone with its last user, however that ends.

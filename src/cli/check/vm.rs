@@ -6,7 +6,8 @@ use std::path::Path;
 
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::store::{FileState, FileStatus, Snapshot, Store};
+use offline_fs_kbc::resource::snapshot::{FileState, FileStatus, Snapshot};
+use offline_fs_kbc::resource::store::Store;
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::count;
 
@@ -15,12 +16,12 @@ use crate::cli::check::report::Report;
 use crate::cli::{findings, status};
 use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
 
-/// Checks all of it; gives the credential that is served, by a daemon that mends it or not.
+/// Checks all of it; gives the credential that is served, by a daemon that repairs it or not.
 pub fn check(
     files: &Files,
     sockets: &Sockets,
     root: &Root,
-    mended: bool,
+    repairs: bool,
     report: &mut Report,
 ) -> Option<Credential> {
     let credentials = config::credentials().or_else(|| root.credentials_of_unit());
@@ -31,7 +32,7 @@ pub fn check(
     for file in &snapshot.files {
         check_file(file, &snapshot, report);
     }
-    for (file, problem) in lint::snapshot(&snapshot, mended) {
+    for (file, problem) in lint::snapshot(&snapshot, repairs) {
         report.find(Some(file), problem);
     }
     for (file, note) in findings::notes(&snapshot) {
@@ -60,7 +61,7 @@ pub fn check(
         );
     }
     check_daemon(sockets, root, &snapshot, report);
-    Credential::of(&snapshot, mended)
+    Credential::of(&snapshot, repairs)
 }
 
 fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {

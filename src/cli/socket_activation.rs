@@ -7,39 +7,39 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use offline_fs_kbc::server::keep::is_connection;
+use offline_fs_kbc::server::fdstore::is_connection;
 use offline_fs_kbc::server::listener::{Address, Bound};
 use offline_fs_kbc::server::{Kept, notify};
 use tracing::{error, info, warn};
 
 use crate::config::{Choice, Role, Sockets};
-use crate::unchecked;
+use crate::sys;
 
 /// What this process was started with.
 #[derive(Default)]
-pub struct Inherited {
+pub struct Activation {
     listeners: Vec<(Role, Address, Bound)>,
     connections: Vec<(PathBuf, UnixStream, String)>,
 }
 
-impl Inherited {
+impl Activation {
     /// Takes what this process was started with. What can't be used is logged and closed.
     ///
     /// To be called before any descriptor is opened for long.
     pub fn take() -> Self {
-        let mut inherited = Self::default();
-        let descriptors = unchecked::take_descriptors().unwrap_or_else(|error| {
+        let mut activation = Self::default();
+        let descriptors = sys::take_descriptors().unwrap_or_else(|error| {
             error!("can't take the descriptors that the service manager announces: {error}");
             Vec::new()
         });
         for (descriptor, name) in descriptors {
             if is_connection(&name) {
-                inherited.add_connection(descriptor, name);
+                activation.add_connection(descriptor, name);
             } else {
-                inherited.add_listener(descriptor, &name);
+                activation.add_listener(descriptor, &name);
             }
         }
-        inherited
+        activation
     }
 
     fn add_listener(&mut self, descriptor: OwnedFd, name: &str) {

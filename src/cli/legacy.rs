@@ -9,7 +9,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use offline_fs_kbc::text::{Clean, Shown};
+use offline_fs_kbc::text::{Escaped, Quoted};
 
 use crate::cli::serve::Serve;
 use crate::config::component::ComponentFile;
@@ -59,7 +59,7 @@ const FLAGS: &[(&[&str], Meaning)] = &[
     (&["initdata-toml", "initdata_toml", "t"], Meaning::InitData),
 ];
 
-/// What becomes of a historic flag.
+/// What becomes of a legacy flag.
 #[derive(Clone, Copy)]
 enum Meaning {
     /// The address of a socket.
@@ -98,7 +98,7 @@ fn meaning(name: &str) -> Option<Meaning> {
     found.map(|(_, meaning)| *meaning)
 }
 
-/// Whether the argument is one of the historic flags.
+/// Whether the argument is one of the legacy flags.
 pub fn is_flag(arg: &str) -> bool {
     split(arg).is_some_and(|(name, _)| meaning(name).is_some())
 }
@@ -113,7 +113,7 @@ pub fn parse(component: Component, args: &[OsString]) -> Serve {
     let mut args = args.iter().map(|arg| arg.to_string_lossy()).peekable();
     while let Some(arg) = args.next() {
         let Some((name, value)) = split(&arg) else {
-            let arg = Shown(&arg);
+            let arg = Quoted(&arg);
             serve.warnings.push(format!("ignored: the argument {arg}"));
             continue;
         };
@@ -121,7 +121,7 @@ pub fn parse(component: Component, args: &[OsString]) -> Serve {
             *switch(&mut serve) = true;
             continue;
         }
-        let arg = Clean(&arg);
+        let arg = Escaped(&arg);
         let value = match value {
             Some(value) => Some(value.to_owned()),
             // A value that looks like a flag is one.
@@ -134,7 +134,7 @@ pub fn parse(component: Component, args: &[OsString]) -> Serve {
                 Ok(choice) => *serve.sockets.choice(role) = Some(choice),
                 Err(error) => serve.mistakes.push(format!(
                     "{arg} {}: {error}; the default address is served instead",
-                    Shown(&value)
+                    Quoted(&value)
                 )),
             },
             (Some(Meaning::Config), Some(value)) => config = Some(value),

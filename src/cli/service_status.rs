@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use offline_fs_kbc::rate::{self, Rate};
 use offline_fs_kbc::resource::problem::Severity;
-use offline_fs_kbc::resource::store::{LOGGED_PROBLEMS, Store};
+use offline_fs_kbc::resource::snapshot::LOGGED_PROBLEMS;
+use offline_fs_kbc::resource::store::Store;
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::server::notify;
 use offline_fs_kbc::watch::Watch;
@@ -20,10 +21,10 @@ use tracing::{error, info, warn};
 use crate::cli::findings;
 
 /// How the daemon stands, for its log and for the service manager.
-pub struct Standing {
+pub struct ServiceStatus {
     store: Arc<Store>,
-    /// Whether a credential is mended before it is served.
-    mended: bool,
+    /// Whether a credential is repaired before it is served.
+    repairs: bool,
     /// The addresses that another process answers on.
     waiting: Mutex<BTreeSet<String>>,
     /// What is wrong with the content and was logged.
@@ -36,11 +37,11 @@ pub struct Standing {
     behind: AtomicBool,
 }
 
-impl Standing {
-    pub fn new(store: Arc<Store>, mended: bool) -> Self {
+impl ServiceStatus {
+    pub fn new(store: Arc<Store>, repairs: bool) -> Self {
         Self {
             store,
-            mended,
+            repairs,
             waiting: Mutex::default(),
             logged: Mutex::default(),
             said: Mutex::default(),
@@ -133,7 +134,7 @@ impl Standing {
     /// A line for the service manager, and what is wrong with the content of what was loaded.
     fn state(&self) -> (String, BTreeSet<(Severity, String)>) {
         let snapshot = self.store.snapshot();
-        let found = findings::of_content(&snapshot, self.mended);
+        let found = findings::of_content(&snapshot, self.repairs);
         let mut line = findings::summary(&snapshot, found.len());
         for address in lock(&self.waiting).iter() {
             line.push_str(&format!(

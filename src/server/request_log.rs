@@ -10,7 +10,7 @@ use ttrpc::Code;
 
 use crate::server::method::Subject;
 use crate::server::peer::Peer;
-use crate::text::Clean;
+use crate::text::Escaped;
 
 /// How many requests are remembered: what fits a screen, and a few KiB.
 const RECENT: usize = 10;
@@ -36,7 +36,7 @@ pub struct Record {
 
 /// What was answered since the start.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct RequestLog {
     started: Instant,
     state: Mutex<State>,
 }
@@ -48,7 +48,7 @@ struct State {
     recent: VecDeque<Record>,
 }
 
-impl Default for Ledger {
+impl Default for RequestLog {
     fn default() -> Self {
         Self {
             started: Instant::now(),
@@ -57,11 +57,11 @@ impl Default for Ledger {
     }
 }
 
-impl Ledger {
+impl RequestLog {
     /// Notes one.
     pub fn record(&self, mut record: Record) {
         if record.method.len() > LONGEST {
-            record.method = Clean(&record.method).to_string().into();
+            record.method = Escaped(&record.method).to_string().into();
         }
         if record.subject.size() > LONGEST {
             record.subject = Subject::Text(record.subject.to_string().into());
@@ -105,9 +105,9 @@ mod tests {
     /// However many requests there are, few are remembered, and all are counted.
     #[test]
     fn few_are_remembered() {
-        let ledger = Ledger::default();
+        let request_log = RequestLog::default();
         for n in 0..25 {
-            ledger.record(Record {
+            request_log.record(Record {
                 peer: Peer::default(),
                 method: format!("/s/{n}").into(),
                 subject: Subject::None,
@@ -115,9 +115,9 @@ mod tests {
                 at: Instant::now(),
             });
         }
-        let recent = ledger.recent();
+        let recent = request_log.recent();
         assert_eq!(recent.len(), RECENT);
         assert_eq!((&*recent[0].method, &*recent[9].method), ("/s/24", "/s/15"));
-        assert_eq!(ledger.outcomes(), [(Code::OK, 25)]);
+        assert_eq!(request_log.outcomes(), [(Code::OK, 25)]);
     }
 }

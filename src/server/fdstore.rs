@@ -21,14 +21,14 @@ const PREFIX: &str = "connection-";
 
 /// The descriptor store, for all connections together.
 #[derive(Debug, Default)]
-pub struct Keep {
+pub struct FdStore {
     /// How many more it takes.
     free: AtomicUsize,
     /// Whether there is one.
     exists: bool,
 }
 
-impl Keep {
+impl FdStore {
     /// A store that takes `places` descriptors; none with 0.
     pub fn new(places: usize) -> Self {
         Self {
@@ -43,7 +43,7 @@ impl Keep {
             return None;
         }
         Some(Place {
-            keep: Arc::clone(self),
+            fdstore: Arc::clone(self),
             name: name_of(stream.as_fd())?,
             taken: false,
         })
@@ -56,7 +56,7 @@ impl Keep {
             .free
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, full);
         Place {
-            keep: Arc::clone(self),
+            fdstore: Arc::clone(self),
             name,
             taken: true,
         }
@@ -78,7 +78,7 @@ fn name_of(stream: BorrowedFd<'_>) -> Option<String> {
 /// One connection's place in the store. When it is dropped, the connection is taken out.
 #[derive(Debug)]
 pub struct Place {
-    keep: Arc<Keep>,
+    fdstore: Arc<FdStore>,
     name: String,
     taken: bool,
 }
@@ -93,7 +93,7 @@ impl Place {
     pub fn put(&mut self, stream: &UnixStream) -> bool {
         if !self.taken {
             let one_less = |free: usize| free.checked_sub(1);
-            let free = &self.keep.free;
+            let free = &self.fdstore.free;
             self.taken = free
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
                 .is_ok();
@@ -119,7 +119,7 @@ impl Place {
 
     fn give_back(&mut self) {
         self.taken = false;
-        self.keep.free.fetch_add(1, Ordering::Relaxed);
+        self.fdstore.free.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -138,20 +138,20 @@ mod tests {
     /// connection with it.
     #[tokio::test]
     async fn places_are_counted() {
-        let keep = Arc::new(Keep::new(1));
+        let fdstore = Arc::new(FdStore::new(1));
         let (first, second) = UnixStream::pair().unwrap();
-        let mut one = keep.place(&first).unwrap();
-        let mut other = keep.place(&second).unwrap();
+        let mut one = fdstore.place(&first).unwrap();
+        let mut other = fdstore.place(&second).unwrap();
         assert_ne!(one.name, other.name);
         assert!(one.put(&first));
         assert!(!other.put(&second));
         one.take_back();
         assert!(other.put(&second));
         drop(other);
-        let kept = keep.place_of_kept("connection-1".to_owned());
+        let kept = fdstore.place_of_kept("connection-1".to_owned());
         assert!(!one.put(&first));
         drop(kept);
         assert!(one.put(&first));
-        assert!(Arc::new(Keep::new(0)).place(&first).is_none());
+        assert!(Arc::new(FdStore::new(0)).place(&first).is_none());
     }
 }
