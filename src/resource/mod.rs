@@ -9,6 +9,7 @@ pub mod directory;
 pub mod entries;
 pub mod exposure;
 pub mod file;
+pub mod form;
 mod loaded;
 pub mod merge;
 pub mod name;

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use crate::json::{self, Fault};
 use crate::resource::entries::Entries;
 use crate::resource::file::Kind;
+use crate::resource::form::Form;
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::parsed::{Parsed, Reading};
 use crate::resource::problem::{Problem, Severity};
@@ -22,13 +23,24 @@ pub const MAX_ENTRIES: usize = 100_000;
 ///
 /// # Errors
 ///
-/// The one problem of a file that can't be used as a whole: because it is no JSON object, or as a
-/// credential one that is half-written.
+/// The one problem of a file that can't be used as a whole: because it is no JSON object, is of another form, or as a
+/// credential is half-written.
+///
+/// An `auth.json` in the place of a resources file is the credential: nobody can mean anything else by it.
 pub fn parse(mut text: Zeroizing<Vec<u8>>, kind: &Kind) -> Result<Entries, Problem> {
     if let Kind::Whole(name) = kind {
         return whole(text, name);
     }
-    let parsed = read(&text, kind)?;
+    let parsed = match read(&text, kind)? {
+        Read::Entries(parsed) => parsed,
+        Read::Credential(form) => {
+            let mut entries = Entries::of_one(Name::Path(CREDENTIAL.into()), Secret::new(text));
+            entries
+                .problems
+                .push(credential_in_place_of_resources(form));
+            return Ok(entries);
+        }
+    };
     // What follows needs room of its own. The text is wiped at once where none of it is in use, which is many
     // times faster than byte by byte.
     text.clear();
@@ -60,16 +72,63 @@ fn whole(text: Zeroizing<Vec<u8>>, name: &Name) -> Result<Entries, Problem> {
 ///
 /// As for [`parse`].
 pub fn parse_object(text: &[u8], kind: &Kind) -> Result<Entries, Problem> {
-    Ok(read(text, kind)?.entries())
+    match read(text, kind)? {
+        Read::Entries(parsed) => Ok(parsed.entries()),
+        Read::Credential(form) => Err(form.instead_of(wanted(kind))),
+    }
 }
 
-fn read(text: &[u8], kind: &Kind) -> Result<Parsed, Problem> {
+/// What the text of a resources or keys file is.
+enum Read {
+    /// What it should be.
+    Entries(Parsed),
+    /// A credential as it is.
+    Credential(Form),
+}
+
+fn read(text: &[u8], kind: &Kind) -> Result<Read, Problem> {
     let mut reading = Reading::new(text, kind)?;
-    json::each_member(text, MAX_ENTRIES, |name, value, at| {
-        reading.add(name, value, at)
-    })
-    .map_err(|error| not_an_object(error, fix_object(kind)))?;
-    Ok(reading.finish())
+    // Of values that are all strings it can be nothing else, but for a Kubernetes object without any data.
+    let mut is_odd = false;
+    let read = json::each_member(text, MAX_ENTRIES, |name, value, at| {
+        is_odd |= !value.starts_with('"') || name == "apiVersion" || name == "credsStore";
+        reading.add(name, value, at);
+    });
+    let form = match is_odd || read.is_err() {
+        true => Form::of(text),
+        false => None,
+    };
+    match (form, kind) {
+        (Some(form @ (Form::AuthJson | Form::DockerCfg)), Kind::Resources) => {
+            Ok(Read::Credential(form))
+        }
+        (Some(form), _) if form != Form::Resources => Err(form.instead_of(wanted(kind))),
+        _ => match read {
+            Ok(()) => Ok(Read::Entries(reading.finish())),
+            Err(error) => Err(not_an_object(error, fix_object(kind))),
+        },
+    }
+}
+
+fn wanted(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Keys => "a keys file",
+        _ => "a resources file",
+    }
+}
+
+fn credential_in_place_of_resources(form: Form) -> Problem {
+    let what = format!(
+        "it is {}, not a resources file; the daemon serves it as the credential ({CREDENTIAL}), but an upstream agent \
+         serves nothing of it",
+        form.name()
+    );
+    Problem::of_file(
+        Severity::Warning,
+        "auth-json-as-resources",
+        what,
+        form.fix(),
+    )
 }
 
 fn not_an_object(error: json::Error, otherwise: &str) -> Problem {

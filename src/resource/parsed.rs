@@ -88,18 +88,22 @@ impl<'a> Reading<'a> {
         let decoded = decode(value, self.kind, &mut self.bytes);
         let length = self.bytes.len() - start;
         let problem = match decoded {
+            // Of what clients ask for by itself none can be empty, and clients keep what they get.
+            Ok(()) if length == 0 && name.old().is_some() => {
+                self.broken.push((at, "the value is empty".into()));
+                let what = format!(
+                    "the value is empty, as an unset variable in a script or template leaves it; {}",
+                    self.meaning(&name)
+                );
+                Some((Severity::Error, "value-empty", what))
+            }
             Ok(()) if length == 0 => {
-                let what = "the value is empty and is served so".to_owned();
+                let what = "the value is empty, and is served empty".to_owned();
                 Some((Severity::Warning, "value-empty", what))
             }
             Ok(()) => None,
             Err((code, reason)) => {
-                let meaning = match (self.kind, name.as_str()) {
-                    (Kind::Keys, _) => "layers that need it can't be decrypted",
-                    (_, CREDENTIAL) => "requests for it are refused, and clients pull anonymously",
-                    _ => "requests for it are refused",
-                };
-                let what = format!("{reason}; {meaning}");
+                let what = format!("{reason}; {}", self.meaning(&name));
                 self.broken.push((at, reason.into()));
                 Some((Severity::Error, code, what))
             }
@@ -120,6 +124,15 @@ impl<'a> Reading<'a> {
             at,
             old,
         });
+    }
+
+    /// What it means that an entry is broken.
+    fn meaning(&self, name: &Name) -> &'static str {
+        match (self.kind, name.as_str()) {
+            (Kind::Keys, _) => "layers that need it can't be decrypted",
+            (_, CREDENTIAL) => "requests for it are refused, and clients pull anonymously",
+            _ => "requests for it are refused",
+        }
     }
 
     /// Puts the entries in order, of several of one name and one way to write it only the last.
