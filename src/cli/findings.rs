@@ -70,15 +70,18 @@ pub fn notes(snapshot: &Snapshot) -> Vec<(Option<PathBuf>, Problem)> {
         })
         .collect();
     if !snapshot.resources.keys().any(is_credential) {
-        let note = Problem::of_file(
-            Severity::Note,
-            "credential-missing",
-            format!("no credential ({CREDENTIAL}): clients pull anonymously"),
-            "write one with `offline-fs-kbc pack --credential auth.json`",
-        );
-        notes.push((None, note));
+        notes.push((None, no_credential()));
     }
     notes
+}
+
+fn no_credential() -> Problem {
+    Problem::of_file(
+        Severity::Note,
+        "credential-missing",
+        format!("no credential ({CREDENTIAL}): clients pull anonymously"),
+        "write one with `offline-fs-kbc pack --credential auth.json`",
+    )
 }
 
 /// The line of a list that tells how a resource stands.

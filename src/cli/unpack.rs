@@ -21,7 +21,7 @@ use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::parse::parse_object;
 use offline_fs_kbc::text::{EntryName, Escaped, count};
 
-use crate::config::kind_of;
+use crate::config::kind_of_entries;
 
 /// What `--help` and the manual show at the end.
 const EXAMPLE: &str = "Example:
@@ -53,7 +53,7 @@ impl Unpack {
         crate::process::harden()?;
         let shown = self.file.display();
         let content = file::read(&self.file).with_context(|| format!("can't read {shown}"))?;
-        let entries = match parse_object(&content.text, &kind_of(&self.file)) {
+        let entries = match parse_object(&content.text, &kind_of_entries(&self.file)) {
             Ok(entries) => entries,
             Err(problem) => bail!("{shown}: {problem}"),
         };

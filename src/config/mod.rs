@@ -323,12 +323,33 @@ fn extra_files_of_environment() -> Vec<PathBuf> {
         .collect()
 }
 
-/// What a file holds by its name: keys if it is called as the keys file, else resources.
-pub fn kind_of(path: &Path) -> Kind {
+/// What the daemon takes a file for by its name: it has one of the names under which the daemon finds its files. A
+/// resources or keys file may have something before its name, as copies on a build host do.
+pub fn kind_by_name(path: &Path) -> Option<Kind> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if name.ends_with("keys.json") {
-        Kind::Keys
+        Some(Kind::Keys)
+    } else if name.ends_with("aa-offline_fs_kbc-resources.json") {
+        Some(Kind::Resources)
+    } else if name == "auth.json" {
+        Some(Kind::Whole(Name::Path(CREDENTIAL.into())))
     } else {
-        Kind::Resources
+        None
+    }
+}
+
+/// What the daemon takes the file at one of its default paths for.
+#[cfg(feature = "tools")]
+pub fn kind_at(path: &str) -> Option<Kind> {
+    let is_default = [RESOURCES, KEYS, AUTH_FILE].contains(&path);
+    kind_by_name(Path::new(path)).filter(|_| is_default)
+}
+
+/// The kind of a file of entries, by its name: resources if it isn't called as a keys file.
+#[cfg(feature = "tools")]
+pub fn kind_of_entries(path: &Path) -> Kind {
+    match kind_by_name(path) {
+        Some(Kind::Keys) => Kind::Keys,
+        _ => Kind::Resources,
     }
 }

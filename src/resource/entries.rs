@@ -26,6 +26,7 @@ pub struct Entries {
     list: Vec<Entry>,
     /// What is wrong with single entries.
     pub problems: Vec<Problem>,
+    is_whole: bool,
 }
 
 impl Entries {
@@ -36,12 +37,24 @@ impl Entries {
             value: Ok(value),
             old: false,
         };
-        Self::of_sorted(vec![entry], Vec::new())
+        Self {
+            is_whole: true,
+            ..Self::of_sorted(vec![entry], Vec::new())
+        }
+    }
+
+    /// Whether the file is one resource, byte for byte.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// These, which must be in the order that the list has.
     pub(super) fn of_sorted(list: Vec<Entry>, problems: Vec<Problem>) -> Self {
-        Self { list, problems }
+        Self {
+            list,
+            problems,
+            is_whole: false,
+        }
     }
 
     /// All of them, in the order of their names; of one name that under the old name first.

@@ -131,6 +131,18 @@ impl Form {
         )
     }
 
+    /// Whether its content may be nobody else's.
+    pub fn is_secret(self) -> bool {
+        !matches!(
+            self,
+            Self::Policy
+                | Self::RegistriesConf
+                | Self::SigstoreConfig
+                | Self::PublicKey
+                | Self::GpgKeyring
+        )
+    }
+
     /// What a person calls it, and what to do with it.
     fn words(self) -> (&'static str, &'static str) {
         match self {

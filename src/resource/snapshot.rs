@@ -102,7 +102,7 @@ pub struct FileStatus {
 }
 
 /// Everything that is served at one moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Resources by name.
     pub resources: BTreeMap<Name, Resource>,

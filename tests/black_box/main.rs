@@ -28,6 +28,7 @@ mod pull;
 mod repair;
 mod requests;
 mod restarts;
+mod same_answer;
 mod sealing;
 mod second_instance;
 mod secrets;

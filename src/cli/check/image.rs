@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use offline_fs_kbc::credential::find::Step;
 use offline_fs_kbc::credential::image::ImageName;
-use offline_fs_kbc::credential::repair::{Served, repair};
+use offline_fs_kbc::credential::served::Delivery;
 use offline_fs_kbc::credential::{AuthFile, Login};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
@@ -27,34 +27,47 @@ pub struct Credential {
     /// The bytes, or why there are none.
     value: Result<Secret, Box<str>>,
     /// How long it is in the file.
+    #[cfg_attr(not(feature = "tools"), expect(dead_code))]
     raw: usize,
 }
 
 impl Credential {
-    /// That of a snapshot, served by a daemon that repairs it or not.
-    pub fn of(snapshot: &Snapshot, repairs: bool) -> Option<Self> {
+    /// That of a snapshot, if it has one, and the snapshot as a daemon serves it that repairs credentials or not.
+    pub fn of(snapshot: &Snapshot, repairs: bool) -> (Option<Self>, Snapshot) {
         let name = Name::Path(CREDENTIAL.into());
-        let resource = snapshot.resources.get(&name)?;
-        let served = match &resource.value {
-            Ok(value) if !repairs => match AuthFile::parse(value.expose()) {
-                Ok(file) if file.is_readable() => Ok(value.clone()),
-                _ => Err("is rejected by clients as a whole (--repair-credential is off)".into()),
-            },
-            Ok(value) => match repair(value.expose()) {
-                Served::Untouched => Ok(value.clone()),
-                Served::Repaired { text, .. } => Ok(Secret::new(text)),
-                Served::Refused(reason) => Err(reason.into()),
-            },
-            Err(reason) => Err(reason.clone()),
+        let raw = |snapshot: &Snapshot| {
+            let value = &snapshot.resources.get(&name)?.value;
+            Some(value.as_ref().map_or(0, Secret::len))
         };
-        Some(Self {
-            file: resource.file.to_path_buf(),
-            value: served,
-            raw: resource.value.as_ref().map_or(0, Secret::len),
-        })
+        let raw = raw(snapshot).unwrap_or_default();
+        let mut served = snapshot.clone();
+        let delivery = Delivery {
+            repair: repairs,
+            empty: false,
+        };
+        delivery.apply(&mut served);
+        let credential = served.resources.get(&name).map(|resource| {
+            let value = resource.value.as_ref();
+            let is_readable = |value: &Secret| {
+                AuthFile::parse(value.expose()).is_ok_and(|file| file.is_readable())
+            };
+            Self {
+                file: resource.file.to_path_buf(),
+                value: match value {
+                    Ok(value) if is_readable(value) => Ok(value.clone()),
+                    Ok(_) => {
+                        Err("is rejected by clients as a whole (--repair-credential is off)".into())
+                    }
+                    Err(reason) => Err(reason.clone()),
+                },
+                raw,
+            }
+        });
+        (credential, served)
     }
 
     /// How long it is in the file.
+    #[cfg(feature = "tools")]
     pub fn raw_len(&self) -> usize {
         self.raw
     }

@@ -4,8 +4,11 @@
 
 mod files;
 mod image;
+mod other;
 pub mod report;
 mod skopeo;
+#[cfg(feature = "tools")]
+mod user_data;
 mod vm;
 
 use std::path::PathBuf;
@@ -13,8 +16,12 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use offline_fs_kbc::credential::image::ImageName;
+use offline_fs_kbc::resource::file::Kind;
+use offline_fs_kbc::resource::form::Form;
+use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::Severity;
 
+use crate::cli::check::files::What;
 use crate::cli::check::report::{Format, Report};
 use crate::cli::serve::Switch;
 use crate::config::{Files, Root, Sockets};
@@ -92,6 +99,18 @@ enum FileKind {
     Policy,
     /// Cloud-config user data
     UserData,
+}
+
+impl FileKind {
+    fn what(self) -> What {
+        match self {
+            Self::Resources => What::Served(Kind::Resources),
+            Self::Keys => What::Served(Kind::Keys),
+            Self::Auth => What::Served(Kind::Whole(Name::Path(CREDENTIAL.into()))),
+            Self::Policy => What::Other(Form::Policy),
+            Self::UserData => What::Other(Form::CloudConfig),
+        }
+    }
 }
 
 impl Check {

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::{env, fmt};
 
 use clap::ValueEnum;
+use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
+use offline_fs_kbc::resource::snapshot::Snapshot;
 use offline_fs_kbc::text::{EntryName, count};
 use serde_json::{Value, json};
 
@@ -26,6 +28,7 @@ pub enum Format {
 pub struct Report {
     lines: Vec<Line>,
     images: Vec<Value>,
+    served: Vec<Value>,
 }
 
 enum Line {
@@ -50,6 +53,19 @@ impl Report {
     /// Adds what a client does for an image.
     pub fn image(&mut self, value: Value) {
         self.images.push(value);
+    }
+
+    /// Adds what a daemon serves of a file: what clients can ask for.
+    pub fn serve(&mut self, snapshot: &Snapshot) {
+        for (name, resource) in &snapshot.resources {
+            if let (Name::Path(name), Ok(value)) = (name, &resource.value) {
+                self.served.push(json!({
+                    "file": resource.file.display().to_string(),
+                    "name": &**name,
+                    "bytes": value.len(),
+                }));
+            }
+        }
     }
 
     /// How many findings are of this severity.
@@ -127,7 +143,11 @@ impl Report {
                 "fix": problem.fix,
             })
         });
-        let mut report = json!({"version": 1, "findings": findings.collect::<Vec<_>>()});
+        let mut report = json!({
+            "version": 1,
+            "findings": findings.collect::<Vec<_>>(),
+            "served": self.served,
+        });
         if !self.images.is_empty() {
             report["images"] = json!(self.images);
         }

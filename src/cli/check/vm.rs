@@ -28,9 +28,10 @@ pub fn check(
     let store = Store::new(files.sources(root, credentials));
     store.refresh();
     let snapshot = store.snapshot();
+    let (credential, served) = Credential::of(&snapshot, repairs);
     report.line("files, of which the last that has a name counts:".to_owned());
     for file in &snapshot.files {
-        check_file(file, &snapshot, report);
+        check_file(file, &served, report);
     }
     for (file, problem) in lint::snapshot(&snapshot, repairs) {
         report.find(Some(file), problem);
@@ -61,7 +62,8 @@ pub fn check(
         );
     }
     check_daemon(sockets, root, &snapshot, report);
-    Credential::of(&snapshot, repairs)
+    report.serve(&served);
+    credential
 }
 
 fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! User data: the files that it writes, each as the daemon would read it.
+
+use offline_fs_kbc::lint;
+use offline_fs_kbc::resource::parse::parse;
+use offline_fs_kbc::resource::problem::{Problem, Severity};
+use offline_fs_kbc::userdata::AUTH_JSON_BYTES;
+
+use crate::cli::check::files::Subject;
+use crate::cli::check::image::Credential;
+use crate::cli::findings;
+use crate::config::kind_at;
+
+/// Checks user data; gives the credential that it brings.
+pub fn check(subject: &mut Subject<'_>, text: &[u8]) -> Option<Credential> {
+    let Ok(text) = std::str::from_utf8(text) else {
+        subject.find_all([Problem::of_file(
+            Severity::Error,
+            "encoding",
+            "not UTF-8; compressed user data is not read here",
+            "check it before it is compressed",
+        )]);
+        return None;
+    };
+    subject.title("cloud-config user data", text.len());
+    let (written, problems) = lint::userdata::read(text);
+    subject.find_all(problems);
+    let mut credential = None;
+    for file in written {
+        let Some(kind) = kind_at(&file.path) else {
+            continue;
+        };
+        let (path, length) = (file.path.clone(), file.content.len());
+        subject
+            .report
+            .line(format!("  writes {path}, {length} bytes"));
+        let about = |problem: Problem| {
+            let place = problem.position;
+            Problem {
+                what: format!("in {path}: {}", problem.what),
+                position: place.and_then(|position| file.place_of(position)),
+                ..problem
+            }
+        };
+        match parse(file.content.clone(), &kind) {
+            Ok(mut entries) => {
+                let found = subject.entries(&mut entries, &kind, &about);
+                let raw = found.as_ref().map_or(0, Credential::raw_len);
+                subject.find_all(too_large_for_delivery(raw));
+                credential = found.or(credential);
+            }
+            Err(problem) => subject.find_all([about(findings::of_whole_file(problem))]),
+        }
+    }
+    credential
+}
+
+/// The problem of a credential that cloud-api-adaptor would not deliver.
+pub fn too_large_for_delivery(bytes: usize) -> Option<Problem> {
+    (bytes >= AUTH_JSON_BYTES).then(|| {
+        Problem::of_file(
+            Severity::Warning,
+            "auth-json-size",
+            format!(
+                "the auth.json has {bytes} bytes; cloud-api-adaptor leaves one of {AUTH_JSON_BYTES} or more out of the \
+                 user data, and says so only in its own log; pulls are then anonymous"
+            ),
+            "leave out registries that the pods don't need, or bake the file into the image",
+        )
+    })
+}
