@@ -2,21 +2,21 @@
 #
 # make            the image build: a static binary at target/<triple>/release/attestation-agent
 # make build      the program for this machine, with the build host's tools
-# make demo       the main job on real input: a private image refused, then pulled
-# make test       everything that is tested without a VM
-# make test-podvm the installed daemon in a booted VM
-# make bench      footprint and speed beside floors measured in the same run; QUICK=1 is shorter
-# make soak       hours of mixed load and hostile peers; SOAK_SECONDS says how long
-# make test-long  what takes ten minutes
-# make install    into DESTDIR, below PREFIX
-# make deb, rpm   packages of that, in target/packages
-# make manual     man pages and completions; make test-manual looks through them
-# make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short is four minutes over all
+# make demo       the main task on real input: a private image is refused, then pulled
+# make test       all tests that need no VM
+# make test-podvm tests the installed daemon in a booted VM
+# make bench      footprint and speed, compared with simpler programs in the same run; QUICK=1 is shorter
+# make soak       hours of mixed load and hostile peers; SOAK_SECONDS sets the duration
+# make test-long  a soak of ten minutes
+# make install    installs into DESTDIR, below PREFIX
+# make deb, rpm   packages of what `make install` installs, in target/packages
+# make manual     man pages and completions; make test-manual checks them
+# make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short takes four minutes for all
 # make audit      licences, sources and duplicates of the crates
-# make dist       what a release has: docs/release.md
+# make dist       the files of a release: docs/release.md
 
 CARGO ?= cargo
-# The oldest cargo that builds the program; Cargo.toml says the same to cargo.
+# The oldest cargo that builds the program; rust-version in Cargo.toml is the same.
 CARGO_NEEDED := 1.85
 
 KBC ?= offline_fs_kbc
@@ -29,10 +29,10 @@ PRESETDIR ?= $(PREFIX)/lib/systemd/system-preset
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 SHAREDIR ?= $(PREFIX)/share/offline-fs-kbc
 DOCDIR ?= $(PREFIX)/share/doc/offline-fs-kbc
-# The names of drop-ins to install in place, without .conf; see docs/systemd.md.
+# The names of the drop-ins to put in place, without .conf; see docs/systemd.md.
 DROP_INS ?=
 
-# 1 to install the program as confidential-data-hub too.
+# Set to 1 to install the program as confidential-data-hub too.
 CDH ?=
 
 NAME := offline-fs-kbc
@@ -40,59 +40,60 @@ LEGACY_NAME := attestation-agent
 HUB_NAME := confidential-data-hub
 BIN ?= target/release/$(NAME)
 
-# ppc64le is what uname and the image build say; Rust says powerpc64le.
+# uname and the image build say ppc64le; Rust says powerpc64le.
 RUST_ARCH := $(patsubst ppc64le,powerpc64le,$(ARCH))
 TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
-# Where the image build looks, which goes by its own ARCH: mid 2023, and early 2023.
+# Where the image builds of mid 2023 and of early 2023 look; both use their own ARCH.
 IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
 IMAGE_PLACES := $(IMAGE_DIR)/$(LEGACY_NAME) app/$(IMAGE_DIR)/$(LEGACY_NAME)
 
-# Relocations of a static binary as bits and not as records, a twentieth of it, where this machine's C library applies
-# them: since 2.36. A binary for another machine would get that one's.
+# Packed relocations (bits instead of records) make a static binary a twentieth smaller. The C library that is linked in
+# must apply them, which it does since 2.36. The check reads the C library of this machine, so only a binary for this
+# architecture gets them.
 LIBC_VERSION := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | sed -n 's/^glibc //p')
 ifeq ($(LIBC)-$(ARCH)-$(shell printf '%s\n' 2.36 $(or $(LIBC_VERSION),0) | sort -V | head -n 1),gnu-$(shell uname -m)-2.36)
 PACKED := -C link-arg=-Wl,-z,pack-relative-relocs
 endif
 STATIC = -C target-feature=+crt-static $(PACKED)
-# So that a build in one place is a build in every place, to the bit: docs/verify.md.
+# So that builds in different places are the same, bit for bit: docs/verify.md.
 REMAP = --remap-path-prefix=$(CURDIR)=/usr/src/offline-fs-kbc \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/usr/src/cargo
 
-# 1 to put the list of crates into the binary, for which cargo-auditable must be installed. Not by itself
-# where it is: what is built is to rest on the source and the compiler alone.
+# Set to 1 to put the list of crates into the binary; cargo-auditable must be installed. It is off even where that is
+# installed, because the result must depend on the source and the compiler alone.
 AUDITABLE ?=
 AUDITABLE_BUILD = $(if $(filter 1,$(AUDITABLE)),auditable )build
 
 FLOORS := target/$(TRIPLE)/floors
 SOAK_SECONDS ?= 7200
 
-# What is built stays where this file and the image build look for it.
+# Build results must be where this file and the image build look for them.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
-# What is documented with files, below examples/.
+# The examples that are installed with the documentation.
 EXAMPLES := $(patsubst examples/%,%,$(wildcard examples/image/* examples/cloud-init/* examples/kustomize/*))
-# What packages say they are.
+# The version of packages.
 VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
 PACKAGES := $(CURDIR)/target/packages
-# The VM's Debian.
+# The Debian suite of the VM.
 DISTRO ?= bookworm
 
 REGISTRY := target/registry/usr/bin/docker-registry
 TOOLS := target/tools
-# A skopeo that knows key providers: Debian's does since 13, whose libraries come along.
+# A skopeo that supports key providers: that of Debian 13, with its libraries.
 SKOPEO := target/skopeo/usr/bin/skopeo
 TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) \
 	DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
 	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO)
 SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
-# What the tests call that a small machine may lack: strace, and what systemd reads units with.
+# Programs that the tests call and that a small machine may lack: strace, and systemd's tools that read units.
 TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles
-# What builds, and what a person runs, is not what the unit runs. And a call that strace makes fail is none
-# of any list.
+# These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
+# makes calls fail that are on no list.
 NOT_UNDER_FILTER := --skip image_build --skip commands --skip pull --skip units --skip tools \
 	--skip user_data --skip sealing --skip encrypted_images --skip try_it --skip faults
-# A Go of Debian's with containerd's ttrpc, unpacked and not installed.
+# Debian's Go with containerd's ttrpc, unpacked and not installed.
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
@@ -101,8 +102,8 @@ GO_CLIENT := $(GO)/go-client
 
 .DEFAULT_GOAL := image
 
-# The contract of the image build: KBC, LIBC, ARCH and ttrpc on the command line. ttrpc needs no
-# answer, since the program speaks nothing else.
+# The image build calls make with KBC, LIBC, ARCH and ttrpc on the command line. ttrpc is ignored, because the program
+# speaks nothing else.
 image: check-image check-cargo
 	RUSTFLAGS="$(STATIC) $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked \
 		--no-default-features --bin $(NAME) --target $(TRIPLE)
@@ -112,12 +113,12 @@ image: check-image check-cargo
 
 check-image:
 	@if [ "$(KBC)" != offline_fs_kbc ]; then \
-		echo "KBC=$(KBC): this program is the offline_fs_kbc and no other; build that KBC from its own source" >&2; exit 1; \
+		echo "KBC=$(KBC): this program is offline_fs_kbc only; build another KBC from its own source" >&2; exit 1; \
 	fi
-	@case "$(LIBC)" in gnu|musl) ;; *) echo "LIBC=$(LIBC): gnu or musl" >&2; exit 1;; esac
+	@case "$(LIBC)" in gnu|musl) ;; *) echo "LIBC=$(LIBC): it must be gnu or musl" >&2; exit 1;; esac
 	@libdir=$$(rustc --print target-libdir --target $(TRIPLE) 2>/dev/null); \
 	if [ ! -d "$$libdir" ]; then \
-		echo "no Rust standard library for $(TRIPLE); install it with: rustup target add $(TRIPLE)" >&2; exit 1; \
+		echo "the Rust standard library for $(TRIPLE) is missing; install it with: rustup target add $(TRIPLE)" >&2; exit 1; \
 	fi
 
 check-cargo:
@@ -131,7 +132,7 @@ build: check-cargo
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked
 
 install:
-	@test -x $(BIN) || { echo "BIN=$(BIN) is missing; 'make' builds the image's binary, 'make build' this machine's" >&2; exit 1; }
+	@test -x $(BIN) || { echo "BIN=$(BIN) is missing; 'make' builds the binary for an image, 'make build' the one for this machine" >&2; exit 1; }
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/$(NAME)
 	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(LEGACY_NAME)
 	if [ "$(CDH)" = 1 ]; then ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(HUB_NAME); fi
@@ -155,7 +156,8 @@ install:
 			$(DESTDIR)$(UNITDIR)/$$unit.d/$$name.conf || exit 1; \
 	done
 
-# The components' names go only if they are this program's: an upstream component may have come back.
+# The components' names are removed only if they are links to this program: an upstream component may have been
+# installed since.
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/$(NAME) $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf \
 		$(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
@@ -172,29 +174,31 @@ uninstall:
 		if [ "$$(readlink $$path)" = $(NAME) ]; then rm -f $$path; fi; \
 	done
 
-# Of the image's binary, which needs nothing of the system that it gets into, and with the manual of that one.
+# Packages contain the image's binary, which needs nothing from the system that it is installed in, and its manual.
 deb rpm: image image-manual
 	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(LEGACY_NAME) $(PACKAGES)
 
-# The tests run the release binary, built on its own: built with the tests, it would have their
-# crates' features too. They run twice: the second time a system call that the unit doesn't allow kills.
+# The tests run the release binary, which is built separately: built together with the tests, it would get the crate
+# features that the tests turn on. The tests run twice; the second time, a system call that the unit does not allow
+# kills the process.
 test: build registry go-client skopeo $(TOOLS)/fetched $(SYSTEM_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked
 	$(TEST_ENV) PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages \
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
 		$(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
 
-# What measures, and the floors: static as the image build, so that they start the same way.
+# The measuring program, and the programs to compare with (floors). They are static like the image build, so that they
+# start in the same way.
 floors: check-cargo
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --locked --profile floors \
 		--package offline-fs-kbc-bench --target $(TRIPLE)
 
-# QUICK=1 for a shorter run. As root, since the daemon shows its memory to nobody else.
+# QUICK=1 makes the run shorter. Run it as root, because only root can see the daemon's memory.
 bench: image floors
 	$(FLOORS)/offline-fs-kbc-bench $(IMAGE_DIR)/$(LEGACY_NAME) $(FLOORS) target/bench.json \
 		$(if $(QUICK),--quick) $(BIN)
 
-# BASE= names the commit that this one is held against.
+# BASE= names the commit with which this one is compared.
 instructions:
 	tests/instructions $(BASE)
 
@@ -207,11 +211,11 @@ soak-short:
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
 
-# The packages in a VM that is booted three times; as root. It takes five to ten minutes, without KVM.
+# Tests the packages in a VM that boots three times. Must run as root; takes five to ten minutes without KVM.
 test-podvm: image
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
 
-# The unit's system calls, a name a line, and what loads such a list.
+# The unit's system calls, one name on each line, and the libraries that load such a list.
 $(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched
 	PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" tests/under-filter --expand $< > $@.new && mv $@.new $@
 
@@ -241,7 +245,7 @@ $(REGISTRY):
 
 skopeo: $(SKOPEO)
 
-# Run by the loader of its own C library, since this machine's may be older.
+# The loader of its own C library runs it, because this machine's C library may be older.
 $(SKOPEO): tests/fetch-debs tests/skopeo
 	tests/fetch-debs --suite trixie $(CURDIR)/target/skopeo skopeo libc6 libgpgme11t64 libassuan9 \
 		libgpg-error0 libsqlite3-0
@@ -267,23 +271,23 @@ clean:
 
 .PHONY: manual image-manual test-manual install-manual uninstall-manual fuzz fuzz-short test-reproducible audit sbom dist test-other
 
-# Installed with the rest if they were made; an image has no use for them.
+# `make install` installs the manual if it was made; an image does not need it.
 MANUAL ?= target/manual
-# What the image's binary has: no page of a build host's tool.
+# The manual of the image's binary, without pages of the build host's tools.
 IMAGE_MANUAL := target/image-manual
 MANDIR ?= $(PREFIX)/share/man
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 
-# Man pages and completions, from the definitions of the command line. A debug build: it runs once.
+# Man pages and completions, from the definitions of the command line. A debug build is enough, because it runs once.
 manual: check-cargo
 	$(CARGO) run --locked --quiet --features manual --bin manual -- man $(MANUAL)
 
 image-manual: check-cargo
 	$(CARGO) run --locked --quiet --no-default-features --features manual --bin manual -- man $(IMAGE_MANUAL)
 
-# The image's first: what is left in target/debug has all commands.
+# The image's binary comes first, so that the binary that stays in target/debug has all commands.
 test-manual: manual image-manual
 	$(CARGO) build --locked --quiet --no-default-features --bin $(NAME)
 	tests/manual target/debug/$(NAME) $(IMAGE_MANUAL)
@@ -307,7 +311,7 @@ uninstall-manual:
 		$(DESTDIR)$(MANDIR)/man5/aa-offline_fs_kbc-keys.json.5 \
 		$(DESTDIR)$(BASHDIR)/$(NAME) $(DESTDIR)$(ZSHDIR)/_$(NAME) $(DESTDIR)$(FISHDIR)/$(NAME).fish
 
-# Tools from crates.io, each built once: some take minutes.
+# Tools from crates.io. Each is built once, because some take minutes.
 CRATES := target/crates
 FUZZER := $(CRATES)/cargo-fuzz-0.13.2
 DENY := $(CRATES)/cargo-deny-0.20.2
@@ -318,21 +322,21 @@ $(FUZZER) $(DENY) $(AUDITOR):
 	$(CARGO) install --locked --root $(CRATES) $$(echo $(@F) | sed 's/-\([0-9.]*\)$$/@\1/')
 	touch $@
 
-# docs/fuzzing.md. The time is for each target; what is found beyond the seeds stays below target/.
+# See docs/fuzzing.md. The time is for each target; inputs that are found beyond the seeds stay below target/.
 FUZZ_SECONDS ?= 600
 
 fuzz: $(FUZZER)
 	$(TOOL_PATH) fuzz/run $(FUZZ_SECONDS)
 
-# Four minutes over all targets, once they are built.
+# Four minutes for all targets together, once they are built.
 fuzz-short: $(FUZZER)
 	$(TOOL_PATH) FUZZ_SEED=1 fuzz/run $$((240 / $$(ls fuzz/fuzz_targets/*.rs | wc -l)))
 
-# docs/verify.md.
+# See docs/verify.md.
 test-reproducible:
 	tests/reproducible
 
-# cargo-deny, and the list of crates in a binary against the sources.
+# Runs cargo-deny, and compares the list of crates in a binary with the sources.
 audit: $(DENY) $(AUDITOR)
 	$(TOOL_PATH) release/audit
 
@@ -341,10 +345,10 @@ sbom:
 	@mkdir -p target/dist
 	release/sbom $(TRIPLE) > target/dist/$(NAME).cdx.json
 
-# What a release has, from the tag VERSION or from HEAD: docs/release.md.
+# Makes the files of a release, from the tag VERSION or from HEAD: docs/release.md.
 dist: $(AUDITOR)
 	$(TOOL_PATH) release/dist $(VERSION)
 
-# Other architectures, and the oldest Rust; as root, and for an hour.
+# Builds for other architectures, and with the oldest Rust. Must run as root; takes an hour.
 test-other:
 	tests/other-architectures $(CURDIR)/target/other

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `make demo`: from a resources file to an image of a private registry, the way kata-agent pulls.
+//! `make demo`: pulls an image of a private registry as kata-agent does, without and with the daemon.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 #![allow(
     dead_code,
-    reason = "the tests use more of what they share with this program"
+    reason = "the tests use more of the shared support code than this program"
 )]
 
 #[path = "../tests/black_box/support/mod.rs"]
@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Err(error) => println!("  refused: {error}"),
     }
 
-    println!("\nThe credential goes into a resources file, as into an image or user data:");
+    println!("\nThe credential is packed into a resources file, as for an image or user data:");
     fs::write(root.path("auth.json"), registry.auth_json())?;
     let (auth_json, resources) = (root.path("auth.json"), root.resources());
     let auth_json = auth_json.display().to_string();

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# To go into the `build` of a pod VM's packer template, after what installs kata-agent. Beside the template lies a
-# directory `image` with `provision`, the package and the resources file.
+# Put these provisioners into the `build` of a pod VM's packer template, after those that install kata-agent. They expect a
+# directory `image` beside the template, with `provision`, the package and the resources file.
 
 provisioner "shell" {
   inline = ["mkdir -m 0700 /tmp/image"]
