@@ -83,15 +83,31 @@ impl RegistryName<'_> {
         if EntryName(self.0).is_hidden() {
             return EntryName(self.0).to_string();
         }
-        let (scheme, rest) = match self.0.split_once("://") {
-            Some((scheme, rest)) => (format!("{scheme}://"), rest),
-            None => (String::new(), self.0),
-        };
-        let host = rest.find('/').unwrap_or(rest.len());
-        match rest[..host].rfind('@') {
-            Some(at) => format!("{scheme}…{}", &rest[at..]),
-            None => self.0.to_owned(),
+        match split_login(self.0) {
+            (scheme, true, rest) => format!("{scheme}…@{rest}"),
+            (_, false, _) => self.0.to_owned(),
         }
+    }
+}
+
+/// Takes the name of a registry apart: the scheme with its `://`, whether a login follows, and what is behind both.
+pub fn split_login(name: &str) -> (&str, bool, &str) {
+    let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let (scheme, rest) = match name.find("://") {
+        Some(at) if name[..at].bytes().all(is_of_scheme) => name.split_at(at + 3),
+        _ => ("", name),
+    };
+    let host = rest.find('/').unwrap_or(rest.len());
+    // A password may have a slash. Behind one, an image's digest is the only thing that has an @ too.
+    let is_digest = |at: usize| {
+        ["sha256:", "sha512:"]
+            .iter()
+            .any(|start| rest[at + 1..].starts_with(start))
+    };
+    let mut all = rest.rmatch_indices('@').map(|(at, _)| at);
+    match all.find(|&at| at < host || !is_digest(at)) {
+        Some(at) => (scheme, true, &rest[at + 1..]),
+        None => (scheme, false, rest),
     }
 }
 
@@ -139,6 +155,9 @@ mod tests {
             ("https://u:hunter2@quay.io/v1/", "\"https://…@quay.io/v1/\""),
             ("u:hunter2@quay.io", "\"…@quay.io\""),
             ("quay.io/app@sha256:0", "\"quay.io/app@sha256:0\""),
+            ("https://u:hun/ter2@quay.io", "\"https://…@quay.io\""),
+            ("u:hun/ter2@r.io/a@sha256:0", "\"…@r.io/a@sha256:0\""),
+            ("u:hunter2://x@quay.io", "\"…@quay.io\""),
         ] {
             assert_eq!(RegistryName(name).to_string(), shown);
         }

@@ -14,29 +14,34 @@ pub enum Step {
 }
 
 impl AuthFile<'_> {
-    /// The entry that a client uses for the image `<registry>/<repository>`, and how it finds it.
-    ///
-    /// First by `registry/repository` to the letter, cut by its last part again and again down to
-    /// the registry; then by keys that name the registry otherwise: with a scheme, or as one of
-    /// Docker Hub's three names.
+    /// The entry that a client uses for the image `<registry>/<repository>`, and how it finds it: see [`find_key`].
     pub fn find(&self, registry: &str, repository: &str) -> Option<(&AuthEntry<'_>, Step)> {
-        let mut prefix = format!("{registry}/{repository}");
-        loop {
-            // Of a key that comes twice, clients keep the last.
-            let found = self.entries.iter().rev().find(|entry| entry.key == prefix);
-            if let Some(entry) = found {
-                return Some((entry, Step::Prefix));
-            }
-            let Some(cut) = prefix.rfind('/') else { break };
-            prefix.truncate(cut);
-        }
-        let host = canonical_host(registry);
-        let found = self
-            .entries
-            .iter()
-            .find(|entry| canonical_host(host_of_key(&entry.key)) == host);
-        found.map(|entry| (entry, Step::Host))
+        let keys: Vec<_> = self.entries.iter().map(|entry| &*entry.key).collect();
+        let (at, step) = find_key(&keys, registry, repository)?;
+        Some((self.entries.get(at)?, step))
     }
+}
+
+/// Which of the keys of an `auth.json` a client uses for the image `<registry>/<repository>`, and how it finds it.
+///
+/// First by `registry/repository` to the letter, cut by its last part again and again down to
+/// the registry; then by keys that name the registry otherwise: with a scheme, or as one of
+/// Docker Hub's three names.
+pub fn find_key(keys: &[&str], registry: &str, repository: &str) -> Option<(usize, Step)> {
+    let mut prefix = format!("{registry}/{repository}");
+    loop {
+        // Of a key that comes twice, clients keep the last.
+        if let Some(at) = keys.iter().rposition(|key| *key == prefix) {
+            return Some((at, Step::Prefix));
+        }
+        let Some(cut) = prefix.rfind('/') else { break };
+        prefix.truncate(cut);
+    }
+    let host = canonical_host(registry);
+    let at = keys
+        .iter()
+        .position(|key| canonical_host(host_of_key(key)) == host)?;
+    Some((at, Step::Host))
 }
 
 /// The host that a key names: without a scheme, and only then without what follows the host.

@@ -15,7 +15,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::json::{self, Member, Position};
-use crate::resource::base64 as lenient;
+use crate::resource::base64::{self as lenient, Alphabet};
 
 /// The most registries of one credential, to bound what is parsed.
 const MAX_REGISTRIES: usize = 10_000;
@@ -32,6 +32,8 @@ pub struct AuthFile<'a> {
     pub entries: Vec<AuthEntry<'a>>,
     /// All members of the top level, `auths` among them.
     members: Vec<Member<'a>>,
+    /// Whether it is the older `.dockercfg`, whose members are the registries.
+    is_dockercfg: bool,
 }
 
 /// What `auth.json` holds for one registry.
@@ -62,6 +64,21 @@ impl Login {
     pub fn encode(&self) -> Zeroizing<String> {
         let text = Zeroizing::new([&self.user, ":", &self.password].concat());
         Zeroizing::new(STANDARD.encode(text.as_bytes()))
+    }
+}
+
+impl Login {
+    /// Whether the password is a key file of Google Cloud: JSON, or its base64, whose white space at the end the
+    /// registry skips.
+    pub fn is_key_file(&self) -> bool {
+        let is_object = |text: &[u8]| json::members(text, MAX_MEMBERS).is_ok();
+        match self.user.as_str() {
+            "_json_key" => is_object(self.password.as_bytes()),
+            "_json_key_base64" => {
+                lenient::decode(&self.password).is_ok_and(|decoded| is_object(&decoded))
+            }
+            _ => false,
+        }
     }
 }
 
@@ -106,12 +123,38 @@ pub enum EntryError {
     /// `auth` does not decode.
     #[error("\"auth\" is not base64")]
     AuthNotBase64,
-    /// `auth` decodes where white space and missing padding are let pass, which clients don't.
-    #[error("\"auth\" is base64 with white space or without its padding")]
-    AuthLoose,
+    /// `auth` is a login in base64 that clients don't read.
+    #[error("\"auth\" is base64 {0}")]
+    AuthLoose(Loose),
+    /// `auth` is the login itself: a colon is in no alphabet of base64.
+    #[error("\"auth\" is user:password in plain text, not its base64")]
+    AuthPlain,
     /// `auth` decodes to something else than `user:password`.
     #[error("\"auth\" is not base64 of user:password")]
     NoColon,
+}
+
+/// What keeps clients from reading base64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Loose {
+    /// `\n` or `\r`, as `base64` without `-w 0` writes them.
+    #[error("with a line break")]
+    LineBreak,
+    /// A tab.
+    #[error("with a tab")]
+    Tab,
+    /// A blank.
+    #[error("with a blank")]
+    Blank,
+    /// Another character that is not seen, such as a no-break space or a byte order mark.
+    #[error("with an invisible character")]
+    Invisible,
+    /// `-` or `_`.
+    #[error("of the URL-safe alphabet (- and _), and clients read the standard one (+ and /)")]
+    UrlSafe,
+    /// One `=` or two are missing.
+    #[error("without its padding (=)")]
+    Padding,
 }
 
 impl EntryError {
@@ -122,8 +165,8 @@ impl EntryError {
             Self::NoAuth => "auth-missing",
             Self::AuthTwice => "auth-twice",
             Self::AuthNotAString => "auth-not-a-string",
-            Self::AuthNotBase64 => "auth-base64",
-            Self::AuthLoose => "auth-loose",
+            Self::AuthNotBase64 | Self::AuthPlain => "auth-base64",
+            Self::AuthLoose(_) => "auth-loose",
             Self::NoColon => "auth-form",
         }
     }
@@ -134,10 +177,20 @@ impl<'a> AuthFile<'a> {
     ///
     /// # Errors
     ///
-    /// Where it is not JSON with an object `auths`. Entries that clients can't use are no error
-    /// here: see [`AuthEntry::login`].
+    /// Where it is neither JSON with an object `auths` nor a `.dockercfg`. Entries that clients can't use are
+    /// no error here: see [`AuthEntry::login`].
     pub fn parse(text: &'a [u8]) -> Result<Self, Error> {
-        let members = json::members(text, MAX_MEMBERS).map_err(Error::Json)?;
+        // A .dockercfg has its registries here.
+        let members = json::members(text, MAX_REGISTRIES).map_err(Error::Json)?;
+        if is_dockercfg(&members) {
+            let entry =
+                |member: &Member<'a>| AuthEntry::of(&member.name, member.value, member.position);
+            return Ok(Self {
+                entries: members.iter().map(entry).collect(),
+                members,
+                is_dockercfg: true,
+            });
+        }
         let auths = members.iter().rev().find(|member| member.name == "auths");
         let auths = auths.ok_or(Error::NoAuths)?;
         let registries = json::members(auths.value.as_bytes(), MAX_REGISTRIES);
@@ -145,22 +198,27 @@ impl<'a> AuthFile<'a> {
             json::Fault::TooManyMembers(_) => Error::TooManyRegistries,
             _ => Error::AuthsNotAnObject,
         })?;
-        let entries = registries.into_iter().map(|member| AuthEntry {
-            login: login(member.value),
-            has_identity_token: has_identity_token(member.value),
-            position: member.position.within(auths.position),
-            value: member.value,
-            key: member.name.into_owned(),
-        });
+        let entry = |member: &Member<'a>| {
+            let position = member.position.within(auths.position);
+            AuthEntry::of(&member.name, member.value, position)
+        };
         Ok(Self {
-            entries: entries.collect(),
+            entries: registries.iter().map(entry).collect(),
             members,
+            is_dockercfg: false,
         })
+    }
+
+    /// Whether it is the older `.dockercfg`, which clients reject.
+    pub fn is_dockercfg(&self) -> bool {
+        self.is_dockercfg
     }
 
     /// Whether a client takes the file, rather than reject all of it for one entry.
     pub fn is_readable(&self) -> bool {
-        !self.has_auths_twice() && self.entries.iter().all(|entry| entry.login.is_ok())
+        !self.is_dockercfg
+            && !self.has_auths_twice()
+            && self.entries.iter().all(|entry| entry.login.is_ok())
     }
 
     /// Whether `auths` comes more than once, for which clients reject the file. Here the last counts.
@@ -181,6 +239,18 @@ impl<'a> AuthFile<'a> {
     }
 }
 
+impl<'a> AuthEntry<'a> {
+    fn of(key: &str, value: &'a str, position: Position) -> Self {
+        Self {
+            key: key.to_owned(),
+            login: login(value),
+            position,
+            has_identity_token: has_identity_token(value),
+            value,
+        }
+    }
+}
+
 /// The login of an entry, as strictly as clients read it.
 fn login(entry: &str) -> Result<Login, EntryError> {
     let members =
@@ -191,27 +261,67 @@ fn login(entry: &str) -> Result<Login, EntryError> {
     }
     let auth = json::value(&members, "auth").ok_or(EntryError::NoAuth)?;
     let auth = secret_string(auth).ok_or(EntryError::AuthNotAString)?;
-    if STANDARD
-        .decode(auth.as_bytes())
-        .map(Zeroizing::new)
-        .is_err()
-    {
-        return Err(match lenient::decode(&auth) {
-            Ok(_) => EntryError::AuthLoose,
-            Err(_) => EntryError::AuthNotBase64,
-        });
+    let decoded = STANDARD.decode(auth.as_bytes()).map(Zeroizing::new);
+    if decoded.is_ok() {
+        return login_of_auth(&auth).ok_or(EntryError::NoColon);
     }
-    login_of_auth(&auth).ok_or(EntryError::NoColon)
+    if plain_login(&auth).is_some() {
+        return Err(EntryError::AuthPlain);
+    }
+    let dense = dense(&auth);
+    let Ok((decoded, alphabet)) = lenient::decode_either(&dense) else {
+        return Err(EntryError::AuthNotBase64);
+    };
+    if split_login(&decoded).is_none() {
+        return Err(EntryError::NoColon);
+    }
+    Err(EntryError::AuthLoose(
+        match auth.chars().find(|c| is_invisible(*c)) {
+            Some('\n' | '\r') => Loose::LineBreak,
+            Some('\t') => Loose::Tab,
+            Some(' ') => Loose::Blank,
+            Some(_) => Loose::Invisible,
+            None if alphabet == Alphabet::UrlSafe => Loose::UrlSafe,
+            None => Loose::Padding,
+        },
+    ))
 }
 
-/// The login that `auth` encodes, white space and missing padding let pass.
+/// The login that `auth` encodes, in either alphabet, with white space and without padding.
 fn login_of_auth(auth: &str) -> Option<Login> {
-    let decoded = lenient::decode(auth).ok()?;
-    let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    split_login(&lenient::decode_either(&dense(auth)).ok()?.0)
+}
+
+/// The login that `auth` is, where it was not encoded. No alphabet of base64 has a colon.
+fn plain_login(auth: &str) -> Option<Login> {
+    // What `echo` puts at the end is no part of a password.
+    let login = split_login(auth.trim_end_matches(['\r', '\n']).as_bytes())?;
+    (!login.user.is_empty() && !login.password.is_empty()).then_some(login)
+}
+
+fn split_login(text: &[u8]) -> Option<Login> {
+    let (user, password) = std::str::from_utf8(text).ok()?.split_once(':')?;
     Some(Login {
         user: user.to_owned(),
         password: Zeroizing::new(password.to_owned()),
     })
+}
+
+/// The text without characters that are not seen.
+fn dense(text: &str) -> Zeroizing<String> {
+    // Room for all of it, since a text that grows leaves copies behind.
+    let mut dense = Zeroizing::new(String::with_capacity(text.len()));
+    dense.extend(text.chars().filter(|c| !is_invisible(*c)));
+    dense
+}
+
+/// White space, and what else is not seen but comes along when a text is copied from a page.
+pub fn is_invisible(c: char) -> bool {
+    let zero_width = matches!(
+        c,
+        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'
+    );
+    c.is_whitespace() || c.is_control() || zero_width
 }
 
 fn has_identity_token(entry: &str) -> bool {
@@ -244,19 +354,39 @@ mod tests {
     /// Each of these makes a client reject the whole file.
     #[test]
     fn unusable_entries_are_told_apart() {
+        let loose = EntryError::AuthLoose;
         for (entry, expected) in [
             ("{}", EntryError::NoAuth),
             (r#""hunter2""#, EntryError::NotAnObject),
             (r#"{"auth":1}"#, EntryError::AuthNotAString),
             (r#"{"auth":"dTpw","auth":"dTpw"}"#, EntryError::AuthTwice),
             (r#"{"auth":"hunter2!"}"#, EntryError::AuthNotBase64),
-            (r#"{"auth":"dXNlcjpwYXM"}"#, EntryError::AuthLoose),
-            (r#"{"auth":"dXNl\ncjpw"}"#, EntryError::AuthLoose),
+            (r#"{"auth":"dXNlcjpwYXM"}"#, loose(Loose::Padding)),
+            (r#"{"auth":"dXNl\ncjpw"}"#, loose(Loose::LineBreak)),
+            (r#"{"auth":"dXNlcjpw\r\n"}"#, loose(Loose::LineBreak)),
+            (r#"{"auth":"dXNl cjpw"}"#, loose(Loose::Blank)),
+            (r#"{"auth":" dXNlcjpw"}"#, loose(Loose::Blank)),
+            (r#"{"auth":"dXNl\tcjpw"}"#, loose(Loose::Tab)),
+            (r#"{"auth":"dXNlcjpw\u00a0"}"#, loose(Loose::Invisible)),
+            (r#"{"auth":"\ufeffdXNlcjpw"}"#, loose(Loose::Invisible)),
+            (r#"{"auth":"dXNlcjpw\u200b"}"#, loose(Loose::Invisible)),
+            (r#"{"auth":"dTo_Pz8_"}"#, loose(Loose::UrlSafe)),
+            (r#"{"auth":"dTp-fn4"}"#, loose(Loose::UrlSafe)),
+            (r#"{"auth":"dTo_Pz8/"}"#, EntryError::AuthNotBase64),
+            (r#"{"auth":"hunter-2"}"#, EntryError::NoColon),
+            (r#"{"auth":"hunter 22"}"#, EntryError::NoColon),
+            (r#"{"auth":"user:hunter2"}"#, EntryError::AuthPlain),
+            (r#"{"auth":"user:hunter2\n"}"#, EntryError::AuthPlain),
+            (r#"{"auth":"user: hunter2"}"#, EntryError::AuthPlain),
+            (r#"{"auth":"user:"}"#, EntryError::AuthNotBase64),
+            (r#"{"auth":":hunter2"}"#, EntryError::AuthNotBase64),
             (r#"{"auth":"aHVudGVyMg=="}"#, EntryError::NoColon),
         ] {
             let text = format!(r#"{{"auths":{{"q":{entry}}}}}"#);
             let file = AuthFile::parse(text.as_bytes()).unwrap();
-            assert_eq!(file.entries[0].login.as_ref().unwrap_err(), &expected);
+            let found = file.entries[0].login.as_ref().unwrap_err();
+            assert_eq!(found, &expected, "{entry}");
+            assert!(!found.to_string().contains("hunter"), "{found}");
             assert!(!file.is_readable());
         }
         for (text, expected) in [
@@ -264,6 +394,70 @@ mod tests {
             (r#"{"auths":["hunter2"]}"#, Error::AuthsNotAnObject),
         ] {
             assert_eq!(AuthFile::parse(text.as_bytes()).err(), Some(expected));
+        }
+    }
+
+    /// The older form is known by its members alone, and no other file is taken for it.
+    #[test]
+    fn a_dockercfg_is_recognised() {
+        for text in [
+            r#"{"quay.io":{"auth":"dTpw","email":"a@b"}}"#,
+            r#"{"https://index.docker.io/v1/":{"auth":"dTpw"}}"#,
+            r#"{"localhost":{"username":"u","password":"p"}}"#,
+            r#"{"registry:5000":{"auth":""},"localhost:5000":{"email":""}}"#,
+            r#"{"quay.io":{"identitytoken":"t"}}"#,
+            r#"{"quay.io":{"registrytoken":"t"}}"#,
+            r#"{"quay.io":{},"ghcr.io":{"auth":"dTpw"}}"#,
+            r#"{"quay.io/org":{"auth":"dTpw"}}"#,
+            r#"{"*.example.com":{"auth":"dTpw"}}"#,
+            r#"{"10.0.0.1:5000":{"auth":"dTpw"}}"#,
+            r#"{"quay.io":{"auth":"dTpw"},"quay.io":{"auth":"dTpw"}}"#,
+        ] {
+            let file = AuthFile::parse(text.as_bytes()).unwrap();
+            assert!(file.is_dockercfg() && !file.is_readable(), "{text}");
+            assert!(!file.entries.is_empty());
+        }
+        for text in [
+            "{}",
+            r#"{"quay.io":{}}"#,
+            r#"{"quay.io":"dTpw"}"#,
+            r#"{"quay.io":{"auth":"dTpw"},"x":1}"#,
+            r#"{"quay.io":{"auth":"dTpw"},"credsStore":"x"}"#,
+            r#"{"quay.io":{"host":"x"}}"#,
+            r#"{"auth":{"username":"u"}}"#,
+            r#"{"data":{"auth":"x"},"kind":"Secret"}"#,
+            r#"{"default/credential/test":"eA=="}"#,
+            r#"[{"quay.io":{"auth":"dTpw"}}]"#,
+        ] {
+            let is = AuthFile::parse(text.as_bytes()).is_ok_and(|file| file.is_dockercfg());
+            assert!(!is, "{text}");
+        }
+        let both = br#"{"auths":{},"quay.io":{"auth":"dTpw"}}"#;
+        assert!(!AuthFile::parse(both).unwrap().is_dockercfg());
+    }
+
+    /// A key file is known by user and password together.
+    #[test]
+    fn a_key_file_is_json() {
+        let base64 = STANDARD.encode("{\"type\":\"service_account\"}\n");
+        for (user, password, expected) in [
+            ("_json_key", "{\n \"type\": \"service_account\"\n}\n", true),
+            ("_json_key", "{}\r\n", true),
+            ("_json_key", "{", false),
+            ("_json_key", "hunter2\n", false),
+            ("_json_key", base64.as_str(), false),
+            ("_json_key_base64", base64.as_str(), true),
+            ("_json_key_base64", &format!("{base64}\n"), true),
+            ("_json_key_base64", "hunter2\n", false),
+            ("_json_key_base64", "{}\n", false),
+            ("oauth2accesstoken", "{}\n", false),
+            ("robot", "{}\n", false),
+        ] {
+            let login = Login {
+                user: user.to_owned(),
+                password: Zeroizing::new(password.to_owned()),
+            };
+            assert_eq!(login.is_key_file(), expected, "{user} {password}");
         }
     }
 }

@@ -9,10 +9,12 @@
 use zeroize::Zeroizing;
 
 use crate::credential::{
-    AuthEntry, AuthFile, EntryError, Error, Login, MAX_MEMBERS, login_of_auth, secret_string,
+    AuthEntry, AuthFile, EntryError, Error, FIX, Login, Loose, MAX_MEMBERS, is_invisible,
+    login_of_auth, plain_login, secret_string,
 };
 use crate::json::{self, Member};
 use crate::resource::base64;
+use crate::resource::form::Form;
 use crate::text::{RegistryName, count};
 
 /// How many changes are named: what a person reads, and a status can carry.
@@ -40,20 +42,28 @@ pub fn repair(text: &[u8]) -> Served {
         Ok(file) => rebuild(&file, Vec::new()),
         Err(error) => match decoded_again(text) {
             Some(inner) => repair_decoded(inner),
-            None => Served::Refused(not_an_auth_file(&error)),
+            None => Served::Refused(not_an_auth_file(text, &error).0),
         },
     }
 }
 
 /// The credential that was encoded twice, if it was.
 pub fn decoded_again(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let inner = base64::decode(std::str::from_utf8(text).ok()?).ok()?;
+    let (inner, _) = base64::decode_either(std::str::from_utf8(text).ok()?).ok()?;
     AuthFile::parse(&inner).is_ok().then_some(inner)
 }
 
-/// The sentence for what is no `auth.json` at all.
-pub fn not_an_auth_file(error: &Error) -> String {
-    format!("is not an auth.json: {error}")
+/// The sentence for what is no `auth.json` at all, and what to do about it.
+pub fn not_an_auth_file(text: &[u8], error: &Error) -> (String, &'static str) {
+    match Form::of(text) {
+        None | Some(Form::AuthJson | Form::DockerCfg) => {
+            (format!("it is not an auth.json: {error}"), FIX)
+        }
+        Some(form) => {
+            let name = form.name();
+            (format!("it is {name}, not an auth.json"), form.fix())
+        }
+    }
 }
 
 fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
@@ -73,6 +83,11 @@ fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
 
 /// Writes the file anew, with its entries repaired or left out. Everything else stays as it is.
 fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
+    if file.is_dockercfg {
+        changes.push(
+            "its registries, in the older form .dockercfg, are put into \"auths\"".to_owned(),
+        );
+    }
     if file.has_auths_twice() {
         changes.push("\"auths\" came more than once; the last is left".to_owned());
     }
@@ -98,6 +113,9 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
     }
     let auths = object(entries.iter().map(|(key, value)| (*key, value.as_str())));
     let mut members = Vec::new();
+    if file.is_dockercfg {
+        members.push(("auths", auths.as_str()));
+    }
     let last = file
         .members
         .iter()
@@ -106,6 +124,8 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
         match &*member.name {
             "auths" if Some(at) == last => members.push(("auths", auths.as_str())),
             "auths" => {}
+            // They are the registries.
+            _ if file.is_dockercfg => {}
             name => members.push((name, member.value)),
         }
     }
@@ -150,14 +170,25 @@ fn login_of(members: &[Member<'_>], reason: EntryError) -> Option<(Login, &'stat
         if let Some(login) = login_of_auth(&auth) {
             let how = match reason {
                 EntryError::AuthTwice => "\"auth\" came more than once; the last is left",
+                EntryError::AuthLoose(Loose::UrlSafe) => {
+                    "\"auth\" is encoded anew, in the standard alphabet"
+                }
                 _ => "\"auth\" is encoded anew, without white space and with its padding",
             };
             return Some((login, how));
         }
-        let again = base64::decode(&auth).ok();
+        // White space in a password may be meant, or not.
+        let is_clear = |login: &Login| {
+            login.is_key_file()
+                || !(login.user.contains(is_invisible) || login.password.contains(is_invisible))
+        };
+        if let Some(login) = plain_login(&auth).filter(is_clear) {
+            return Some((login, "\"auth\" was plain text, and is encoded"));
+        }
+        let again = base64::decode_either(&auth).ok();
         let again = again
             .as_ref()
-            .and_then(|text| std::str::from_utf8(text).ok());
+            .and_then(|(text, _)| std::str::from_utf8(text).ok());
         if let Some(login) = again.and_then(login_of_auth) {
             return Some((
                 login,
@@ -255,6 +286,14 @@ mod tests {
             (r#"{"auth":"dXNlcjpwYXM"}"#, "dXNlcjpwYXM="),
             (r#"{"auth":"dXNl\ncjpw"}"#, "dXNlcjpw"),
             (r#"{"auth":"ZFhObGNqcHc="}"#, "dXNlcjpw"),
+            (r#"{"auth":"dTo_Pz8_"}"#, "dTo/Pz8/"),
+            (r#"{"auth":" dTp-fn4"}"#, "dTp+fn4="),
+            (r#"{"auth":"\ufeffdXNlcjpw\u00a0"}"#, "dXNlcjpw"),
+            (r#"{"auth":"user:p"}"#, "dXNlcjpw"),
+            (r#"{"auth":"user:p\r\n"}"#, "dXNlcjpw"),
+            (r#"{"auth":"_json_key:{\n}\n"}"#, "X2pzb25fa2V5OnsKfQ=="),
+            (r#"{"auth":"u:p:q"}"#, "dTpwOnE="),
+            (r#"{"auth":"u:p","username":"x","password":"y"}"#, "dTpw"),
             (r#"{"auth":"eDp5","auth":"dTpw"}"#, "dTpw"),
             (r#"{"auth":"!","username":"u","password":"p"}"#, "dTpw"),
             (r#"{"username":"u","password":"p"}"#, "dTpw"),
@@ -276,6 +315,21 @@ mod tests {
         assert_eq!(text, r#"{"auths":{"r":{"auth":"dTpw"}}}"#);
     }
 
+    /// The older form is wrapped, and its entries are repaired as all others.
+    #[test]
+    fn a_dockercfg_is_wrapped() {
+        let (text, changes) = repaired(r#"{"quay.io": {"auth": "dTpw", "email": "a@b"}}"#);
+        let expected = r#"{"auths":{"quay.io":{"auth": "dTpw", "email": "a@b"}}}"#;
+        assert_eq!((text.as_str(), changes.len()), (expected, 1));
+        let older = r#"{"q.io":{"auth":"dTpw"},"r.io":{},"s.io":{"username":"u","password":"p","email":""}}"#;
+        let expected = r#"{"auths":{"q.io":{"auth":"dTpw"},"s.io":{"username":"u","password":"p","email":"","auth":"dTpw"}}}"#;
+        for text in [older.to_owned(), STANDARD.encode(older)] {
+            let (text, changes) = repaired(&text);
+            assert_eq!(text, expected);
+            assert!(changes.iter().any(|change| change.contains(".dockercfg")));
+        }
+    }
+
     /// What no client could use is refused with a reason that holds no value.
     #[test]
     fn nothing_usable_is_refused() {
@@ -286,6 +340,9 @@ mod tests {
             r#"{"auths":{"q":{},"r":{"auth":"hunter2"}}}"#,
             r#"{"auths":{"q":{"username":"hunter:2","password":"p"}}}"#,
             r#"{"auths":{"q":{"username":"hunter2"}}}"#,
+            r#"{"auths":{"q":{"auth":"u: hunter2"}}}"#,
+            r#"{"q.io":{"username":"hunter2"}}"#,
+            r#"{"q.io":{"email":"hunter2"},"r.io":{"identitytoken":"hunter2"}}"#,
         ] {
             let Served::Refused(reason) = repair(text.as_bytes()) else {
                 panic!("{text}");
@@ -299,7 +356,7 @@ mod tests {
         let value = prop_oneof![
             Just("null".to_owned()),
             Just("1".to_owned()),
-            "[a-zA-Z0-9+/=: ]{0,12}".prop_map(|text| format!("{text:?}")),
+            "[a-zA-Z0-9+/=: _-]{0,12}".prop_map(|text| format!("{text:?}")),
             Just("\"dTpw\"".to_owned()),
             Just("\"ZFhObGNqcHc=\"".to_owned()),
         ];
@@ -316,10 +373,11 @@ mod tests {
     proptest! {
         /// What is served is what a client can read, and what was repaired needs no repair.
         #[test]
-        fn what_is_repaired_can_be_read(entries in proptest::collection::vec(entry(), 0..5), twice: bool) {
+        fn what_is_repaired_can_be_read(entries in proptest::collection::vec(entry(), 0..5), older: bool, twice: bool) {
             let entries: Vec<_> = entries.iter().enumerate()
-                .map(|(n, entry)| format!("\"registry{n}\":{entry}")).collect();
-            let mut text = format!("{{\"auths\":{{{}}}}}", entries.join(","));
+                .map(|(n, entry)| format!("\"registry{n}.io\":{entry}")).collect();
+            let mut text = format!("{{{}}}", entries.join(","));
+            if !older { text = format!("{{\"auths\":{text}}}"); }
             if twice { text = STANDARD.encode(text); }
             match repair(text.as_bytes()) {
                 Served::Untouched => prop_assert!(AuthFile::parse(text.as_bytes()).unwrap().is_readable()),

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use crate::credential::find::{canonical_host, host_of_key};
 use crate::credential::repair::{decoded_again, not_an_auth_file, repair_entry};
 use crate::credential::{AuthEntry, AuthFile, FIX};
+use crate::lint::registry::unmatched;
 use crate::resource::problem::{Problem, Severity};
-use crate::text::{Quoted, RegistryName};
+use crate::text::RegistryName;
 
 /// What clients do with a credential that is served as it is and has what they can't read.
 const REJECTED: &str = "it is served as it is (--repair-credential is off), and clients reject the whole \
@@ -23,14 +24,15 @@ pub fn lint(text: &[u8], repairs: bool) -> Vec<Problem> {
             Some(inner) => lint_encoded_twice(&inner, repairs),
             None => {
                 let meaning = match repairs {
-                    true => "a request for it is refused, and clients pull anonymously",
+                    true => "requests for it are refused, and clients pull anonymously",
                     false => REJECTED,
                 };
+                let (what, fix) = not_an_auth_file(text, &error);
                 vec![Problem::of_file(
                     Severity::Error,
                     "not-an-auth-json",
-                    format!("{}; {meaning}", not_an_auth_file(&error)),
-                    FIX,
+                    format!("{what}; {meaning}"),
+                    fix,
                 )]
             }
         },
@@ -69,6 +71,15 @@ fn lint_encoded_twice(inner: &[u8], repairs: bool) -> Vec<Problem> {
 
 fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
     let mut found = Vec::new();
+    if file.is_dockercfg() {
+        let (severity, what) = repairable(
+            repairs,
+            "this is a .dockercfg, the older form of auth.json, which has its registries at the top and not in \"auths\"",
+            "they are served in \"auths\", but an upstream agent's clients would reject it",
+        );
+        let fix = "make an auth.json of it: `jq '{auths: .}' .dockercfg > auth.json`";
+        found.push(Problem::of_file(severity, "dockercfg", what, fix));
+    }
     if file.has_auths_twice() {
         let (severity, what) = repairable(
             repairs,
@@ -115,9 +126,7 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
                     FIX,
                 );
             }
-            (Ok(login), _)
-                if login.password.trim_end_matches(['\r', '\n']).len() < login.password.len() =>
-            {
+            (Ok(login), _) if login.password.ends_with(['\r', '\n']) && !login.is_key_file() => {
                 add(
                     Severity::Error,
                     "password-newline",
@@ -141,79 +150,12 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
                 FIX,
             );
         }
-        if let Some((what, fix)) = spelling(&entry.key) {
-            add(Severity::Warning, "registry-unmatched", what, &fix);
+        if let Some((severity, what, fix)) = unmatched(&entry.key) {
+            add(severity, "registry-unmatched", what, &fix);
         }
     }
     found.extend(doubles(file));
     found
-}
-
-/// What is wrong with the spelling of a key that matches no image, and how to write it.
-fn spelling(key: &str) -> Option<(String, String)> {
-    let nothing = |why: &str| format!("{why}, so it matches no image, and pulls are anonymous");
-    if RegistryName(key).plain() != key {
-        return Some((nothing("it has a login, or may be one"), FIX.to_owned()));
-    }
-    let scheme = ["http://", "https://"]
-        .iter()
-        .find_map(|scheme| key.strip_prefix(scheme));
-    if key.is_empty() || key.contains(char::is_whitespace) {
-        return Some((
-            nothing("the registry's name is empty or has white space"),
-            FIX.to_owned(),
-        ));
-    }
-    if let Some(rest) = scheme {
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let usual = ["", "v1", "v2"].contains(&path.trim_end_matches('/'));
-        return (!usual).then(|| {
-            (
-                "behind a scheme clients look at the host alone: it counts for all of the registry"
-                    .to_owned(),
-                format!(
-                    "write {} for the part, or {} for all of it",
-                    Quoted(rest),
-                    Quoted(host)
-                ),
-            )
-        });
-    }
-    if key.contains("://") {
-        return Some((
-            nothing("its scheme is neither http nor https"),
-            FIX.to_owned(),
-        ));
-    }
-    let (host, path) = key.split_once('/').unwrap_or((key, ""));
-    let is_hub = canonical_host(host) == "index.docker.io";
-    if is_hub && ["v1", "v2"].contains(&path.trim_end_matches('/')) {
-        return Some((
-            nothing("without https:// its path counts, and no image has it"),
-            "write \"https://index.docker.io/v1/\"".to_owned(),
-        ));
-    }
-    if is_hub && host != "docker.io" && !path.is_empty() {
-        return Some((
-            nothing("with a path, Docker Hub's images are found as docker.io alone"),
-            format!("write {}", Quoted(&format!("docker.io/{path}"))),
-        ));
-    }
-    if key.ends_with('/') {
-        return Some((
-            nothing("it ends in a slash"),
-            format!("write {}", Quoted(key.trim_end_matches('/'))),
-        ));
-    }
-    let last = path.rsplit('/').next().unwrap_or_default();
-    if last.contains([':', '@']) {
-        let end = key.len() - last.len() + last.find([':', '@']).unwrap_or_default();
-        return Some((
-            nothing("it has a tag or a digest"),
-            format!("write {}", Quoted(&key[..end])),
-        ));
-    }
-    None
 }
 
 /// Keys that name one registry, of which one counts.
@@ -253,7 +195,7 @@ fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
                 "another entry has the registry's own name, which comes first; this one is never used"
             }
             (false, true) => {
-                "several entries name this registry in other spellings; which one a client takes is chance"
+                "several entries name this registry in other spellings; it is undefined which one a client picks"
             }
             _ => continue,
         };
@@ -283,43 +225,6 @@ mod tests {
         found
             .map(|problem| (problem.entry.unwrap_or_default(), problem.code))
             .collect()
-    }
-
-    /// A spelling is reported if, and only if, it is no way to write a registry.
-    #[test]
-    fn spellings_that_match_nothing_are_found() {
-        for key in [
-            "quay.io",
-            "quay.io/org",
-            "quay.io:443",
-            "127.0.0.1:5000",
-            "docker.io",
-            "docker.io/org/app",
-            "index.docker.io",
-            "https://index.docker.io/v1/",
-            "https://quay.io",
-            "http://quay.io/v2/",
-        ] {
-            assert_eq!(codes(&[key]), [], "{key}");
-        }
-        for key in [
-            "",
-            "quay.io/",
-            "quay.io/org/app:1",
-            "quay.io/app@sha256:00",
-            "index.docker.io/v1/",
-            "index.docker.io/library",
-            "registry-1.docker.io/org",
-            "docker://quay.io",
-            "https://quay.io/org",
-            "quay.io /x",
-        ] {
-            assert_eq!(
-                codes(&[key]),
-                [(key.to_owned(), "registry-unmatched")],
-                "{key}"
-            );
-        }
     }
 
     #[test]
@@ -362,39 +267,39 @@ mod tests {
                 "not-an-auth-json",
                 Severity::Error,
             ),
-            (r#"{"auths":{"q":{}}}"#, "auth-missing", Severity::Error),
+            (r#"{"auths":{"q.io":{}}}"#, "auth-missing", Severity::Error),
             (
-                r#"{"auths":{"q":"hunter2"}}"#,
+                r#"{"auths":{"q.io":"hunter2"}}"#,
                 "entry-not-an-object",
                 Severity::Error,
             ),
             (
-                r#"{"auths":{"q":{"auth":1}}}"#,
+                r#"{"auths":{"q.io":{"auth":1}}}"#,
                 "auth-not-a-string",
                 Severity::Error,
             ),
             (
-                r#"{"auths":{"q":{"auth":"hunter2!"}}}"#,
+                r#"{"auths":{"q.io":{"auth":"hunter2!"}}}"#,
                 "auth-base64",
                 Severity::Error,
             ),
             (
-                r#"{"auths":{"q":{"auth":"aHVudGVyMg=="}}}"#,
+                r#"{"auths":{"q.io":{"auth":"aHVudGVyMg=="}}}"#,
                 "auth-form",
                 Severity::Error,
             ),
             (
-                r#"{"auths":{"q":{"auth":"dTpodW50ZXIyCg=="}}}"#,
+                r#"{"auths":{"q.io":{"auth":"dTpodW50ZXIyCg=="}}}"#,
                 "password-newline",
                 Severity::Error,
             ),
             (
-                r#"{"auths":{"q":{"username":"u","password":"hunter2"}}}"#,
+                r#"{"auths":{"q.io":{"username":"u","password":"hunter2"}}}"#,
                 "auth-missing",
                 Severity::Warning,
             ),
             (
-                r#"{"auths":{"q":{"auth":"dTpodW50ZXIy\n"}}}"#,
+                r#"{"auths":{"q.io":{"auth":"dTpodW50ZXIy\n"}}}"#,
                 "auth-loose",
                 Severity::Warning,
             ),
@@ -410,12 +315,12 @@ mod tests {
                 Severity::Warning,
             ),
             (
-                r#"{"auths":{"q":{"auth":"dTpw","identitytoken":"hunter2"}}}"#,
+                r#"{"auths":{"q.io":{"auth":"dTpw","identitytoken":"hunter2"}}}"#,
                 "identity-token",
                 Severity::Warning,
             ),
             (
-                r#"{"auths":{"q":{"auth":"dTo="}}}"#,
+                r#"{"auths":{"q.io":{"auth":"dTo="}}}"#,
                 "login-empty",
                 Severity::Warning,
             ),
@@ -440,10 +345,10 @@ mod tests {
             ("eyJhdXRocyI6e319", "base64-twice"),
             (r#"{"auths":{},"auths":{}}"#, "auths-twice"),
             (
-                r#"{"auths":{"q":{"username":"u","password":"p"}}}"#,
+                r#"{"auths":{"q.io":{"username":"u","password":"p"}}}"#,
                 "auth-missing",
             ),
-            (r#"{"auths":{"q":{"auth":"!"}}}"#, "auth-base64"),
+            (r#"{"auths":{"q.io":{"auth":"!"}}}"#, "auth-base64"),
         ] {
             let found = lint(text.as_bytes(), false);
             assert_eq!(found.len(), 1, "{text}: {found:?}");

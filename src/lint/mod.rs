@@ -5,6 +5,7 @@
 
 pub mod credential;
 pub mod policy;
+pub mod registry;
 pub mod signing;
 pub mod userdata;
 

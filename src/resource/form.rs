@@ -249,21 +249,30 @@ pub fn is_binary_keyring(bytes: &[u8]) -> bool {
     first & 0b1111_1100 == 0b1001_1000 || first == 0b1100_0110
 }
 
-/// Whether these are the registries of a `.dockercfg`: each an object with something of a login.
+/// Whether these members are those of a `.dockercfg`, the older form of `auth.json`: the registries stand at its
+/// top, without `auths`. Each is an object with a registry's name, and at least one has a part of a login.
 pub fn is_dockercfg(members: &[Member<'_>]) -> bool {
     const OF_A_LOGIN: [&str; 6] = [
         "auth",
-        "username",
-        "password",
         "email",
         "identitytoken",
+        "password",
         "registrytoken",
+        "username",
     ];
-    let is_entry = |member: &Member<'_>| {
-        let inner = json::members(member.value.as_bytes(), MAX_MEMBERS).unwrap_or_default();
-        inner.iter().any(|inner| OF_A_LOGIN.contains(&&*inner.name))
-    };
-    !members.is_empty() && members.iter().all(is_entry)
+    let mut has_login = false;
+    for member in members {
+        // Members of other files have no such names.
+        let is_registry = member.name.contains(['.', ':']) || member.name == "localhost";
+        let Ok(entry) = json::members(member.value.as_bytes(), MAX_MEMBERS) else {
+            return false;
+        };
+        if !is_registry {
+            return false;
+        }
+        has_login |= entry.iter().any(|part| OF_A_LOGIN.contains(&&*part.name));
+    }
+    has_login
 }
 
 /// Kinds that say in their first line what they are.
@@ -366,6 +375,10 @@ mod tests {
             ("\u{feff} {\"auths\":{\"q\":{}}}", Form::AuthJson),
             (r#"{"credsStore":"desktop"}"#, Form::AuthJson),
             (r#"{"quay.io":{"auth":"dTpw"}}"#, Form::DockerCfg),
+            (
+                r#"{"https://index.docker.io/v1/":{"email":"x@y"},"localhost":{}}"#,
+                Form::DockerCfg,
+            ),
             ("eyJhdXRocyI6IHt9fQ==\n", Form::EncodedAuthJson),
             ("eyJhdXRo\ncyI6IHt9\nfQ==", Form::EncodedAuthJson),
             (
@@ -436,6 +449,7 @@ mod tests {
             r#"{"auths":"aGVsbG8="}"#,
             r#"{"kind":"x"}"#,
             r#"{"x":{}}"#,
+            r#"{"x":{"auth":"dTpw"}}"#,
             r#"{"default":"x"}"#,
             "-----BEGIN CERTIFICATE-----\n",
             "a: b\n",

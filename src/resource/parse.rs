@@ -279,6 +279,27 @@ mod tests {
         assert_eq!(credential(&entries).unwrap(), b"??????");
     }
 
+    /// URL-safe base64 has one reading, so it is served, and reported since other agents refuse it.
+    #[test]
+    fn the_url_safe_alphabet_is_read_and_reported() {
+        let key = "_-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        for (text, kind) in [
+            (r#"{"a/b/c":"Pz8_Pj4-"}"#.to_owned(), Kind::Resources),
+            (format!(r#"{{"a/b/c":"{key}"}}"#), Kind::Keys),
+        ] {
+            let entries = parse(owned(&text), &kind).ok().unwrap();
+            let found: Vec<_> = entries.problems.iter().collect();
+            assert_eq!(found.len(), 1, "{text}");
+            let told = (found[0].code, found[0].severity);
+            assert_eq!(told, ("base64-url-safe", Severity::Warning));
+            let value = entries.get(&Name::parse("a/b/c").unwrap()).unwrap();
+            assert!(value.value.is_ok(), "{text}");
+        }
+        let mixed = resources(r#"{"a/b/c":"Pz8_Pz8/"}"#);
+        let shown = mixed.problems[0].to_string();
+        assert!(shown.contains("both the standard"), "{shown}");
+    }
+
     #[test]
     fn a_key_has_32_bytes() {
         let long = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";

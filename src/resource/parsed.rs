@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::json::{self, Places};
 use crate::keyprovider::KEY_BYTES;
-use crate::resource::base64;
+use crate::resource::base64::{self, Alphabet};
 use crate::resource::entries::{Entries, Entry};
 use crate::resource::file::{Kind, MAX_FILE_BYTES};
 use crate::resource::name::{CREDENTIAL, Name};
@@ -89,7 +89,7 @@ impl<'a> Reading<'a> {
         let length = self.bytes.len() - start;
         let problem = match decoded {
             // Of what clients ask for by itself none can be empty, and clients keep what they get.
-            Ok(()) if length == 0 && name.old().is_some() => {
+            Ok(_) if length == 0 && name.old().is_some() => {
                 self.broken.push((at, "the value is empty".into()));
                 let what = format!(
                     "the value is empty, as an unset variable in a script or template leaves it; {}",
@@ -97,11 +97,16 @@ impl<'a> Reading<'a> {
                 );
                 Some((Severity::Error, "value-empty", what))
             }
-            Ok(()) if length == 0 => {
+            Ok(_) if length == 0 => {
                 let what = "the value is empty, and is served empty".to_owned();
                 Some((Severity::Warning, "value-empty", what))
             }
-            Ok(()) => None,
+            Ok(Alphabet::Standard) => None,
+            Ok(Alphabet::UrlSafe) => {
+                let what = "the value is URL-safe base64 (- and _); it is read here, but an upstream agent \
+                            would refuse it";
+                Some((Severity::Warning, "base64-url-safe", what.to_owned()))
+            }
             Err((code, reason)) => {
                 let what = format!("{reason}; {}", self.meaning(&name));
                 self.broken.push((at, reason.into()));
@@ -296,12 +301,13 @@ fn fix_value(kind: &Kind) -> &'static str {
     }
 }
 
-/// Puts the decoded value of one entry behind the others, or says what is wrong with it: its code, and the words.
+/// Puts the decoded value of one entry behind the others, and tells its alphabet; or says what is wrong with it: its
+/// code, and the words.
 fn decode(
     value: &str,
     kind: &Kind,
     bytes: &mut Zeroizing<Vec<u8>>,
-) -> Result<(), (&'static str, String)> {
+) -> Result<Alphabet, (&'static str, String)> {
     let Some(inner) = value
         .strip_prefix('"')
         .and_then(|rest| rest.strip_suffix('"'))
@@ -322,12 +328,12 @@ fn decode(
     } else {
         base64::decode_onto(inner, bytes)
     };
-    decoded.map_err(|error| ("base64", error.to_string()))?;
+    let alphabet = decoded.map_err(|error| ("base64", error.to_string()))?;
     let length = bytes.len() - start;
     if *kind == Kind::Keys && length != KEY_BYTES {
         bytes.truncate(start);
         let what = format!("decodes to {length} bytes; a key has {KEY_BYTES}");
         return Err(("key-size", what));
     }
-    Ok(())
+    Ok(alphabet)
 }
