@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::json::{self, Member, Position};
 use crate::resource::base64::{self as lenient, Alphabet};
+use crate::resource::form::is_dockercfg;
 
 /// The most registries of one credential, to bound what is parsed.
 const MAX_REGISTRIES: usize = 10_000;
