@@ -115,7 +115,7 @@ impl Lint<'_, '_> {
         if json::value(&top, "transports").is_none() {
             self.unreadable(
                 "policy",
-                "has no \"transports\", which containers-policy.json(5) has optional and clients in a VM do not"
+                "has no \"transports\" (optional by containers-policy.json(5), but not for clients in a VM)"
                     .to_owned(),
                 "write \"transports\":{} after \"default\"",
             );
@@ -142,7 +142,7 @@ impl Lint<'_, '_> {
             self.add(
                 Severity::Warning,
                 "policy-rejects-all",
-                "rejects every image: no scope of the transport \"docker\" has other requirements than \"reject\""
+                "has no scope of the transport \"docker\" that accepts an image; clients refuse every image"
                     .to_owned(),
                 "write the images' scope: \"transports\":{\"docker\":{\"quay.io/org\":[{…}]}}",
             );
@@ -182,7 +182,7 @@ impl Lint<'_, '_> {
                     "has a transport {}, and clients look at \"docker\" only: what stands there applies to no image",
                     RegistryName(name)
                 ),
-                "write \"docker\", and the registry as a scope in it",
+                "write \"docker\", with the registry as a scope in it",
             );
         }
         let mut accepts = false;
@@ -228,7 +228,7 @@ impl Lint<'_, '_> {
     fn spelling(&mut self, scope: &str) {
         let fix = match scope::spelling(scope) {
             Spelling::Matches => return,
-            Spelling::Write(meant) => format!("write \"{meant}\""),
+            Spelling::Write(meant) => format!("write {}", EntryName(&meant)),
             Spelling::Unclear => {
                 "write REGISTRY, REGISTRY/NAMESPACE, REGISTRY/REPOSITORY[:TAG] or *.DOMAIN, in the \
                                   long form: docker.io/library/busybox"
@@ -239,7 +239,8 @@ impl Lint<'_, '_> {
             Severity::Warning,
             "policy-scope",
             format!(
-                "has a scope {} that matches no image: what it asks for applies to none, and \"default\" may",
+                "has a scope {} that matches no image; the images that are meant get the requirements of another scope \
+                 or of \"default\"",
                 RegistryName(scope)
             ),
             fix,
@@ -263,8 +264,8 @@ impl Lint<'_, '_> {
                 "policy",
                 match place.images {
                     Some(images) => format!(
-                        "{shown} has no requirement: {images} are refused by clients before guest-components v0.14 \
-                         and accepted unsigned by later ones"
+                        "{shown} has no requirement: clients before guest-components v0.14.0 refuse {images}, and later \
+                         ones accept them unsigned"
                     ),
                     None => format!("{shown} has no requirement, which podman doesn't accept"),
                 },
@@ -319,13 +320,7 @@ impl Lint<'_, '_> {
     }
 
     /// The images of a place are refused because of this. Of a place that no pull comes to there is nothing to say.
-    fn refused(
-        &mut self,
-        place: Place<'_>,
-        code: &'static str,
-        why: String,
-        fix: impl Into<String>,
-    ) {
+    fn refused(&mut self, place: Place<'_>, code: &'static str, why: &str, fix: impl Into<String>) {
         if let Some(images) = place.images {
             self.add(
                 Severity::Error,

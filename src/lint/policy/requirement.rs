@@ -21,7 +21,7 @@ use crate::lint::signing;
 use crate::resource::base64;
 use crate::resource::name::Name;
 use crate::resource::problem::{Problem, Severity};
-use crate::text::{Quoted, RegistryName};
+use crate::text::{EntryName, RegistryName};
 
 /// One type of requirement.
 struct Type {
@@ -78,12 +78,43 @@ const TYPES: &[Type] = &[
     },
 ];
 
-/// What podman reads in place of a single key, and clients in a VM do not: a member, and what it asks for.
-const OTHER_KEYS: &[(&str, &str)] = &[
-    ("fulcio", "a keyless signature (\"fulcio\")"),
-    ("pki", "a signature by a certificate (\"pki\")"),
-    ("keyPaths", "one of several keys (\"keyPaths\")"),
-    ("keyDatas", "one of several keys (\"keyDatas\")"),
+/// What podman reads in place of a single key, and clients in a VM do not.
+struct OtherKey {
+    member: &'static str,
+    code: &'static str,
+    /// Why the images are refused.
+    why: &'static str,
+    /// What to do before a single key can be written.
+    first: &'static str,
+}
+
+const SIGN: &str = "sign them with a key, too (`cosign sign --key cosign.key IMAGE`); then ";
+
+const OTHER_KEYS: &[OtherKey] = &[
+    OtherKey {
+        member: "fulcio",
+        code: "policy-keyless",
+        why: "they must have a keyless signature (\"fulcio\"), which no client in a VM verifies",
+        first: SIGN,
+    },
+    OtherKey {
+        member: "pki",
+        code: "policy-keyless",
+        why: "they must have a signature by a certificate (\"pki\"), which no client in a VM verifies",
+        first: SIGN,
+    },
+    OtherKey {
+        member: "keyPaths",
+        code: "policy-key",
+        why: "they have a list of keys (\"keyPaths\"), which no client in a VM reads",
+        first: "",
+    },
+    OtherKey {
+        member: "keyDatas",
+        code: "policy-key",
+        why: "they have a list of keys (\"keyDatas\"), which no client in a VM reads",
+        first: "",
+    },
 ];
 
 /// The beginning of four members' names that ask for an entry in a transparency log.
@@ -137,11 +168,11 @@ impl Lint<'_, '_> {
             self.unknown_type(place, &kind);
             return true;
         };
-        let owner = format!("{} of {}", Quoted(known.name), RegistryName(place.name));
+        let owner = format!("{} of {}", EntryName(known.name), RegistryName(place.name));
         let mut reported = Vec::new();
         if let Some(key) = known.key {
             reported.push(REKOR);
-            reported.extend(OTHER_KEYS.iter().map(|(name, _)| *name));
+            reported.extend(OTHER_KEYS.iter().map(|other| other.member));
             self.key_type(place, known, members);
             self.key(place, &owner, key, members);
             self.identity(place, &owner, key, members);
@@ -160,10 +191,10 @@ impl Lint<'_, '_> {
             format!(
                 "{} has a requirement of the type {}, which clients don't know",
                 RegistryName(place.name),
-                Quoted(kind)
+                EntryName(kind)
             ),
             match meant {
-                Some(meant) => format!("write {}", Quoted(meant.name)),
+                Some(meant) => format!("write {}", EntryName(meant.name)),
                 None => {
                     let names: Vec<_> = TYPES.iter().map(|known| known.name).collect();
                     format!("use one of {}", names.join(", "))
@@ -176,20 +207,20 @@ impl Lint<'_, '_> {
         if !known.members.contains(&"keyType") {
             return;
         }
-        let fix = "write \"keyType\":\"GPGKeys\"";
+        let fix = "write \"keyType\":\"GPGKeys\", with a keyring of GPG as the key";
         match field(members, "keyType") {
             Field::Text(text) if *text == "GPGKeys" => {}
             Field::Text(text) => self.refused(
                 place,
                 "policy-key",
-                format!("clients know no keys of the type {}", Quoted(&text)),
+                &format!("clients know no keys of the type {}", EntryName(&text)),
                 fix,
             ),
             Field::Absent | Field::Other => self.unreadable(
                 "policy",
                 format!(
                     "{} of {} has no string \"keyType\"",
-                    Quoted(known.name),
+                    EntryName(known.name),
                     RegistryName(place.name)
                 ),
                 fix,
@@ -200,7 +231,7 @@ impl Lint<'_, '_> {
     fn key(&mut self, place: Place<'_>, owner: &str, key: &Key, members: &[Member<'_>]) {
         let other = OTHER_KEYS
             .iter()
-            .find(|(name, _)| members.iter().any(|member| member.name == *name));
+            .find(|other| members.iter().any(|member| member.name == other.member));
         match (field(members, "keyPath"), field(members, "keyData")) {
             (Field::Other, _) | (_, Field::Other) => {
                 let what = format!("{owner} has a \"keyPath\" or \"keyData\" that is not a string");
@@ -209,19 +240,16 @@ impl Lint<'_, '_> {
             }
             (Field::Absent, Field::Absent) => {
                 match other {
-                    Some((_, asked)) => self.refused(
+                    Some(other) => self.refused(
                         place,
-                        "policy-keyless",
-                        format!("they must have {asked}, which no client in a VM verifies"),
-                        format!(
-                            "sign them by one key, too (`cosign sign --key cosign.key IMAGE`); {} in its place",
-                            key.fix
-                        ),
+                        other.code,
+                        other.why,
+                        format!("{}{}; leave \"{}\" out", other.first, key.fix, other.member),
                     ),
                     None => self.refused(
                         place,
                         "policy-key",
-                        format!("{owner} has neither \"keyPath\" nor \"keyData\""),
+                        "their requirement has neither \"keyPath\" nor \"keyData\"",
                         key.fix,
                     ),
                 }
@@ -230,7 +258,7 @@ impl Lint<'_, '_> {
             (Field::Text(_), Field::Text(_)) => self.refused(
                 place,
                 "policy-key",
-                format!("{owner} has both \"keyPath\" and \"keyData\", and clients take one only"),
+                "their requirement has both \"keyPath\" and \"keyData\", and clients take one only",
                 "leave one of them out",
             ),
             (Field::Text(path), Field::Absent) => self.key_path(place, key, &path),
@@ -239,14 +267,14 @@ impl Lint<'_, '_> {
         let rekor = members.iter().find(|member| member.name.starts_with(REKOR));
         let ignored = rekor
             .map(|member| &*member.name)
-            .or(other.map(|(name, _)| *name));
+            .or(other.map(|other| other.member));
         if let Some(ignored) = ignored {
             self.add(
                 Severity::Warning,
                 "policy-member",
                 format!(
                     "{owner} has {}, which clients in a VM ignore: they verify the signature by the key alone",
-                    Quoted(ignored)
+                    EntryName(ignored)
                 ),
                 "leave it out, if the key is enough",
             );
@@ -254,7 +282,7 @@ impl Lint<'_, '_> {
     }
 
     fn key_path(&mut self, place: Place<'_>, key: &Key, path: &str) {
-        let shown = Quoted(path);
+        let shown = EntryName(path);
         match path.split_once("://") {
             None if path.starts_with('/') => self.key_file(place, key, path),
             Some(("file", rest)) if rest.starts_with('/') => self.key_file(place, key, rest),
@@ -264,25 +292,25 @@ impl Lint<'_, '_> {
                     Ok(Name::Other(_)) => self.refused(
                         place,
                         "policy-key-missing",
-                        format!("{shown} names no resource"),
+                        &format!("their key {shown} names no resource"),
                         match Name::parse(rest) {
                             // Two slashes in place of three: the first segment is taken for a host.
-                            Ok(Name::Path(path)) => format!("write {}", Quoted(&format!("kbs:///{path}"))),
+                            Ok(Name::Path(path)) => format!("write {}", EntryName(&format!("kbs:///{path}"))),
                             _ => "write kbs:///<repository>/<type>/<tag>".to_owned(),
                         },
                     ),
                     Err(error) => {
-                        let why = format!("there is no key {shown}: {error}");
-                        self.refused(place, "policy-key-missing", why, key.fix);
+                        let why = format!("their key {error}");
+                        self.refused(place, "policy-key-missing", &why, key.fix);
                     }
                 }
             }
             _ => self.refused(
                 place,
                 "policy-key",
-                format!("{shown} is neither a resource (kbs:///…) nor an absolute path, and clients can't read it"),
+                &format!("their key {shown} is neither a resource (kbs:///…) nor an absolute path, and clients can't read it"),
                 match Name::parse(path) {
-                    Ok(Name::Path(path)) => format!("write {}", Quoted(&format!("kbs:///{path}"))),
+                    Ok(Name::Path(path)) => format!("write {}", EntryName(&format!("kbs:///{path}"))),
                     _ => key.fix.to_owned(),
                 },
             ),
@@ -298,7 +326,7 @@ impl Lint<'_, '_> {
                 format!(
                     "{images} have the key {}, where only clients of 2022 put one; later ones find no file there and \
                      refuse them",
-                    Quoted(path)
+                    EntryName(path)
                 ),
                 key.fix,
             );
@@ -309,7 +337,7 @@ impl Lint<'_, '_> {
                 format!(
                     "{images} have the key {}, which clients read from the VM's own file system; they are refused if \
                      the VM has no such file",
-                    Quoted(path)
+                    EntryName(path)
                 ),
                 format!("build it into the VM's image, or {}", key.fix),
             );
@@ -317,12 +345,12 @@ impl Lint<'_, '_> {
     }
 
     fn key_resource(&mut self, place: Place<'_>, key: &Key, path: &str, name: &Name) {
-        let shown = Quoted(path);
+        let shown = EntryName(path);
         let Some(bytes) = (self.resources)(name) else {
             self.refused(
                 place,
                 "policy-key-missing",
-                format!("their key {shown} is not there"),
+                &format!("their key {shown} is not there"),
                 "pack the key: `offline-fs-kbc pack --merge FILE --resource NAME=KEY`",
             );
             return;
@@ -336,7 +364,7 @@ impl Lint<'_, '_> {
                 false => &problem.what,
             };
             let why = format!("their key {shown} {what}");
-            self.refused(place, "policy-key", why, problem.fix);
+            self.refused(place, "policy-key", &why, problem.fix);
         }
     }
 
@@ -350,7 +378,7 @@ impl Lint<'_, '_> {
                 "policy-key",
                 format!("{owner} has a private key as \"keyData\", which belongs on no VM"),
                 format!(
-                    "take the key as known to others, make a new one, and {}",
+                    "make a new key pair, since others may have read this one; then {}",
                     key.fix
                 ),
             );
@@ -358,16 +386,12 @@ impl Lint<'_, '_> {
         }
         let why = match (key.is_cosign, decoded) {
             (true, Ok(bytes)) if (key.lint)(&bytes).is_empty() => {
-                format!(
-                    "{owner} has \"keyData\" in base64, and clients in a VM take it as it is, in PEM"
-                )
+                "their \"keyData\" is in base64, and clients in a VM take it as it is, in PEM"
             }
             (true, _) if (key.lint)(plain).is_empty() => return,
             (false, Ok(bytes)) if (key.lint)(&bytes).is_empty() => return,
-            (false, Err(_)) => format!("{owner} has \"keyData\" that is not base64"),
-            _ => {
-                format!("{owner} has \"keyData\" that is no public key in a form that clients read")
-            }
+            (false, Err(_)) => "their \"keyData\" is not base64",
+            _ => "their \"keyData\" is no public key in a form that clients read",
         };
         self.refused(place, "policy-key", why, key.fix);
     }
@@ -391,13 +415,15 @@ impl Lint<'_, '_> {
         let Some((kind, needed)) = IDENTITIES.iter().find(|(known, _)| *known == kind) else {
             let what = format!(
                 "{owner} has a \"signedIdentity\" of the type {}, which clients don't know",
-                Quoted(&kind)
+                EntryName(&kind)
             );
             let meant = IDENTITIES
                 .iter()
                 .find(|(known, _)| known.eq_ignore_ascii_case(&kind));
             match meant {
-                Some((meant, _)) => self.unreadable(CODE, what, format!("write {}", Quoted(meant))),
+                Some((meant, _)) => {
+                    self.unreadable(CODE, what, format!("write {}", EntryName(meant)))
+                }
                 None => self.unreadable(CODE, what, fix),
             }
             return;
@@ -423,7 +449,7 @@ impl Lint<'_, '_> {
             self.refused(
                 place,
                 CODE,
-                format!(
+                &format!(
                     "clients take no \"{kind}\" for \"sigstoreSigned\", since cosign signs no tag"
                 ),
                 fix,
@@ -437,9 +463,9 @@ impl Lint<'_, '_> {
                 self.refused(
                     place,
                     CODE,
-                    format!("no signature is of the repository {}", RegistryName(&text)),
+                    &format!("no signature is of the repository {}", RegistryName(&text)),
                     match meant {
-                        Some(meant) => format!("write {}", Quoted(&meant)),
+                        Some(meant) => format!("write {}", EntryName(&meant)),
                         None => "write REGISTRY/REPOSITORY, without a scheme and a tag".to_owned(),
                     },
                 );
