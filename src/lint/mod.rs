@@ -18,12 +18,12 @@ use crate::text::EntryName;
 /// around it.
 pub const MAX_RESOURCE_BYTES: usize = (4 << 20) - 12;
 
-/// What is wrong with one resource. `exists` tells which other resources there are, `repaired` whether the daemon
-/// repairs a credential.
+/// What is wrong with one resource. `others` gives the resources that there are beside it, `repairs` tells whether
+/// the daemon repairs a credential.
 pub fn resource(
     name: &Name,
     bytes: &[u8],
-    exists: &dyn Fn(&Name) -> bool,
+    others: &policy::Resources<'_>,
     repairs: bool,
 ) -> Vec<Problem> {
     let mut found = Vec::new();
@@ -45,7 +45,7 @@ pub fn resource(
     }
     found.extend(match name.as_str() {
         CREDENTIAL => credential::lint(bytes, repairs),
-        "default/security-policy/test" => policy::lint(bytes, exists),
+        "default/security-policy/test" => policy::lint(bytes, others),
         "default/sigstore-config/test" => signing::sigstore(bytes),
         "default/gpg-public-config/test" => signing::gpg(bytes),
         "default/cosign-public-key/test" => signing::cosign(bytes),
@@ -54,14 +54,23 @@ pub fn resource(
     found
 }
 
-/// What is wrong with all resources of a snapshot: the file, and the problem, which names the entry. `repaired`
+/// What is wrong with all resources of a snapshot: the file, and the problem, which names the entry. `repairs`
 /// tells whether the daemon repairs a credential.
 pub fn snapshot(snapshot: &Snapshot, repairs: bool) -> Vec<(&std::path::Path, Problem)> {
-    let exists = |name: &Name| snapshot.resources.contains_key(name);
+    let others = |name: &Name| {
+        let resource = snapshot.resources.get(name)?;
+        // One that is broken has a finding of its own.
+        Some(
+            resource
+                .value
+                .as_ref()
+                .map_or(&[][..], |value| value.expose()),
+        )
+    };
     let mut found = Vec::new();
     for (name, resource) in &snapshot.resources {
         let Ok(value) = &resource.value else { continue };
-        for problem in self::resource(name, value.expose(), &exists, repairs) {
+        for problem in self::resource(name, value.expose(), &others, repairs) {
             found.push((&*resource.file, within(problem, name)));
         }
     }

@@ -13,7 +13,11 @@ use crate::support::daemon::{Root, command, one, output, program, run};
 #[test]
 fn golden_outputs() {
     // What others can read is a finding of its own, and git keeps no such modes.
-    for directory in ["check.in", "check.in/resources.d/default/credential"] {
+    for directory in [
+        "check.in",
+        "check.in/resources.d/default/credential",
+        "policy.in",
+    ] {
         for file in fs::read_dir(format!("tests/cmd/{directory}")).unwrap() {
             let file = file.unwrap();
             if file.file_type().unwrap().is_file() {
@@ -289,7 +293,8 @@ fn check_looks_at_the_modes_of_files() {
     let path = root.path("auth.json");
     fs::write(&path, r#"{"auths":{"quay.io":{"auth":"dXNlcjpwYXNz"}}}"#).unwrap();
     let policy = root.path("policy.json");
-    fs::write(&policy, r#"{"default":[{"type":"reject"}]}"#).unwrap();
+    let text = r#"{"default":[{"type":"insecureAcceptAnything"}],"transports":{}}"#;
+    fs::write(&policy, text).unwrap();
     fs::set_permissions(&policy, fs::Permissions::from_mode(0o644)).unwrap();
     let title = "auth.json: 1 registry, 45 bytes\n";
     for (mode, what) in [(0o644, "read it"), (0o622, "write to it")] {
@@ -305,6 +310,6 @@ fn check_looks_at_the_modes_of_files() {
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
     }
-    let expected = format!("{title}policy.json: an image policy, 31 bytes\nno problems\n");
+    let expected = format!("{title}policy.json: an image policy, 63 bytes\nno problems\n");
     assert_checked(&root, &["auth.json", "policy.json"], &expected, 0);
 }
