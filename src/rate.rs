@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How often something is said that happens as fast as a peer or a file likes.
+//! Limits how often messages are logged whose cause a peer or a file can repeat without limit.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The time for which a rate counts: long enough that a log of one day stays small (8,640 lines at one a
-/// time), and short enough that a person who looks sees that it goes on.
+/// The period of a rate limit: long enough that one message a period makes a small log (8,640 lines a day),
+/// and short enough that a person who reads the log sees that the cause goes on.
 pub const PERIOD: Duration = Duration::from_secs(10);
 
-/// How many changes of one thing are said in that time: more than a person makes. The last one is said in
-/// any case, if late.
+/// How many changes of one thing are logged in a period: more than a person makes. The last change is always
+/// logged, if late.
 pub const CHANGES: u32 = 10;
 
-/// At most so many times in each [`PERIOD`].
+/// Allows at most `times` messages in each [`PERIOD`].
 #[derive(Debug)]
 pub struct Rate {
     times: u32,
@@ -25,9 +25,9 @@ pub struct Rate {
 struct State {
     /// When the period began.
     start: Option<Instant>,
-    /// How often it was said since.
+    /// How many messages were logged in this period.
     said: u32,
-    /// How often it was not said since it was said last.
+    /// How many messages were left out since the last one that was logged.
     unsaid: u64,
 }
 
@@ -45,7 +45,7 @@ impl Rate {
         }
     }
 
-    /// To be called when it happens: whether it may be said now, and how often it was not.
+    /// To be called for each message. If it may be logged, returns how many were left out before it.
     pub fn now(&self) -> Option<Before> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.start.is_none_or(|start| start.elapsed() >= PERIOD) {
@@ -61,7 +61,7 @@ impl Rate {
     }
 }
 
-/// How often something was not said, for the end of a line.
+/// How many messages were left out, for the end of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Before(u64);
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happens_often_is_said_seldom() {
+    fn frequent_messages_are_limited_and_counted() {
         let rate = Rate::new(2);
         assert_eq!(rate.now(), Some(Before(0)));
         assert_eq!(rate.now(), Some(Before(0)));

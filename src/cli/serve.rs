@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
+//! `serve`: the daemon. It binds the sockets, loads the files, and answers requests until it is told to stop.
 
 use std::env;
 use std::io;
@@ -54,7 +54,7 @@ pub struct Serve {
     #[command(flatten)]
     pub sockets: Sockets,
 
-    /// Hand out image keys as resources on cdh.sock, as the stock confidential-data-hub does
+    /// Serve image keys as resources on cdh.sock, as the stock confidential-data-hub does
     #[arg(long)]
     pub expose_keys: bool,
 
@@ -66,7 +66,7 @@ pub struct Serve {
     #[arg(long, value_name = "on|off", default_value = "on")]
     pub repair_credential: Switch,
 
-    /// Without a credential serve one that has no registries, instead of NOT_FOUND
+    /// If no credential is configured, serve one without registries instead of answering NOT_FOUND
     #[arg(long)]
     pub empty_credential: bool,
 
@@ -77,32 +77,31 @@ pub struct Serve {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
 
-    /// Which component's sockets are served by default.
+    /// The component whose sockets are served by default.
     #[arg(skip)]
     pub component: Component,
 
-    /// What the command line asks for and doesn't get, for the log.
+    /// What a legacy command line asks for and this program ignores, for the log.
     #[arg(skip)]
     pub warnings: Vec<String>,
 
-    /// What on the command line can't be right, for the log.
+    /// What is wrong on a legacy command line, for the log.
     #[arg(skip)]
     pub mistakes: Vec<String>,
 }
 
-/// Whether something is done.
+/// A flag that is on by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It is.
+    /// On.
     #[default]
     On,
-    /// It is not.
+    /// Off.
     Off,
 }
 
 impl Serve {
-    /// Serves. The exit status is 0 after a signal, and where another process answers on every
-    /// address already.
+    /// Runs the daemon. The exit status is 0 after a signal, and if another process answers on every address.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log_level);
         process::harden()?;
@@ -118,8 +117,8 @@ impl Serve {
         info!("offline-fs-kbc {}", env!("CARGO_PKG_VERSION"));
         if !process::lock_memory() {
             warn!(
-                "memory can't be locked, and may be written to swap; set LimitMEMLOCK=infinity in the \
-                 unit, or `swapoff -a`"
+                "can't lock memory, so secrets may be written to swap; set LimitMEMLOCK=infinity in the \
+                 unit, or run `swapoff -a`"
             );
         }
         for warning in &self.warnings {
@@ -128,7 +127,7 @@ impl Serve {
         for mistake in &self.mistakes {
             error!("{mistake}");
         }
-        // Handlers first: a signal that comes from here on ends the daemon in order.
+        // The signal handlers come first, so that a signal from here on stops the daemon in order.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -147,7 +146,7 @@ impl Serve {
         }
         self.warn_about_switches(&claims);
         if self.root.has_swap() {
-            warn!("swap is active, and secrets may be written to it; `swapoff -a`");
+            warn!("swap is on, and secrets may be written to it; run `swapoff -a`");
         }
         let sources = self.files.sources(&self.root, config::credentials());
         let watched = sources.clone();
@@ -214,7 +213,7 @@ impl Serve {
             () = signals => None,
             () = notify::keep_alive() => None,
             () = service_status.follow(|| watch_over(&watched)) => None,
-            // An endpoint ends by itself only where the runtime doesn't take its socket.
+            // An endpoint ends by itself only if tokio can't register its socket.
             Some(ended) = endpoints.join_next() => ended?.err(),
         };
         info!("stopping");
@@ -227,7 +226,7 @@ impl Serve {
         }
     }
 
-    /// What is asked on a role's socket.
+    /// The services on a socket of this role.
     fn services(&self, role: Role, store: &Arc<Store>) -> Vec<Method> {
         let store = || Arc::clone(store);
         match role {
@@ -249,18 +248,19 @@ impl Serve {
         }
     }
 
-    /// Whether sealed secrets' signatures don't count, by the flag, a file or the environment.
+    /// Whether the signatures of sealed secrets are not verified, by a flag, a configuration file or the
+    /// environment.
     fn skips_verification(&self) -> bool {
         let by_environment = env::var(SKIP_VERIFICATION).is_ok_and(|value| value == "true");
         self.skip_sealed_secret_verification || by_environment
     }
 
-    /// Says which switches of cdh.sock weaken it, or do nothing because it isn't served.
+    /// Warns of flags that make cdh.sock less safe, or that do nothing because it isn't served.
     fn warn_about_switches(&self, claims: &[Claimed]) {
         let hub = |(_, roles, _): &Claimed| roles.contains(&Role::ConfidentialDataHub);
         match (claims.iter().any(hub), self.expose_keys) {
-            (true, true) => warn!("image keys are handed out as resources on cdh.sock"),
-            (false, true) => warn!("--expose-keys does nothing without cdh.sock (--cdh-sock)"),
+            (true, true) => warn!("image keys are served as resources on cdh.sock (--expose-keys)"),
+            (false, true) => warn!("--expose-keys has no effect without cdh.sock (--cdh-sock)"),
             (_, false) => {}
         }
         if claims.iter().any(hub) && self.skips_verification() {
@@ -269,21 +269,21 @@ impl Serve {
     }
 }
 
-/// The environment variable of the stock confidential-data-hub.
+/// The environment variable by which the stock confidential-data-hub skips verification.
 const SKIP_VERIFICATION: &str = "SKIP_SEALED_SECRET_VERIFICATION";
 
-/// An address, what is asked there, and what became of the attempt to take it.
+/// An address, its roles, and the result of the attempt to bind it.
 type Claimed = (Address, Vec<Role>, Claim);
 
-/// What there is to serve.
+/// The addresses to serve.
 enum Claims {
-    /// What this process has bound, and what it waits for.
+    /// Those that this process has bound, and those that it waits for.
     Ours(Vec<Claimed>),
-    /// Nothing: another process answers everywhere.
+    /// None: another process answers on each address.
     AllLive,
 }
 
-/// A watch over the sources' files, and over the directories of those that are directories.
+/// A watch on the sources' files, and on everything in the sources that are directories.
 fn watch_over(sources: &[Source]) -> io::Result<Watch> {
     let paths = sources.iter().map(|source| source.path.clone()).collect();
     let directories = sources
@@ -298,8 +298,8 @@ fn watch_over(sources: &[Source]) -> io::Result<Watch> {
     })
 }
 
-/// Takes each address on its own. What another process answers on is left to it: the unit's instance
-/// waits for it, a copy started by hand or by kata-agent does not.
+/// Binds each address on its own. If another process answers on one, the unit's instance waits for it, and a
+/// copy started by hand or by kata-agent leaves it alone.
 fn claim(
     addresses: Vec<(Address, Vec<Role>)>,
     activation: &mut Activation,
@@ -309,7 +309,7 @@ fn claim(
     let mut failed = false;
     for (address, roles) in addresses {
         if let Some(bound) = activation.listener(&address) {
-            info!("listening on {address}, by the service manager's socket");
+            info!("listening on {address}, a socket from the service manager");
             claims.push((address, roles, Claim::Bound(bound)));
             continue;
         }
@@ -327,7 +327,7 @@ fn claim(
                     info!("{address}: {who} answers there; waiting to take over");
                     claims.push((address, roles, claim));
                 } else {
-                    info!("{address}: {who} answers there; it is left to that one");
+                    info!("{address}: {who} answers there; not serving it");
                 }
             }
             Err(error) => {
@@ -339,9 +339,9 @@ fn claim(
     match (claims.is_empty(), failed) {
         (false, _) => Ok(Claims::Ours(claims)),
         (true, false) => {
-            info!("nothing left to serve");
+            info!("other processes answer on all addresses; exiting");
             Ok(Claims::AllLive)
         }
-        (true, true) => bail!("no address could be served; see above"),
+        (true, true) => bail!("can't serve any address; the errors are above"),
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How the daemon stands: what it logs of the files, and what it tells the service manager and who asks.
+//! The service status: one line for the service manager and `offline-fs-kbc status`, and the log of what is
+//! wrong with the content of the files.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,20 +21,20 @@ use tracing::{error, info, warn};
 
 use crate::cli::findings;
 
-/// How the daemon stands, for its log and for the service manager.
+/// The daemon's status, for its log and for the service manager.
 pub struct ServiceStatus {
     store: Arc<Store>,
     /// Whether a credential is repaired before it is served.
     repairs: bool,
     /// The addresses that another process answers on.
     waiting: Mutex<BTreeSet<String>>,
-    /// What is wrong with the content and was logged.
+    /// The findings about the content that were logged.
     logged: Mutex<BTreeSet<(Severity, String)>>,
-    /// What the service manager was told last.
+    /// The line that the service manager was sent last.
     said: Mutex<String>,
-    /// How often either is said.
+    /// Limits how often either is reported.
     rate: Rate,
-    /// Whether there is news that was not said, since there is too much of it.
+    /// Whether the rate limit held back a change of the status.
     behind: AtomicBool,
 }
 
@@ -68,17 +69,16 @@ impl ServiceStatus {
         notify::ready(&self.look());
     }
 
-    /// Looks at the files when something happens to them, for the log and the service manager. Never
-    /// ends.
+    /// Checks the files when they change, for the log and the service manager. Never returns.
     pub async fn follow(&self, watch: impl FnOnce() -> io::Result<Watch>) {
-        // Who is waiting for the daemon comes first.
+        // Clients that already wait for the daemon come first.
         yield_now().await;
         let watch = watch();
-        // What changed between the load and the watch.
+        // Catches changes between the load and the start of the watch.
         self.refresh();
         let lost = match watch {
             Ok(mut watch) => loop {
-                // A while after the last change there is room to say what there was no room for.
+                // After a period without changes, the rate limit allows what it held back.
                 let looked = match self.is_behind() {
                     true => timeout(rate::PERIOD, watch.changed())
                         .await
@@ -92,7 +92,7 @@ impl ServiceStatus {
             },
             Err(error) => error,
         };
-        info!("changes of the files are logged when somebody asks, not before: no watch: {lost}");
+        info!("can't watch the files, so changes are logged at the next request: {lost}");
         std::future::pending().await
     }
 
@@ -107,7 +107,7 @@ impl ServiceStatus {
         }
     }
 
-    /// Logs and tells the service manager how it stands, if that is news.
+    /// Logs the status and sends it to the service manager, if it has changed.
     fn say(&self) {
         let (line, found) = self.state();
         let news = *lock(&self.said) != line || !found.is_subset(&lock(&self.logged));
@@ -119,19 +119,19 @@ impl ServiceStatus {
         }
     }
 
-    /// How it stands, for the service manager at a start or a reload; it is logged.
+    /// Logs the findings, and returns the status line for the service manager at a start or a reload.
     pub fn look(&self) -> String {
         let (line, found) = self.state();
         self.log(line.clone(), found);
         line
     }
 
-    /// How it stands, in a line.
+    /// The status line.
     pub fn line(&self) -> String {
         self.state().0
     }
 
-    /// A line for the service manager, and what is wrong with the content of what was loaded.
+    /// The status line, and the findings about the content of the loaded files.
     fn state(&self) -> (String, BTreeSet<(Severity, String)>) {
         let snapshot = self.store.snapshot();
         let found = findings::of_content(&snapshot, self.repairs);
@@ -144,7 +144,7 @@ impl ServiceStatus {
         (line, found.into_iter().collect())
     }
 
-    /// Logs what is newly wrong with the content; the store logs the rest.
+    /// Logs the new findings about the content; the store logs the state of the files.
     fn log(&self, line: String, found: BTreeSet<(Severity, String)>) {
         let mut logged = lock(&self.logged);
         for (severity, finding) in found.difference(&logged).take(LOGGED_PROBLEMS) {
@@ -158,7 +158,7 @@ impl ServiceStatus {
     }
 }
 
-/// The lock; a thread that panicked in it, which none does, leaves nothing half done.
+/// Locks the mutex. No code panics while it holds one of these, and no update is left half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the service manager hands over at the start: sockets to listen on, and connections that
-//! outlived another process.
+//! Socket activation: the descriptors that the service manager passes at the start, which are listening
+//! sockets, and connections of an earlier process from the descriptor store.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::config::{Choice, Role, Sockets};
 use crate::sys;
 
-/// What this process was started with.
+/// The descriptors that this process was started with.
 #[derive(Default)]
 pub struct Activation {
     listeners: Vec<(Role, Address, Bound)>,
@@ -23,13 +23,13 @@ pub struct Activation {
 }
 
 impl Activation {
-    /// Takes what this process was started with. What can't be used is logged and closed.
+    /// Takes the descriptors. Those that can't be used are closed, and the log says why.
     ///
-    /// To be called before any descriptor is opened for long.
+    /// To be called before the process opens descriptors of its own.
     pub fn take() -> Self {
         let mut activation = Self::default();
         let descriptors = sys::take_descriptors().unwrap_or_else(|error| {
-            error!("can't take the descriptors that the service manager announces: {error}");
+            error!("can't use the descriptors that the service manager announces: {error}");
             Vec::new()
         });
         for (descriptor, name) in descriptors {
@@ -45,7 +45,7 @@ impl Activation {
     fn add_listener(&mut self, descriptor: OwnedFd, name: &str) {
         let Some(role) = Role::of_descriptor(name) else {
             error!(
-                "a descriptor {name:?} was handed over and is not used; in the socket unit, write \
+                "unknown descriptor {name:?} from the service manager; in the socket unit, write \
                  FileDescriptorName= getresource, keyprovider, attestation or cdh"
             );
             return;
@@ -53,7 +53,7 @@ impl Activation {
         match Bound::handed_over(UnixListener::from(descriptor)) {
             Ok((address, bound)) => self.listeners.push((role, address, bound)),
             Err(error) => error!(
-                "the descriptor {name} that was handed over is not used: {error}; in the socket \
+                "can't use the descriptor {name} from the service manager: {error}; in the socket \
                  unit, write ListenStream= with an absolute path"
             ),
         }
@@ -70,15 +70,15 @@ impl Activation {
         };
         match path {
             Some(path) => self.connections.push((path.to_owned(), stream, name)),
-            // Nothing is lost: its client is gone, or it never was a connection of ours.
+            // Its client is gone, or it is not a connection of this daemon.
             None => notify::remove(&name),
         }
     }
 
-    /// Puts the sockets in the place of those that `sockets` would have by default. What a flag says
-    /// otherwise holds beside; only `none` leaves a socket out.
+    /// Uses the sockets from the service manager instead of the defaults of `sockets`. If a flag gives
+    /// another address, both are served; only `none` leaves a socket out.
     ///
-    /// Gives the addresses to serve beyond those of `sockets`.
+    /// Returns the addresses to serve in addition to those of `sockets`.
     pub fn choose(&mut self, sockets: &mut Sockets) -> Vec<(Address, Vec<Role>)> {
         let mut beyond = Vec::new();
         self.listeners.retain(|(role, address, _)| {
@@ -89,7 +89,7 @@ impl Activation {
                 Some(Choice::At(_)) => beyond.push((address.clone(), vec![*role])),
                 Some(Choice::Off) => {
                     warn!(
-                        "{address} is switched off, and nobody answers there; disable its socket unit"
+                        "{address} is switched off, so clients that connect there get no answer; disable its socket unit"
                     );
                     return false;
                 }
@@ -99,13 +99,13 @@ impl Activation {
         beyond
     }
 
-    /// The socket at the address, if it was handed over.
+    /// The socket from the service manager at this address.
     pub fn listener(&mut self, address: &Address) -> Option<Bound> {
         let at = self.listeners.iter().position(|(_, at, _)| at == address)?;
         Some(self.listeners.swap_remove(at).2)
     }
 
-    /// The connections that were accepted at the address.
+    /// The stored connections that were accepted at this address.
     pub fn connections(&mut self, address: &Address) -> Vec<Kept> {
         let (at, elsewhere) = std::mem::take(&mut self.connections)
             .into_iter()
@@ -119,12 +119,12 @@ impl Activation {
         kept.collect()
     }
 
-    /// Closes the connections that belong to no address that is served.
+    /// Closes the stored connections whose address is not served any more.
     pub fn close_rest(self) {
         for (path, _, name) in self.connections {
             let path: &Path = &path;
             info!(
-                "a connection to {} is closed: that is not served any more",
+                "closed a connection to {}, which is not served any more",
                 path.display()
             );
             notify::remove(&name);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One file as it was loaded last, or one directory of files.
+//! The last state of one file, or of one directory of files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,52 +20,52 @@ use crate::resource::problem::{NO_MEMORY, Problem, Severity};
 use crate::resource::snapshot::{FileState, FileStatus, LOGGED_PROBLEMS, Source};
 use crate::text::count;
 
-/// What is remembered of one file.
+/// One file or directory, with its last good content.
 pub(super) struct Loaded {
     source: Source,
-    /// The path again, as the resources share it.
+    /// The path again, shared with the resources.
     file: Arc<Path>,
     seen: Seen,
     state: FileState,
-    /// The last good content.
+    /// The content of the last successful load.
     entries: Entries,
-    /// When that was read.
+    /// When that content was read.
     since: Option<Instant>,
-    /// What went wrong last, and when.
+    /// The last error, and when it occurred.
     last_error: Option<(Instant, String)>,
-    /// How often its state is logged; the files of a directory have one rate together.
+    /// Limits how often the state is logged; the files of a directory share one limit.
     rate: Arc<Rate>,
-    /// The directory, without links, outside of which it must not be read.
+    /// The directory, with symbolic links resolved, outside of which the file must not be read.
     root: Option<PathBuf>,
-    /// Whether its state was not logged, since it changes too often.
+    /// Whether the rate limit kept the present state out of the log.
     unsaid: bool,
-    /// Of a directory, the files in it.
+    /// The files of a directory.
     children: BTreeMap<ChildKey, Loaded>,
 }
 
-/// How often a directory that changes while its files are read is listed again: the names of a secret volume
-/// are swapped all at once, and files of two states of it don't belong together.
+/// How often a directory is listed again if it changes while its files are read: Kubernetes swaps all names
+/// of a secret volume at once, and files from before and after a swap do not belong together.
 const LIST_ATTEMPTS: usize = 8;
 
-/// How many changes of a directory's files are logged in a rate's time: all files of a usual one at once.
+/// How many changes of a directory's files are logged in a period: enough for all files of a usual directory.
 const DIRECTORY_CHANGES: u32 = 64;
 
-/// What tells a directory's files apart: by old names first, so that of two names of one resource the path
-/// counts.
+/// The key of a directory's file. Old names sort first, so that the path overrides the old name of the same
+/// resource.
 type ChildKey = (bool, Name);
 
-/// What was found at a file's path when it was looked at last.
+/// What the last check found at the file's path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Never,
     Absent,
-    /// It could not be read. Nothing shows when that ends, so each check tries again.
+    /// It could not be read. Nothing shows when it can be read again, so each check tries.
     Unreadable,
     Read {
         identity: Identity,
         settled: bool,
     },
-    /// It is a directory, which is listed at each check.
+    /// It is a directory, which is listed again at each check.
     Listed,
 }
 
@@ -89,8 +89,8 @@ impl Loaded {
         }
     }
 
-    /// Reads what changed since it was read last, or all of it, and logs what is new about it. Tells
-    /// whether anything was read, or went away.
+    /// Reads the files that have changed, or all of them, and logs what is new. Returns whether any file was
+    /// read, or has gone.
     pub(super) fn refresh(&mut self, all: bool) -> bool {
         let changed = match self.source.kind {
             Kind::Directory => self.load_directory(all),
@@ -104,7 +104,7 @@ impl Loaded {
         (all || self.may_have_changed()) && self.load()
     }
 
-    /// This file, or the directory's own and all files in it.
+    /// This file, or the directory and all files in it.
     pub(super) fn parts(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(self.children.values())
     }
@@ -113,7 +113,7 @@ impl Loaded {
         self.parts().any(|part| part.unsaid)
     }
 
-    /// What it gives to the snapshot.
+    /// Its part of the snapshot.
     pub(super) fn layer(&self) -> Layer<'_> {
         Layer {
             kind: &self.source.kind,
@@ -141,7 +141,7 @@ impl Loaded {
         }
     }
 
-    /// Reads and parses the file; tells whether anything about it is new.
+    /// Reads and parses the file. Returns whether anything about it is new.
     fn load(&mut self) -> bool {
         let (seen, state) = match file::read_within(&self.source.path, self.root.as_deref()) {
             Ok(content) => {
@@ -161,7 +161,7 @@ impl Loaded {
                         self.entries = entries;
                         (seen, state)
                     }
-                    // There may be some at the next look.
+                    // The next check may have enough memory.
                     Err(problem) if problem.code == NO_MEMORY => {
                         (Seen::Unreadable, self.failed(problem))
                     }
@@ -177,20 +177,20 @@ impl Loaded {
                 self.failed(unreadable(&error, &self.file)),
             ),
         };
-        // A second look at the same state, because the clock left doubt, is no news.
+        // A second read of the same file, which the clock's resolution made necessary, is not news.
         let same_file = match (&self.seen, &seen) {
             (Seen::Read { identity: old, .. }, Seen::Read { identity: new, .. }) => old == new,
             (old, new) => old == new,
         };
         let news = !(same_file && self.state == state);
-        // The same state of a file may still be another content: see CLOCK_DOUBT.
+        // A file with the same metadata may still have other content: see CLOCK_DOUBT.
         let changed = news || matches!(seen, Seen::Read { .. });
         self.seen = seen;
         self.set(state, news);
         changed
     }
 
-    /// Lists the directory and refreshes the files in it; tells whether anything about them is new.
+    /// Lists the directory and refreshes its files. Returns whether anything about them is new.
     fn load_directory(&mut self, all: bool) -> bool {
         let mut changed = false;
         let mut state = FileState::Absent;
@@ -198,7 +198,7 @@ impl Loaded {
         for _ in 0..LIST_ATTEMPTS {
             match directory::list(&self.source.path) {
                 Ok(listing) => {
-                    // It is the same as before the files were read, so they are of one state of it.
+                    // The listing did not change while the files were read, so they belong together.
                     if before.as_ref() == Some(&listing.files) {
                         break;
                     }
@@ -230,8 +230,7 @@ impl Loaded {
         news || changed
     }
 
-    /// Loads the files that were listed; tells whether anything about them is new, and how the directory
-    /// stands.
+    /// Loads the listed files. Returns whether anything about them is new, and the state of the directory.
     fn load_files(&mut self, listing: &Listing, all: bool) -> (bool, FileState) {
         let mut changed = false;
         let mut before = std::mem::take(&mut self.children);
@@ -252,7 +251,7 @@ impl Loaded {
             changed |= child.load_file(all);
             self.children.insert(key, child);
         }
-        // What could not be looked at may still be there.
+        // Files at a path that could not be read may still exist.
         let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = before
             .into_iter()
             .partition(|((_, name), _)| listing.may_have(name));
@@ -270,7 +269,7 @@ impl Loaded {
         (changed, state)
     }
 
-    /// The same at another path: what it held is kept until that is read.
+    /// The same file at another path. Its content is kept until the new path is read.
     fn moved(mut self, source: Source) -> Self {
         if self.source != source {
             self.file = Arc::from(source.path.as_path());
@@ -300,7 +299,7 @@ impl Loaded {
         self.unsaid |= news;
     }
 
-    /// Logs the file's state if that is news and there was not too much of it.
+    /// Logs the file's state if it is new and the rate limit allows.
     fn log_news(&mut self) {
         if self.unsaid {
             if let Some(before) = self.rate.now() {
@@ -350,7 +349,7 @@ impl Loaded {
                 problem,
                 kept: true,
             } => {
-                error!("{path}: {problem} (until then what it held before is served){before}");
+                error!("{path}: {problem} (its last good content is still served){before}");
             }
             FileState::Failed {
                 problem,

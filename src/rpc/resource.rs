@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `api.GetResourceService`: what confidential-data-hub serves.
+//! `api.GetResourceService`: the resources that confidential-data-hub serves.
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who is let in, how many, and how much they may make the daemon hold, over all sockets together.
+//! Admission control over all sockets together: which peers are accepted, how many connections there may be,
+//! and how much memory they may use.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,18 +17,18 @@ use crate::server::limits::{
 };
 use crate::server::peer::Peer;
 
-/// Why a peer is not let in.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 enum Refusal {
     #[error("its user is neither root nor the daemon's own")]
     User,
-    #[error("there are {MAX_CONNECTIONS} connections, which is the cap")]
+    #[error("there are {MAX_CONNECTIONS} connections, the limit")]
     TooMany,
-    #[error("it has {MAX_CONNECTIONS_OF_PROCESS} connections, which is the cap for one process")]
+    #[error("it has {MAX_CONNECTIONS_OF_PROCESS} connections, the limit for one process")]
     TooManyOfProcess,
 }
 
-/// What is counted over all sockets.
+/// The counts over all sockets.
 pub struct Admission {
     counts: Mutex<Counts>,
     refusals: Rate,
@@ -43,8 +44,8 @@ struct Counts {
 }
 
 impl Admission {
-    /// Nobody is in. `give_back` is called when a crowd of connections has gone, whose memory may then
-    /// go back to the system.
+    /// Starts with no connections. `give_back` is called after many connections have closed, to return their
+    /// memory to the system.
     pub fn new(give_back: fn()) -> Self {
         Self {
             counts: Mutex::default(),
@@ -53,7 +54,7 @@ impl Admission {
         }
     }
 
-    /// Lets the peer in, or logs why not; then its connection is to be closed.
+    /// Admits the peer, or logs why it is refused; the caller then closes the connection.
     pub fn admit(self: &Arc<Self>, peer: Peer) -> Option<Ticket> {
         let mut counts = self.counts();
         let refusal = match counts.check(peer) {
@@ -77,18 +78,18 @@ impl Admission {
         drop(counts);
         if let Some(before) = self.refusals.now() {
             let peer = peer.describe();
-            warn!("a connection of {peer} is closed: {refusal}{before}");
+            warn!("refused a connection from {peer}: {refusal}{before}");
         }
         None
     }
 
-    /// How many connections there are, and how many were refused since the start.
+    /// The number of open connections, and of those refused since the start.
     pub fn tally(&self) -> (usize, u64) {
         let counts = self.counts();
         (counts.connections, counts.refused)
     }
 
-    /// Gives memory back.
+    /// Returns free memory to the system.
     pub fn give_back(&self) {
         (self.give_back)();
     }
@@ -116,22 +117,23 @@ impl Counts {
     }
 }
 
-/// A place for one connection, given back when dropped.
+/// The admission of one connection. It ends when the value is dropped.
 pub struct Ticket {
     admission: Arc<Admission>,
     peer: Peer,
-    /// How much of what is buffered in all is this connection's.
+    /// How many of the counted bytes belong to this connection.
     held: usize,
 }
 
 impl Ticket {
-    /// Whose place it is.
+    /// The peer.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// Says how many bytes the connection buffers now; tells whether there is room for that. What
-    /// every connection may hold is not counted, so that large ones don't push out small ones.
+    /// Sets how many bytes the connection buffers now. Returns false if all connections together would buffer
+    /// too much. The first `FREE_BYTES` of each connection are not counted, so that large buffers do not
+    /// block small ones.
     #[must_use]
     pub fn hold(&mut self, bytes: usize) -> bool {
         let bytes = bytes.saturating_sub(FREE_BYTES);
@@ -177,8 +179,8 @@ mod tests {
         }
     }
 
-    /// One process can't take all places, all together can't take more than there are, and a place
-    /// that is given back is free again.
+    /// One process can't use all connections, all processes together can't have more than the limit, and a
+    /// closed connection makes room for another.
     #[test]
     fn places_are_counted() {
         let admission = Arc::new(Admission::new(|| {}));
@@ -204,7 +206,7 @@ mod tests {
         assert!(admission.admit(peer(1)).is_some());
     }
 
-    /// What is buffered in all is bounded; small buffers are always there.
+    /// The total of buffered bytes is limited; small buffers are always allowed.
     #[test]
     fn bytes_are_counted() {
         let admission = Arc::new(Admission::new(|| {}));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One peer's connection: frames in, answers out, in order, by one task.
+//! The connection of one peer: one task reads frames and writes the answers in order.
 //!
-//! What was read together is answered together. While the peer does not read its answers nothing more
-//! is read from it, so that what it can make the daemon hold is bounded.
+//! Requests that were read together are answered together. While the peer does not read its answers, nothing
+//! more is read from it, which bounds the memory that it can use.
 
 use std::future::pending;
 use std::io;
@@ -31,14 +31,15 @@ use crate::server::limits::{
 use crate::server::output::Output;
 use crate::server::router::Router;
 
-/// Serves one peer until it closes the connection, or `stop` turns true; then what has arrived is
-/// answered, and the connection closed or left in the service manager's store.
+/// Serves one peer until it closes the connection or `stop` becomes true. After `stop`, requests that have
+/// arrived are still answered; then the connection is closed, or left in the service manager's descriptor
+/// store.
 ///
-/// With a `place` in that store, the connection is in it while it rests between two requests.
+/// If there is a `place` in that store, the connection is in it while it is idle between two requests.
 ///
 /// # Errors
 ///
-/// As reading from or writing to the socket fails.
+/// If reading from or writing to the socket fails.
 pub async fn run(
     mut stream: UnixStream,
     mut ticket: Ticket,
@@ -50,15 +51,15 @@ pub async fn run(
     let mut input = Input::default();
     let mut output = Output::default();
     let (mut last, mut stopped) = (false, false);
-    // An error means that the sender is gone, which stops too.
+    // An error means that the sender was dropped, which ends the connection too.
     let mut stopping = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
-    // When the connection goes into the store, if it rests until then.
+    // When the connection is put into the store, if it is still idle then.
     let mut rested = Some(Instant::now() + KEEP_AFTER);
     while !last {
         if stopped && input.is_between_frames() {
             if let Some(mut kept) = place.take() {
                 if has_unread(&stream)? {
-                    // It was sent before the end, so it is answered.
+                    // The request was sent before the end, so it is answered.
                     place = Some(kept);
                 } else if kept.put(&stream) {
                     kept.leave();
@@ -74,7 +75,7 @@ pub async fn run(
             _ => None,
         };
         tokio::select! {
-            // First: a peer that never rests must not keep the end away.
+            // `stop` is checked first: a peer that is never idle must not delay the end.
             biased;
             () = &mut stopping, if !stopped => {
                 stopped = true;
@@ -87,7 +88,7 @@ pub async fn run(
             () = at(deadline) => return Err(io::Error::other("a frame took too long")),
             () = at(rest) => {
                 if let Some(place) = &mut place {
-                    // Where the store is full, it has to do without.
+                    // If the store is full, the connection stays out of it.
                     place.put(&stream);
                     rested = None;
                 }
@@ -99,8 +100,9 @@ pub async fn run(
         }
         let mut read = router.note_read();
         if input.has_several() {
-            // A busy peer is seldom alone: the others that are ready read first, and one look at the files is
-            // enough for all. A single request doesn't wait for that. What all of them hold meanwhile is bounded.
+            // A busy peer is seldom alone. The other connections that are ready read first, so that one check
+            // of the files serves all of them. A single request does not wait for that. The memory that they
+            // all hold meanwhile is limited.
             if !ticket.hold(input.size() + output.size()) {
                 return Err(no_room());
             }
@@ -117,7 +119,7 @@ pub async fn run(
                     return Err(no_room());
                 }
                 output.flush(&mut stream).await?;
-                // While the peer took its time the files may have changed.
+                // The files may have changed while the peer read its answers.
                 read = router.note_read();
             }
         }
@@ -126,13 +128,13 @@ pub async fn run(
         }
         output.flush(&mut stream).await?;
         input.compact();
-        // It is less than before.
+        // This always succeeds, since it is less than before.
         let _ = ticket.hold(input.size());
     }
     Ok(())
 }
 
-/// Waits until then, or for ever.
+/// Waits until `time`, or for ever if there is none.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -140,12 +142,12 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// What is in the socket can still be read, then comes the end; nothing more arrives.
+/// Shuts down the receiving side: data that has arrived can still be read, and nothing more arrives.
 fn end_input(stream: &UnixStream) -> io::Result<()> {
     Ok(shutdown(stream.as_raw_fd(), Shutdown::Read)?)
 }
 
-/// Whether something has arrived that was not read, be it the end.
+/// Whether unread data, or the end of the stream, has arrived.
 fn has_unread(stream: &UnixStream) -> io::Result<bool> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     match recv(stream.as_raw_fd(), &mut [0], flags) {
@@ -160,44 +162,44 @@ fn no_memory() -> io::Error {
 }
 
 fn no_room() -> io::Error {
-    io::Error::other("all connections together buffer as much as they may")
+    io::Error::other("the limit on what all connections together may buffer is reached")
 }
 
-/// What was read and is not yet answered.
+/// Bytes that were read and not yet answered.
 ///
-/// The buffer grows with the bytes that arrive, never with the length that a header announces.
+/// The buffer grows with the bytes that arrive, never by the length that a header announces.
 #[derive(Default)]
 struct Input {
     buffer: Vec<u8>,
-    /// How much of the buffer is done with.
+    /// How many bytes at the beginning of the buffer were answered.
     done: usize,
-    /// An oversized frame's header, and how much of its body is still to be thrown away.
+    /// The header of an oversized frame, and how many bytes of its body are still to be discarded.
     oversized: Option<(MessageHeader, usize)>,
-    /// When the frame began to arrive that has not arrived as a whole.
+    /// When the incomplete frame at the end of the buffer began to arrive.
     begun: Option<Instant>,
-    /// Whether a frame has been taken since that was set.
+    /// Whether a frame was taken since `begun` was set.
     moved: bool,
 }
 
 impl Input {
-    /// How much memory it takes.
+    /// How much memory the buffer takes.
     fn size(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// When the frame that has begun must have arrived; between frames a peer may rest for ever.
+    /// When the frame that has begun must be complete. There is no deadline between two frames.
     fn deadline(&self) -> Option<Instant> {
         self.begun.map(|begun| begun + FRAME_TIME)
     }
 
-    /// Whether nothing of a frame has been read that was not answered.
+    /// Whether no part of an unanswered frame has been read.
     fn is_between_frames(&self) -> bool {
         self.buffer.is_empty() && self.oversized.is_none()
     }
 
-    /// Waits for bytes and reads what is there; tells whether the peer has sent its last byte.
+    /// Waits for data and reads what has arrived. Returns whether the peer has closed its side.
     ///
-    /// Nothing is lost when the wait is given up.
+    /// It is safe to cancel this: no data is lost.
     async fn wait_and_read(
         &mut self,
         stream: &mut UnixStream,
@@ -207,7 +209,7 @@ impl Input {
         let mut more = match place {
             Some(place) if place.is_taken() => {
                 stream.readable().await?;
-                // From here on a crash must end the connection.
+                // A byte is about to be read, so from here on a crash must end the connection.
                 place.take_back();
                 true
             }
@@ -220,7 +222,7 @@ impl Input {
                 self.is_full()
             }
         };
-        // A read that fills its space may have left something.
+        // If a read filled the buffer, there may be more.
         while more && self.buffer.len() < enough {
             self.make_room()?;
             let space = enough - self.buffer.len();
@@ -235,8 +237,8 @@ impl Input {
         Ok(false)
     }
 
-    /// Makes room for another read. Where memory is limited, a peer that sends too much for it loses its
-    /// connection, and the process goes on.
+    /// Makes room for another read. If there is no memory, only this peer's connection ends, and the process
+    /// goes on.
     fn make_room(&mut self) -> io::Result<()> {
         let made = self.buffer.try_reserve(KEPT_BYTES);
         made.map_err(|_| no_memory())
@@ -246,14 +248,14 @@ impl Input {
         self.buffer.len() == self.buffer.capacity()
     }
 
-    /// Whether something follows the first frame.
+    /// Whether anything follows the first frame.
     fn has_several(&self) -> bool {
         let first = self.buffer.get(..MESSAGE_HEADER_LENGTH);
         let first = first.map(|header| MessageHeader::from(header).length as usize);
         first.is_some_and(|length| self.buffer.len() > MESSAGE_HEADER_LENGTH + length)
     }
 
-    /// The next frame that has arrived as a whole, with its body unless that was oversized.
+    /// The next complete frame, with its body unless that is oversized.
     fn next_frame(&mut self) -> Option<(MessageHeader, Option<&[u8]>)> {
         if let Some((header, missing)) = &mut self.oversized {
             let thrown = (*missing).min(self.buffer.len() - self.done);
@@ -281,7 +283,7 @@ impl Input {
         Some((header, Some(bytes)))
     }
 
-    /// Wipes what is done with and keeps the beginning of the next frame.
+    /// Wipes the answered bytes, and moves the beginning of the next frame to the front.
     fn compact(&mut self) {
         let rest = self.buffer.len() - self.done;
         if self.done > 0 {
@@ -296,14 +298,14 @@ impl Input {
             _ => Some(Instant::now()),
         };
         self.moved = false;
-        // What a large frame or a batch needed is not kept for the next.
+        // The memory that a large frame or a batch needed is not kept.
         let much = if rest == 0 {
             KEPT_BYTES
         } else {
             2 * BATCH_BYTES
         };
         if self.buffer.capacity() > much && rest <= BATCH_BYTES {
-            // The heap wipes the place that is left.
+            // The allocator wipes the memory that is freed.
             self.buffer.shrink_to(KEPT_BYTES);
         }
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One address for as long as the daemon runs: waited for while another process answers there, then
-//! served.
+//! One address for as long as the daemon runs: it waits while another process answers there, then serves it.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -20,17 +19,17 @@ use crate::server::listener::{self, Address, Bound, Claim, Mark};
 use crate::server::{Kept, Serving};
 use crate::watch::Watch;
 
-/// Serves `address` until the end. While another process answers there it waits, and takes over when
-/// that one is gone. Connections that were `kept` from another process are served at once.
+/// Serves `address` until the end. While another process answers there, it waits, and takes over when that
+/// process is gone. Connections in `kept`, from the descriptor store, are served at once.
 ///
-/// A `vigilant` one also notices when its path is taken away, as kata-agent does before it starts a
-/// copy: it serves the connections that it has, and waits for the address again.
+/// If `vigilant`, it also notices when its path is removed, as kata-agent does before it starts a copy: it
+/// goes on serving the connections that it has, and waits to bind the address again.
 ///
-/// `waiting` is told whether it waits, at each change.
+/// `waiting` is called at each change with whether it waits.
 ///
 /// # Errors
 ///
-/// Where a socket can't be handed to the runtime.
+/// If tokio can't register the socket.
 pub async fn serve(
     address: Address,
     first: Claim,
@@ -52,10 +51,10 @@ pub async fn serve(
                 waiting(true);
                 tokio::select! {
                     bound = take_over(&address, Some(holder)) => {
-                        info!("listening on {address}, which the other process has left");
+                        info!("listening on {address}: the other process is gone");
                         bound
                     }
-                    // An error means that the sender is gone, which stops too.
+                    // An error means that the sender was dropped, which stops too.
                     _ = stop.wait_for(|stop| *stop) => break,
                 }
             }
@@ -69,8 +68,10 @@ pub async fn serve(
             () = lost(&bound.mark), if vigilant => gone.notify_one(),
             _ = stop.wait_for(|stop| *stop) => break,
         }
-        info!("{address}: the path was taken away; serving on, and waiting for it");
-        // Whoever took it is about to use it.
+        info!(
+            "{address}: the path was removed; open connections are served, waiting to bind it again"
+        );
+        // Whoever removed the path is about to bind it.
         tokio::select! {
             () = sleep(PATH_GONE_PAUSE) => {}
             _ = stop.wait_for(|stop| *stop) => break,
@@ -87,12 +88,13 @@ pub async fn serve(
     Ok(())
 }
 
-/// Waits until the path is no longer the socket that was bound there.
+/// Waits until the path no longer leads to the socket that was bound there.
 async fn lost(mark: &Mark) {
     let mut watch = Watch::new(vec![mark.path().to_owned()], Vec::new).ok();
     while mark.is_there() {
         match &mut watch {
-            // What happens further up, as a directory that is renamed or mounted over, it doesn't see.
+            // The watch does not see changes further up, such as a parent directory that is renamed or
+            // mounted over.
             Some(seen) => {
                 if let Ok(Err(_)) = timeout(WATCHED_PATH_CHECK, seen.changed()).await {
                     watch = None;
@@ -103,11 +105,12 @@ async fn lost(mark: &Mark) {
     }
 }
 
-/// Waits until nobody else answers on the address, and takes it.
+/// Waits until no other process answers on the address, then binds it.
 async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> Bound {
     let mut said = None;
     loop {
-        // Their end shows at once; that the path was taken from them, only a look at it.
+        // The end of the other process shows at once. That its path was removed shows only when it is
+        // checked.
         let next = Instant::now() + TAKE_OVER_PAUSE;
         match holder.take() {
             Some(holder) => drop(timeout_at(next, end_of(holder)).await),
@@ -115,7 +118,7 @@ async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> Bound {
         }
         match listener::claim(address, Duration::ZERO) {
             Ok(Claim::Bound(bound)) => return bound,
-            // The end of a connection need not be the end of the process.
+            // The other process may have closed this connection and still run.
             Ok(Claim::Live(stream)) => {
                 holder = Some(stream);
                 sleep_until(next).await;
@@ -131,7 +134,7 @@ async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> Bound {
     }
 }
 
-/// Waits until the other end closes the connection, on which nothing is asked.
+/// Waits until the other end closes the connection. No request is sent on it.
 async fn end_of(stream: UnixStream) {
     let wait = async {
         stream.set_nonblocking(true)?;
@@ -140,6 +143,6 @@ async fn end_of(stream: UnixStream) {
         while stream.read(&mut buffer).await? > 0 {}
         io::Result::Ok(())
     };
-    // However it ends, the next attempt shows what is so.
+    // Whatever the result is, the next attempt to bind shows the state.
     let _ = wait.await;
 }

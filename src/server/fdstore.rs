@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Connections that outlive the process: the service manager's descriptor store.
+//! The service manager's descriptor store, which keeps connections across a restart of the process.
 //!
-//! Clients of today hold one connection for the life of the VM and never make another. So one that
-//! rests between two requests is handed to systemd, which hands it to the next process after a restart,
-//! an upgrade or a crash. Before a byte is read it is taken back: a process that dies with a request
-//! half read must take the connection with it, or the client would wait for its answer for ever.
+//! Today's clients hold one connection for the life of the VM and never make another. So an idle connection
+//! is put into systemd's store, and systemd passes it to the next process after a restart, an upgrade or a
+//! crash. It is taken out of the store before a byte is read: if the process dies with a request half read,
+//! the connection must end too, or the client would wait for its answer for ever.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use tokio::net::UnixStream;
 
 use crate::server::notify;
 
-/// What the names of connections in the store begin with.
+/// The prefix of the names of connections in the store.
 const PREFIX: &str = "connection-";
 
 /// The descriptor store, for all connections together.
 #[derive(Debug, Default)]
 pub struct FdStore {
-    /// How many more it takes.
+    /// How many more descriptors the store takes.
     free: AtomicUsize,
-    /// Whether there is one.
+    /// Whether there is a store.
     exists: bool,
 }
 
 impl FdStore {
-    /// A store that takes `places` descriptors; none with 0.
+    /// A store that takes `places` descriptors; with 0 there is no store.
     pub fn new(places: usize) -> Self {
         Self {
             free: AtomicUsize::new(places),
@@ -37,7 +37,7 @@ impl FdStore {
         }
     }
 
-    /// A place for the connection, if there is a store.
+    /// A place in the store for the connection, if there is a store. The connection is not yet in it.
     pub fn place(self: &Arc<Self>, stream: &UnixStream) -> Option<Place> {
         if !self.exists {
             return None;
@@ -49,7 +49,7 @@ impl FdStore {
         })
     }
 
-    /// The place of a connection that came from the store, and still is in it.
+    /// The place of a connection that came from the store and is still in it.
     pub fn place_of_kept(self: &Arc<Self>, name: String) -> Place {
         let full = |free: usize| Some(free.saturating_sub(1));
         let _ = self
@@ -68,14 +68,14 @@ pub fn is_connection(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// The name of a connection in the store. The kernel gives each socket its own inode number, so no two
-/// have one name, whichever process put them there.
+/// The name of a connection in the store. It has the socket's inode number, so no two connections have the
+/// same name, whichever process stored them.
 fn name_of(stream: BorrowedFd<'_>) -> Option<String> {
     let inode = fstat(stream).ok()?.st_ino;
     Some(format!("{PREFIX}{inode}"))
 }
 
-/// One connection's place in the store. When it is dropped, the connection is taken out.
+/// The place of one connection in the store. When it is dropped, the connection is removed from the store.
 #[derive(Debug)]
 pub struct Place {
     fdstore: Arc<FdStore>,
@@ -89,7 +89,7 @@ impl Place {
         self.taken
     }
 
-    /// Puts the connection into the store; tells whether it is in it.
+    /// Puts the connection into the store. Returns whether it is in the store.
     pub fn put(&mut self, stream: &UnixStream) -> bool {
         if !self.taken {
             let one_less = |free: usize| free.checked_sub(1);
@@ -104,7 +104,7 @@ impl Place {
         self.taken
     }
 
-    /// Takes the connection out of the store.
+    /// Removes the connection from the store.
     pub fn take_back(&mut self) {
         if self.taken {
             notify::remove(&self.name);
@@ -112,7 +112,7 @@ impl Place {
         }
     }
 
-    /// Leaves the connection in the store, if it is, for the next process.
+    /// Leaves the connection in the store for the next process.
     pub fn leave(mut self) {
         self.taken = false;
     }
@@ -134,8 +134,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// No more is put into the store than it takes: systemd would drop it without a word, and the
-    /// connection with it.
+    /// No more connections are stored than the store takes: systemd would silently drop one, which would end
+    /// the connection.
     #[tokio::test]
     async fn places_are_counted() {
         let fdstore = Arc::new(FdStore::new(1));
