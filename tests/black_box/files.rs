@@ -222,7 +222,7 @@ fn exposed_files_are_warned_about_and_served() {
     let daemon = root.start();
     let path = root.resources().display().to_string();
     assert!(
-        daemon.log().contains("WARN swap is active"),
+        daemon.log().contains("WARN swap is on"),
         "{}",
         daemon.log()
     );
@@ -253,7 +253,7 @@ fn exposed_files_are_warned_about_and_served() {
         std::os::unix::fs::chown(root.resources(), Some(65534), Some(65534)).unwrap();
         assert_eq!(served(&root).unwrap(), b"x");
         let said = format!(
-            "ERROR {path}: root without capabilities, as which the unit runs, can't read it (owner 65534, mode 0600)"
+            "ERROR {path}: the unit runs as root without capabilities and can't read it (owner 65534, mode 0600)"
         );
         assert!(daemon.log().contains(&said), "{}", daemon.log());
     }
