@@ -44,13 +44,13 @@ pub fn lock_memory() -> bool {
 
 /// How long after the start the memory that only the start needed is released: later than the first clients,
 /// so that they do not wait for it.
-const SETTLED: Duration = Duration::from_secs(1);
+const START_TIME: Duration = Duration::from_secs(1);
 
 /// Waits until the start is over, then releases the memory that only the start needed: that of parsing the
 /// command line and the files, and the code of both.
-pub async fn settle() {
-    sleep(SETTLED).await;
-    give_back();
+pub async fn release_after_start() {
+    sleep(START_TIME).await;
+    release_memory();
 }
 
 /// Returns free heap memory and the pages of the program's code to the system. Code that runs later is read
@@ -58,13 +58,13 @@ pub async fn settle() {
 ///
 /// The C library uses a call (`madvise`) that the kernel refuses for locked memory, so memory is unlocked for
 /// that moment; no other thread of the process runs meanwhile.
-pub fn give_back() {
+pub fn release_memory() {
     let locked = munlockall().is_ok();
-    sys::give_back();
+    sys::trim_heap();
     if locked {
         lock_memory();
     }
-    sys::give_code_back();
+    sys::release_code();
 }
 
 /// Hardens the process: no core dumps, no tracing by other processes of the same user, and new files readable

@@ -19,12 +19,12 @@ use zeroize::Zeroize as _;
 /// The system's allocator, which overwrites each block before it frees it.
 ///
 /// Secrets wipe themselves, but protobuf messages hold the bytes of requests and answers in plain vectors.
-struct Wiping;
+struct WipingAllocator;
 
 // SAFETY: every call is handed on to the system's allocator with the caller's own arguments, so its
 // guarantees are this one's. `realloc` is the trait's own: it allocates, copies and deallocates, so
 // that a block that moves is wiped too.
-unsafe impl GlobalAlloc for Wiping {
+unsafe impl GlobalAlloc for WipingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises about `layout` are those that `System` asks for.
         unsafe { System.alloc(layout) }
@@ -48,7 +48,7 @@ unsafe impl GlobalAlloc for Wiping {
 }
 
 #[global_allocator]
-static HEAP: Wiping = Wiping;
+static HEAP: WipingAllocator = WipingAllocator;
 
 /// The descriptors that the service manager passed to this process, with their names. A second call returns
 /// none.
@@ -73,7 +73,7 @@ pub fn take_descriptors() -> io::Result<Vec<(OwnedFd, String)>> {
 }
 
 /// Returns free heap memory to the system; glibc does not do that by itself.
-pub fn give_back() {
+pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it may be called at any time and takes no pointer.
     unsafe {
@@ -121,7 +121,7 @@ pub fn unlock_code() {
 
 /// Drops those pages. The kernel reads a page again from the file or the page cache when it is next used.
 /// Most of the code that has run is that of the command line and the start, which does not run again.
-pub fn give_code_back() {
+pub fn release_code() {
     if let Some((first, length)) = code() {
         // SAFETY: whole pages between two of the linker's marks, all of them of the program's file, private
         // and mapped without the right to write. So what is read there after is what was read before.

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 /// The wait after an event: a file that is being written should be complete when it is read, and a busy
 /// directory causes at most one check in this time.
-const SETTLE: Duration = Duration::from_millis(100);
+const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// The events of a directory that show a change of one of its files. A write alone is not among them, only
 /// the close after it.
@@ -71,7 +71,7 @@ impl Watch {
             more: Box::new(more),
             watched: Vec::new(),
         };
-        watch.follow()?;
+        watch.update_watches()?;
         Ok(watch)
     }
 
@@ -83,7 +83,7 @@ impl Watch {
     /// If the watch cannot be kept up.
     pub async fn changed(&mut self) -> io::Result<()> {
         let mut ready = self.inotify.readable().await?;
-        sleep(SETTLE).await;
+        sleep(DEBOUNCE).await;
         loop {
             match ready.get_inner().0.read_events() {
                 // The kind of event does not matter.
@@ -94,11 +94,11 @@ impl Watch {
         }
         ready.clear_ready();
         drop(ready);
-        self.follow()
+        self.update_watches()
     }
 
     /// Watches the directories that matter now, and drops the watches on all others.
-    fn follow(&mut self) -> io::Result<()> {
+    fn update_watches(&mut self) -> io::Result<()> {
         let Events(inotify) = self.inotify.get_ref();
         let mut watched = Vec::new();
         let directories = self.files.iter().flat_map(|path| directories_of(path));
@@ -194,7 +194,7 @@ mod tests {
             noticed.expect(what).unwrap();
             let _ = fs::read(&file);
             // One step may cause events in two batches; wait until none are left.
-            while timeout(3 * SETTLE, watch.changed()).await.is_ok() {}
+            while timeout(3 * DEBOUNCE, watch.changed()).await.is_ok() {}
         }
     }
 }

@@ -126,7 +126,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
         let serve = legacy::parse(component, args.get(1..).unwrap_or_default());
         return Ok(Command::Serve(serve));
     }
-    let mut command = match units(&args) {
+    let mut command = match parse_serve(&args) {
         Some(serve) => Command::Serve(serve),
         None => Cli::from_arg_matches(&definition().try_get_matches_from(&args)?)?.command,
     };
@@ -142,7 +142,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
 /// Parses `serve` with the definition of that command alone: building the definitions of all commands is a
 /// third of what the program does before it serves. If this fails, or the user asks for help, the full parser
 /// takes over.
-fn units(args: &[OsString]) -> Option<serve::Serve> {
+fn parse_serve(args: &[OsString]) -> Option<serve::Serve> {
     let args = args.get(1..)?;
     if args.first()? != "serve" {
         return None;

@@ -32,7 +32,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         }
         Err(_) => path.to_owned(),
     };
-    let temporary = beside(&target)?;
+    let temporary = temporary_path_for(&target)?;
     let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, &target));
     if written.is_err() {
         // The first error is the one to report.
@@ -45,7 +45,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn beside(target: &Path) -> io::Result<PathBuf> {
+fn temporary_path_for(target: &Path) -> io::Result<PathBuf> {
     let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
@@ -73,7 +73,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(feature = "tools")]
 pub fn create(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let create = || {
-        let temporary = beside(path)?;
+        let temporary = temporary_path_for(path)?;
         // A hard link, unlike a rename, never replaces a file.
         let written = write_new(&temporary, bytes).and_then(|()| {
             fs::hard_link(&temporary, path).map_err(|error| match error.kind() {

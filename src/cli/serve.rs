@@ -22,11 +22,11 @@ use offline_fs_kbc::rpc::{
 use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::fdstore::FdStore;
 use offline_fs_kbc::server::limits::LOCK_WAIT;
-use offline_fs_kbc::server::listener::{self, Address, Claim};
+use offline_fs_kbc::server::listener::{self, Address, BindOutcome};
 use offline_fs_kbc::server::method::Method;
 use offline_fs_kbc::server::request_log::RequestLog;
 use offline_fs_kbc::server::router::Router;
-use offline_fs_kbc::server::{Serving, endpoint, notify};
+use offline_fs_kbc::server::{Shared, endpoint, notify};
 use offline_fs_kbc::watch::Watch;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -133,18 +133,18 @@ impl Serve {
         let mut hangup = signal(SignalKind::hangup())?;
 
         let mut sockets = self.sockets.clone();
-        let beyond = activation.choose(&mut sockets);
+        let additional = activation.assign_to(&mut sockets);
         let mut addresses = sockets.addresses(&self.root, self.component)?;
-        addresses.extend(beyond);
-        let claims = match claim(addresses, &mut activation)? {
-            Claims::Ours(claims) => claims,
-            Claims::AllLive => return Ok(ExitCode::SUCCESS),
+        addresses.extend(additional);
+        let endpoints = match bind_all(addresses, &mut activation)? {
+            Endpoints::ToServe(endpoints) => endpoints,
+            Endpoints::AllInUse => return Ok(ExitCode::SUCCESS),
         };
 
         for mistake in kbc::mismatches(&self.root) {
             error!("{mistake}");
         }
-        self.warn_about_switches(&claims);
+        self.warn_about_switches(&endpoints);
         if self.root.has_swap() {
             warn!("swap is on, and secrets may be written to it; run `swapoff -a`");
         }
@@ -154,14 +154,14 @@ impl Serve {
             repair: self.repair_credential == Switch::On,
             empty: self.empty_credential,
         };
-        let store = Store::finished_by(sources, move |snapshot| delivery.apply(snapshot));
+        let store = Store::with_preparation(sources, move |snapshot| delivery.apply(snapshot));
         let store = Arc::new(store);
         store.refresh();
         let service_status = Arc::new(ServiceStatus::new(Arc::clone(&store), delivery.repair));
-        let line = service_status.look();
+        let line = service_status.report();
 
         let (stop, stopped) = watch::channel(false);
-        let admission = Arc::new(Admission::new(process::give_back));
+        let admission = Arc::new(Admission::new(process::release_memory));
         let fdstore = Arc::new(FdStore::new(notify::store_size()));
         let request_log = Arc::new(RequestLog::default());
         let summary = Arc::clone(&service_status);
@@ -170,18 +170,18 @@ impl Serve {
             store: Arc::clone(&store),
             admission: Arc::clone(&admission),
             request_log: Arc::clone(&request_log),
-            summary: Box::new(move || summary.line()),
+            summary: Box::new(move || summary.summary()),
         });
-        let mut endpoints = JoinSet::new();
-        let vigilant = notify::is_unit();
-        for (address, roles, claim) in claims {
+        let mut tasks = JoinSet::new();
+        let watch_path = notify::is_unit();
+        for (address, roles, outcome) in endpoints {
             let methods = roles
                 .iter()
                 .flat_map(|&role| self.services(role, &store))
                 .chain(report::service(Arc::clone(&report)))
                 .collect();
             let refreshed = Arc::clone(&service_status);
-            let serving = Serving {
+            let shared = Shared {
                 router: Arc::new(Router::new(methods, Arc::clone(&request_log), move || {
                     refreshed.refresh();
                 })),
@@ -191,14 +191,14 @@ impl Serve {
             };
             let kept = activation.connections(&address);
             let service_status = Arc::clone(&service_status);
-            endpoints.spawn(async move {
-                let waiting = |waits| service_status.waiting(&address, waits);
-                endpoint::serve(address.clone(), claim, vigilant, kept, serving, waiting).await
+            tasks.spawn(async move {
+                let waiting = |waits| service_status.set_waiting(&address, waits);
+                endpoint::serve(address.clone(), outcome, watch_path, kept, shared, waiting).await
             });
         }
-        activation.close_rest();
+        activation.close_unserved();
         notify::ready(&line);
-        tokio::spawn(process::settle());
+        tokio::spawn(process::release_after_start());
 
         let signals = async {
             loop {
@@ -212,14 +212,14 @@ impl Serve {
         let failed = tokio::select! {
             () = signals => None,
             () = notify::keep_alive() => None,
-            () = service_status.follow(|| watch_over(&watched)) => None,
+            () = service_status.watch_files(|| watch_over(&watched)) => None,
             // An endpoint ends by itself only if tokio can't register its socket.
-            Some(ended) = endpoints.join_next() => ended?.err(),
+            Some(ended) = tasks.join_next() => ended?.err(),
         };
         info!("stopping");
         notify::stopping();
         let _ = stop.send(true);
-        while endpoints.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
         match failed {
             None => Ok(ExitCode::SUCCESS),
             Some(error) => Err(error.into()),
@@ -256,14 +256,14 @@ impl Serve {
     }
 
     /// Warns of flags that make cdh.sock less safe, or that do nothing because it isn't served.
-    fn warn_about_switches(&self, claims: &[Claimed]) {
-        let hub = |(_, roles, _): &Claimed| roles.contains(&Role::ConfidentialDataHub);
-        match (claims.iter().any(hub), self.expose_keys) {
+    fn warn_about_switches(&self, endpoints: &[Endpoint]) {
+        let hub = |(_, roles, _): &Endpoint| roles.contains(&Role::ConfidentialDataHub);
+        match (endpoints.iter().any(hub), self.expose_keys) {
             (true, true) => warn!("image keys are served as resources on cdh.sock (--expose-keys)"),
             (false, true) => warn!("--expose-keys has no effect without cdh.sock (--cdh-sock)"),
             (_, false) => {}
         }
-        if claims.iter().any(hub) && self.skips_verification() {
+        if endpoints.iter().any(hub) && self.skips_verification() {
             warn!("sealed secrets are opened without verifying their signatures");
         }
     }
@@ -273,14 +273,14 @@ impl Serve {
 const SKIP_VERIFICATION: &str = "SKIP_SEALED_SECRET_VERIFICATION";
 
 /// An address, its roles, and the result of the attempt to bind it.
-type Claimed = (Address, Vec<Role>, Claim);
+type Endpoint = (Address, Vec<Role>, BindOutcome);
 
 /// The addresses to serve.
-enum Claims {
+enum Endpoints {
     /// Those that this process has bound, and those that it waits for.
-    Ours(Vec<Claimed>),
+    ToServe(Vec<Endpoint>),
     /// None: another process answers on each address.
-    AllLive,
+    AllInUse,
 }
 
 /// A watch on the sources' files, and on everything in the sources that are directories.
@@ -300,32 +300,32 @@ fn watch_over(sources: &[Source]) -> io::Result<Watch> {
 
 /// Binds each address on its own. If another process answers on one, the unit's instance waits for it, and a
 /// copy started by hand or by kata-agent leaves it alone.
-fn claim(
+fn bind_all(
     addresses: Vec<(Address, Vec<Role>)>,
     activation: &mut Activation,
-) -> anyhow::Result<Claims> {
+) -> anyhow::Result<Endpoints> {
     let is_unit = notify::is_unit();
-    let mut claims = Vec::new();
+    let mut endpoints = Vec::new();
     let mut failed = false;
     for (address, roles) in addresses {
         if let Some(bound) = activation.listener(&address) {
             info!("listening on {address}, a socket from the service manager");
-            claims.push((address, roles, Claim::Bound(bound)));
+            endpoints.push((address, roles, BindOutcome::Bound(bound)));
             continue;
         }
-        match listener::claim(&address, LOCK_WAIT) {
-            Ok(claim @ Claim::Bound(_)) => {
+        match listener::bind(&address, LOCK_WAIT) {
+            Ok(outcome @ BindOutcome::Bound(_)) => {
                 info!("listening on {address}");
-                claims.push((address, roles, claim));
+                endpoints.push((address, roles, outcome));
             }
-            Ok(claim @ Claim::Live(_)) => {
-                let who = match claim.holder() {
+            Ok(outcome @ BindOutcome::InUse(_)) => {
+                let who = match outcome.peer_pid() {
                     Some(pid) => format!("pid {pid}"),
                     None => "another process".to_owned(),
                 };
                 if is_unit {
                     info!("{address}: {who} answers there; waiting to take over");
-                    claims.push((address, roles, claim));
+                    endpoints.push((address, roles, outcome));
                 } else {
                     info!("{address}: {who} answers there; not serving it");
                 }
@@ -336,11 +336,11 @@ fn claim(
             }
         }
     }
-    match (claims.is_empty(), failed) {
-        (false, _) => Ok(Claims::Ours(claims)),
+    match (endpoints.is_empty(), failed) {
+        (false, _) => Ok(Endpoints::ToServe(endpoints)),
         (true, false) => {
             info!("other processes answer on all addresses; exiting");
-            Ok(Claims::AllLive)
+            Ok(Endpoints::AllInUse)
         }
         (true, true) => bail!("can't serve any address; the errors are above"),
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use offline_fs_kbc::rate::{self, Rate};
+use offline_fs_kbc::rate::{self, RateLimit};
 use offline_fs_kbc::resource::problem::Severity;
 use offline_fs_kbc::resource::snapshot::LOGGED_PROBLEMS;
 use offline_fs_kbc::resource::store::Store;
@@ -31,11 +31,11 @@ pub struct ServiceStatus {
     /// The findings about the content that were logged.
     logged: Mutex<BTreeSet<(Severity, String)>>,
     /// The line that the service manager was sent last.
-    said: Mutex<String>,
+    reported: Mutex<String>,
     /// Limits how often either is reported.
-    rate: Rate,
+    rate: RateLimit,
     /// Whether the rate limit held back a change of the status.
-    behind: AtomicBool,
+    report_pending: AtomicBool,
 }
 
 impl ServiceStatus {
@@ -45,32 +45,32 @@ impl ServiceStatus {
             repairs,
             waiting: Mutex::default(),
             logged: Mutex::default(),
-            said: Mutex::default(),
-            rate: Rate::new(rate::CHANGES),
-            behind: AtomicBool::new(false),
+            reported: Mutex::default(),
+            rate: RateLimit::new(rate::CHANGES_PER_PERIOD),
+            report_pending: AtomicBool::new(false),
         }
     }
 
     /// Brings the store up to date before requests are answered.
     pub fn refresh(&self) {
-        if self.store.refresh() || self.behind.load(Ordering::Relaxed) {
-            self.say();
+        if self.store.refresh() || self.report_pending.load(Ordering::Relaxed) {
+            self.report_changes();
         }
     }
 
-    fn is_behind(&self) -> bool {
-        self.store.is_behind() || self.behind.load(Ordering::Relaxed)
+    fn has_pending_report(&self) -> bool {
+        self.store.has_unlogged_changes() || self.report_pending.load(Ordering::Relaxed)
     }
 
     pub fn reload(&self) {
         notify::reloading();
         info!("reloading every file");
         self.store.reload();
-        notify::ready(&self.look());
+        notify::ready(&self.report());
     }
 
     /// Checks the files when they change, for the log and the service manager. Never returns.
-    pub async fn follow(&self, watch: impl FnOnce() -> io::Result<Watch>) {
+    pub async fn watch_files(&self, watch: impl FnOnce() -> io::Result<Watch>) {
         // Clients that already wait for the daemon come first.
         yield_now().await;
         let watch = watch();
@@ -79,7 +79,7 @@ impl ServiceStatus {
         let lost = match watch {
             Ok(mut watch) => loop {
                 // After a period without changes, the rate limit allows what it held back.
-                let looked = match self.is_behind() {
+                let looked = match self.has_pending_report() {
                     true => timeout(rate::PERIOD, watch.changed())
                         .await
                         .unwrap_or(Ok(())),
@@ -96,23 +96,23 @@ impl ServiceStatus {
         std::future::pending().await
     }
 
-    pub fn waiting(&self, address: &Address, waits: bool) {
+    pub fn set_waiting(&self, address: &Address, waits: bool) {
         let changed = if waits {
             lock(&self.waiting).insert(address.to_string())
         } else {
             lock(&self.waiting).remove(&address.to_string())
         };
         if changed {
-            self.say();
+            self.report_changes();
         }
     }
 
     /// Logs the status and sends it to the service manager, if it has changed.
-    fn say(&self) {
-        let (line, found) = self.state();
-        let news = *lock(&self.said) != line || !found.is_subset(&lock(&self.logged));
-        let left_out = news && self.rate.now().is_none();
-        self.behind.store(left_out, Ordering::Relaxed);
+    fn report_changes(&self) {
+        let (line, found) = self.summary_and_findings();
+        let news = *lock(&self.reported) != line || !found.is_subset(&lock(&self.logged));
+        let left_out = news && self.rate.allow().is_none();
+        self.report_pending.store(left_out, Ordering::Relaxed);
         if news && !left_out {
             notify::status(&line);
             self.log(line, found);
@@ -120,19 +120,19 @@ impl ServiceStatus {
     }
 
     /// Logs the findings, and returns the status line for the service manager at a start or a reload.
-    pub fn look(&self) -> String {
-        let (line, found) = self.state();
+    pub fn report(&self) -> String {
+        let (line, found) = self.summary_and_findings();
         self.log(line.clone(), found);
         line
     }
 
     /// The status line.
-    pub fn line(&self) -> String {
-        self.state().0
+    pub fn summary(&self) -> String {
+        self.summary_and_findings().0
     }
 
     /// The status line, and the findings about the content of the loaded files.
-    fn state(&self) -> (String, BTreeSet<(Severity, String)>) {
+    fn summary_and_findings(&self) -> (String, BTreeSet<(Severity, String)>) {
         let snapshot = self.store.snapshot();
         let found = findings::of_content(&snapshot, self.repairs);
         let mut line = findings::summary(&snapshot, found.len());
@@ -154,7 +154,7 @@ impl ServiceStatus {
             }
         }
         *logged = found;
-        *lock(&self.said) = line;
+        *lock(&self.reported) = line;
     }
 }
 

@@ -8,8 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use offline_fs_kbc::server::fdstore::is_connection;
-use offline_fs_kbc::server::listener::{Address, Bound};
-use offline_fs_kbc::server::{Kept, notify};
+use offline_fs_kbc::server::listener::{Address, BoundSocket};
+use offline_fs_kbc::server::{StoredConnection, notify};
 use tracing::{error, info, warn};
 
 use crate::config::{Choice, Role, Sockets};
@@ -18,7 +18,7 @@ use crate::sys;
 /// The descriptors that this process was started with.
 #[derive(Default)]
 pub struct Activation {
-    listeners: Vec<(Role, Address, Bound)>,
+    listeners: Vec<(Role, Address, BoundSocket)>,
     connections: Vec<(PathBuf, UnixStream, String)>,
 }
 
@@ -50,7 +50,7 @@ impl Activation {
             );
             return;
         };
-        match Bound::handed_over(UnixListener::from(descriptor)) {
+        match BoundSocket::from_activation(UnixListener::from(descriptor)) {
             Ok((address, bound)) => self.listeners.push((role, address, bound)),
             Err(error) => error!(
                 "can't use the descriptor {name} from the service manager: {error}; in the socket \
@@ -79,14 +79,14 @@ impl Activation {
     /// another address, both are served; only `none` leaves a socket out.
     ///
     /// Returns the addresses to serve in addition to those of `sockets`.
-    pub fn choose(&mut self, sockets: &mut Sockets) -> Vec<(Address, Vec<Role>)> {
-        let mut beyond = Vec::new();
+    pub fn assign_to(&mut self, sockets: &mut Sockets) -> Vec<(Address, Vec<Role>)> {
+        let mut additional = Vec::new();
         self.listeners.retain(|(role, address, _)| {
             let choice = sockets.choice(*role);
             match choice {
                 None => *choice = Some(Choice::At(address.clone())),
                 Some(Choice::At(chosen)) if chosen == address => {}
-                Some(Choice::At(_)) => beyond.push((address.clone(), vec![*role])),
+                Some(Choice::At(_)) => additional.push((address.clone(), vec![*role])),
                 Some(Choice::Off) => {
                     warn!(
                         "{address} is switched off, so clients that connect there get no answer; disable its socket unit"
@@ -96,17 +96,17 @@ impl Activation {
             }
             true
         });
-        beyond
+        additional
     }
 
     /// The socket from the service manager at this address.
-    pub fn listener(&mut self, address: &Address) -> Option<Bound> {
+    pub fn listener(&mut self, address: &Address) -> Option<BoundSocket> {
         let at = self.listeners.iter().position(|(_, at, _)| at == address)?;
         Some(self.listeners.swap_remove(at).2)
     }
 
     /// The stored connections that were accepted at this address.
-    pub fn connections(&mut self, address: &Address) -> Vec<Kept> {
+    pub fn connections(&mut self, address: &Address) -> Vec<StoredConnection> {
         let (at, elsewhere) = std::mem::take(&mut self.connections)
             .into_iter()
             .partition(|(path, _, _)| path == address.path());
@@ -120,7 +120,7 @@ impl Activation {
     }
 
     /// Closes the stored connections whose address is not served any more.
-    pub fn close_rest(self) {
+    pub fn close_unserved(self) {
         for (path, _, name) in self.connections {
             let path: &Path = &path;
             info!(

@@ -66,7 +66,7 @@ impl Unpack {
         let directory = open_root(&self.directory)
             .with_context(|| format!("can't open {}", self.directory.display()))?;
         // These are the entries that the daemon would serve.
-        for Entry { name, value, .. } in entries.counting() {
+        for Entry { name, value, .. } in entries.effective() {
             // The problems say what is wrong with the value.
             let Ok(value) = value else { continue };
             match place(&directory, name, value.expose(), self.force) {

@@ -90,7 +90,7 @@ impl Root {
     ///
     /// If the root is too long for a socket's path.
     pub fn socket(&self, role: Role) -> anyhow::Result<Address> {
-        let path = self.path(&format!("{RUN}/{}", role.place()));
+        let path = self.path(&format!("{RUN}/{}", role.relative_path()));
         let shown = path.display().to_string();
         Address::new(path)
             .with_context(|| format!("{shown} can't be a socket's path; choose another --root"))
@@ -134,7 +134,7 @@ impl Role {
     }
 
     /// The socket's path below the directory of the attestation components.
-    fn place(self) -> &'static str {
+    fn relative_path(self) -> &'static str {
         match self {
             Self::GetResource => "attestation-agent/getresource.sock",
             Self::KeyProvider => "attestation-agent/keyprovider.sock",

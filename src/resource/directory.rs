@@ -21,7 +21,7 @@ const MAX_NAMES: usize = 4 * MAX_FILES;
 
 /// One file of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedFile {
     /// Whether its name is an old name.
     pub is_old: bool,
     /// The name of the resource.
@@ -36,20 +36,20 @@ pub struct Listing {
     /// The directory's path, with symbolic links resolved. Nothing outside of it may be served.
     pub root: PathBuf,
     /// The files that can be served.
-    pub files: Vec<Listed>,
+    pub files: Vec<ListedFile>,
     /// Why some entries of the directory can't be served.
     pub problems: Vec<Problem>,
     /// Entries that could not be read, by their paths below the directory, and why. Files that were loaded
     /// from there may still exist.
-    pub unseen: Vec<(String, Problem)>,
+    pub unreadable: Vec<(String, Problem)>,
     /// The directories that were read.
     pub directories: Vec<PathBuf>,
 }
 
 impl Listing {
     /// Whether the resource of this name may be at a path that could not be read.
-    pub fn may_have(&self, name: &Name) -> bool {
-        self.unseen.iter().any(|(below, _)| {
+    pub fn may_contain(&self, name: &Name) -> bool {
+        self.unreadable.iter().any(|(below, _)| {
             let rest = name.as_str().strip_prefix(below.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                 || Name::is_old(below) && Name::parse(below).as_ref() == Ok(name)
@@ -116,12 +116,12 @@ impl Walk {
                     continue;
                 }
             };
-            self.look(&directory.join(name), &below);
+            self.visit(&directory.join(name), &below);
         }
         Ok(())
     }
 
-    fn look(&mut self, path: &Path, below: &str) {
+    fn visit(&mut self, path: &Path, below: &str) {
         let path = match path.canonicalize() {
             Ok(path) => path,
             // A file that has just been removed is ignored.
@@ -131,7 +131,7 @@ impl Walk {
                 }
                 return;
             }
-            Err(error) => return self.unseen(below, &error),
+            Err(error) => return self.unreadable(below, &error),
         };
         if !path.starts_with(&self.listing.root) {
             return self.refuse(below, "it is a symbolic link out of the directory");
@@ -139,7 +139,7 @@ impl Walk {
         let metadata = match path.metadata() {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.unseen(below, &error),
+            Err(error) => return self.unreadable(below, &error),
         };
         let depth = below.split('/').count();
         if metadata.is_dir() {
@@ -148,7 +148,9 @@ impl Walk {
             }
             // A loop of links ends at the third level too.
             match self.descend(&path, below) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => self.unseen(below, &error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    self.unreadable(below, &error)
+                }
                 _ => {}
             }
             return;
@@ -178,7 +180,7 @@ impl Walk {
             return self.overflow(format!("more than {MAX_FILE_BYTES} bytes in all"));
         }
         self.bytes += metadata.len();
-        self.listing.files.push(Listed { is_old, name, path });
+        self.listing.files.push(ListedFile { is_old, name, path });
     }
 
     fn refuse(&mut self, below: &str, what: &str) {
@@ -190,14 +192,14 @@ impl Walk {
         ));
     }
 
-    fn unseen(&mut self, below: &str, error: &io::Error) {
+    fn unreadable(&mut self, below: &str, error: &io::Error) {
         let problem = Problem::of_file(
             Severity::Error,
             "unreadable",
             format!("{}: can't read it: {error}", EntryName(below)),
             "make it readable for root without capabilities: `chown -R root:root` and `chmod -R u+rX` the directory",
         );
-        self.listing.unseen.push((below.to_owned(), problem));
+        self.listing.unreadable.push((below.to_owned(), problem));
     }
 
     fn overflow(&mut self, what: String) {

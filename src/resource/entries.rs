@@ -51,14 +51,14 @@ impl Entries {
     }
 
     /// The effective entry of each name: the one that is served if this file is the only one.
-    pub fn counting(&self) -> impl Iterator<Item = &Entry> {
+    pub fn effective(&self) -> impl Iterator<Item = &Entry> {
         let names = self.list.chunk_by(|a, b| a.name == b.name);
-        names.filter_map(|same| counting(same, |entry| entry))
+        names.filter_map(|same| effective(same, |entry| entry))
     }
 
     /// The effective entry of this name.
     pub fn get(&self, name: &Name) -> Option<&Entry> {
-        counting(self.named(name), |entry| entry)
+        effective(self.named(name), |entry| entry)
     }
 
     /// The entries of this name, the one with the old name first.
@@ -81,7 +81,7 @@ impl Entries {
 
 /// The effective one of several entries with the same name, lowest precedence first: the last. But a broken
 /// entry does not hide a good one under the other spelling of the name, if that is the last of its spelling.
-pub(super) fn counting<T>(same: &[T], entry: impl Fn(&T) -> &Entry) -> Option<&T> {
+pub(super) fn effective<T>(same: &[T], entry: impl Fn(&T) -> &Entry) -> Option<&T> {
     let last = same.last()?;
     if entry(last).value.is_ok() {
         return Some(last);
@@ -117,9 +117,9 @@ mod tests {
             "default/security-policy/test=a",
             "\"a\" is broken",
         ];
-        assert_eq!(entries.counting().map(shown).collect::<Vec<_>>(), expected);
+        assert_eq!(entries.effective().map(shown).collect::<Vec<_>>(), expected);
         assert_eq!((entries.len(), entries.iter().count()), (4, 6));
-        for entry in entries.counting() {
+        for entry in entries.effective() {
             let found = entries.get(&entry.name).unwrap();
             assert!(std::ptr::eq(found, entry));
         }

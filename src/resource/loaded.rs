@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
-use crate::rate::{Before, CHANGES, Rate};
+use crate::rate::{CHANGES_PER_PERIOD, RateLimit, Suppressed};
 use crate::resource::directory::{self, Listing};
 use crate::resource::entries::Entries;
 use crate::resource::file::{self, Identity, Kind, is_absent, unreadable};
@@ -25,20 +25,20 @@ pub(super) struct Loaded {
     source: Source,
     /// The path again, shared with the resources.
     file: Arc<Path>,
-    seen: Seen,
+    last_check: LastCheck,
     state: FileState,
     /// The content of the last successful load.
     entries: Entries,
     /// When that content was read.
-    since: Option<Instant>,
+    loaded_at: Option<Instant>,
     /// The last error, and when it occurred.
     last_error: Option<(Instant, String)>,
     /// Limits how often the state is logged; the files of a directory share one limit.
-    rate: Arc<Rate>,
+    rate: Arc<RateLimit>,
     /// The directory, with symbolic links resolved, outside of which the file must not be read.
     root: Option<PathBuf>,
     /// Whether the rate limit kept the present state out of the log.
-    unsaid: bool,
+    unlogged: bool,
     /// The files of a directory.
     children: BTreeMap<ChildKey, Loaded>,
 }
@@ -56,7 +56,7 @@ type ChildKey = (bool, Name);
 
 /// What the last check found at the file's path.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum LastCheck {
     Never,
     Absent,
     /// It could not be read. Nothing shows when it can be read again, so each check tries.
@@ -72,19 +72,19 @@ enum Seen {
 impl Loaded {
     pub(super) fn new(source: Source) -> Self {
         Self {
-            rate: Arc::new(Rate::new(match source.kind {
+            rate: Arc::new(RateLimit::new(match source.kind {
                 Kind::Directory => DIRECTORY_CHANGES,
-                _ => CHANGES,
+                _ => CHANGES_PER_PERIOD,
             })),
             file: Arc::from(source.path.as_path()),
             source,
-            seen: Seen::Never,
+            last_check: LastCheck::Never,
             state: FileState::Absent,
             entries: Entries::default(),
-            since: None,
+            loaded_at: None,
             last_error: None,
             root: None,
-            unsaid: false,
+            unlogged: false,
             children: BTreeMap::new(),
         }
     }
@@ -109,8 +109,8 @@ impl Loaded {
         std::iter::once(self).chain(self.children.values())
     }
 
-    pub(super) fn is_unsaid(&self) -> bool {
-        self.parts().any(|part| part.unsaid)
+    pub(super) fn has_unlogged_changes(&self) -> bool {
+        self.parts().any(|part| part.unlogged)
     }
 
     /// Its part of the snapshot.
@@ -126,16 +126,18 @@ impl Loaded {
         FileStatus {
             source: self.source.clone(),
             state: self.state.clone(),
-            since: self.since,
+            loaded_at: self.loaded_at,
             last_error: self.last_error.clone(),
         }
     }
 
     fn may_have_changed(&self) -> bool {
-        match self.seen {
-            Seen::Never | Seen::Unreadable | Seen::Listed => true,
-            Seen::Absent => !matches!(Identity::of(&self.source.path), Err(e) if is_absent(&e)),
-            Seen::Read { identity, settled } => {
+        match self.last_check {
+            LastCheck::Never | LastCheck::Unreadable | LastCheck::Listed => true,
+            LastCheck::Absent => {
+                !matches!(Identity::of(&self.source.path), Err(e) if is_absent(&e))
+            }
+            LastCheck::Read { identity, settled } => {
                 !settled || !matches!(Identity::of(&self.source.path), Ok(now) if now == identity)
             }
         }
@@ -143,9 +145,9 @@ impl Loaded {
 
     /// Reads and parses the file. Returns whether anything about it is new.
     fn load(&mut self) -> bool {
-        let (seen, state) = match file::read_within(&self.source.path, self.root.as_deref()) {
+        let (last_check, state) = match file::read_within(&self.source.path, self.root.as_deref()) {
             Ok(content) => {
-                let seen = Seen::Read {
+                let last_check = LastCheck::Read {
                     identity: content.identity,
                     settled: content.settled,
                 };
@@ -159,33 +161,35 @@ impl Loaded {
                             exposures: content.exposures,
                         };
                         self.entries = entries;
-                        (seen, state)
+                        (last_check, state)
                     }
                     // The next check may have enough memory.
                     Err(problem) if problem.code == NO_MEMORY => {
-                        (Seen::Unreadable, self.failed(problem))
+                        (LastCheck::Unreadable, self.failed(problem))
                     }
-                    Err(problem) => (seen, self.failed(problem)),
+                    Err(problem) => (last_check, self.failed(problem)),
                 }
             }
             Err(error) if is_absent(&error) => {
                 self.entries = Entries::default();
-                (Seen::Absent, FileState::Absent)
+                (LastCheck::Absent, FileState::Absent)
             }
             Err(error) => (
-                Seen::Unreadable,
+                LastCheck::Unreadable,
                 self.failed(unreadable(&error, &self.file)),
             ),
         };
         // A second read of the same file, which the clock's resolution made necessary, is not news.
-        let same_file = match (&self.seen, &seen) {
-            (Seen::Read { identity: old, .. }, Seen::Read { identity: new, .. }) => old == new,
+        let same_file = match (&self.last_check, &last_check) {
+            (LastCheck::Read { identity: old, .. }, LastCheck::Read { identity: new, .. }) => {
+                old == new
+            }
             (old, new) => old == new,
         };
         let news = !(same_file && self.state == state);
         // A file with the same metadata may still have other content: see CLOCK_DOUBT.
-        let changed = news || matches!(seen, Seen::Read { .. });
-        self.seen = seen;
+        let changed = news || matches!(last_check, LastCheck::Read { .. });
+        self.last_check = last_check;
         self.set(state, news);
         changed
     }
@@ -224,8 +228,8 @@ impl Loaded {
         for child in self.children.values_mut() {
             child.log_news();
         }
-        let news = self.seen == Seen::Never || self.state != state;
-        self.seen = Seen::Listed;
+        let news = self.last_check == LastCheck::Never || self.state != state;
+        self.last_check = LastCheck::Listed;
         self.set(state, news);
         news || changed
     }
@@ -241,7 +245,7 @@ impl Loaded {
                 kind: Kind::Whole(listed.name.clone()),
             };
             let mut child = match before.remove(&key) {
-                Some(child) => child.moved(source),
+                Some(child) => child.with_source(source),
                 None => Self {
                     rate: Arc::clone(&self.rate),
                     ..Self::new(source)
@@ -254,10 +258,10 @@ impl Loaded {
         // Files at a path that could not be read may still exist.
         let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = before
             .into_iter()
-            .partition(|((_, name), _)| listing.may_have(name));
+            .partition(|((_, name), _)| listing.may_contain(name));
         self.children.extend(kept);
         changed |= !gone.is_empty();
-        let state = match listing.unseen.first() {
+        let state = match listing.unreadable.first() {
             Some((_, problem)) => self.failed(problem.clone()),
             None => FileState::Loaded {
                 entries: self.children.len(),
@@ -270,11 +274,11 @@ impl Loaded {
     }
 
     /// The same file at another path. Its content is kept until the new path is read.
-    fn moved(mut self, source: Source) -> Self {
+    fn with_source(mut self, source: Source) -> Self {
         if self.source != source {
             self.file = Arc::from(source.path.as_path());
             self.source = source;
-            self.seen = Seen::Never;
+            self.last_check = LastCheck::Never;
         }
         self
     }
@@ -288,23 +292,23 @@ impl Loaded {
 
     fn set(&mut self, state: FileState, news: bool) {
         match &state {
-            FileState::Loaded { .. } => self.since = Some(Instant::now()),
+            FileState::Loaded { .. } => self.loaded_at = Some(Instant::now()),
             FileState::Failed { problem, .. } if news => {
                 self.last_error = Some((Instant::now(), problem.to_string()));
             }
             FileState::Failed { .. } => {}
-            FileState::Absent => self.since = None,
+            FileState::Absent => self.loaded_at = None,
         }
         self.state = state;
-        self.unsaid |= news;
+        self.unlogged |= news;
     }
 
     /// Logs the file's state if it is new and the rate limit allows.
     fn log_news(&mut self) {
-        if self.unsaid {
-            if let Some(before) = self.rate.now() {
-                self.unsaid = false;
-                self.log(before);
+        if self.unlogged {
+            if let Some(suppressed) = self.rate.allow() {
+                self.unlogged = false;
+                self.log(suppressed);
             }
         }
     }
@@ -314,10 +318,10 @@ impl Loaded {
         FileState::Failed { problem, kept }
     }
 
-    fn log(&self, before: Before) {
+    fn log(&self, suppressed: Suppressed) {
         let path = self.file.display();
         match &self.state {
-            FileState::Absent => info!("{path}: absent{before}"),
+            FileState::Absent => info!("{path}: absent{suppressed}"),
             FileState::Loaded {
                 entries,
                 bytes,
@@ -329,7 +333,7 @@ impl Loaded {
                     (Kind::Directory, n) => count(*n, "file", "files"),
                     (_, n) => count(*n, "entry", "entries"),
                 };
-                info!("{path}: {entries}, {bytes} bytes{before}");
+                info!("{path}: {entries}, {bytes} bytes{suppressed}");
                 let exposures = exposures
                     .iter()
                     .map(|exposure| exposure.problem(&self.file));
@@ -349,12 +353,12 @@ impl Loaded {
                 problem,
                 kept: true,
             } => {
-                error!("{path}: {problem} (its last good content is still served){before}");
+                error!("{path}: {problem} (its last good content is still served){suppressed}");
             }
             FileState::Failed {
                 problem,
                 kept: false,
-            } => error!("{path}: {problem}{before}"),
+            } => error!("{path}: {problem}{suppressed}"),
         }
     }
 }

@@ -68,7 +68,7 @@ fn pick(layers: &[Layer<'_>]) -> BTreeMap<Name, Resource> {
             same.map(|entry| (entry, layer.file))
         });
         let same: Vec<_> = same.collect();
-        if let Some((entry, file)) = entries::counting(&same, |(entry, _)| entry) {
+        if let Some((entry, file)) = entries::effective(&same, |(entry, _)| entry) {
             picked.insert(name, resource(entry, file));
         }
     }

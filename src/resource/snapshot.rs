@@ -96,7 +96,7 @@ pub struct FileStatus {
     /// Its state.
     pub state: FileState,
     /// When its content was last read, or found unchanged.
-    pub since: Option<Instant>,
+    pub loaded_at: Option<Instant>,
     /// The last error and when it occurred, even if it is fixed now.
     pub last_error: Option<(Instant, String)>,
 }

@@ -14,32 +14,32 @@ use crate::resource::merge::merge;
 use crate::resource::snapshot::{Snapshot, Source};
 
 /// Changes each snapshot before it is served.
-type Finish = Box<dyn Fn(&mut Snapshot) + Send + Sync>;
+type Prepare = Box<dyn Fn(&mut Snapshot) + Send + Sync>;
 
 /// Loads files, and holds the snapshot of their last good content.
 pub struct Store {
     loaded: Mutex<Vec<Loaded>>,
     // There is one thread, and it holds the lock only while it clones a pointer.
     snapshot: RwLock<Arc<Snapshot>>,
-    finish: Finish,
+    prepare: Prepare,
 }
 
 impl Store {
     /// A store of `sources`, lowest precedence first, with nothing loaded yet.
     pub fn new(sources: Vec<Source>) -> Self {
-        Self::finished_by(sources, |_| {})
+        Self::with_preparation(sources, |_| {})
     }
 
     /// The same, with a function that changes each snapshot before it is served.
-    pub fn finished_by(
+    pub fn with_preparation(
         sources: Vec<Source>,
-        finish: impl Fn(&mut Snapshot) + Send + Sync + 'static,
+        prepare: impl Fn(&mut Snapshot) + Send + Sync + 'static,
     ) -> Self {
         let loaded = sources.into_iter().map(Loaded::new).collect();
         Self {
             loaded: Mutex::new(loaded),
             snapshot: RwLock::default(),
-            finish: Box::new(finish),
+            prepare: Box::new(prepare),
         }
     }
 
@@ -57,9 +57,9 @@ impl Store {
 
     /// Whether the rate limit held back a message about a file. A [`Store::refresh`] in the next period logs
     /// it.
-    pub fn is_behind(&self) -> bool {
+    pub fn has_unlogged_changes(&self) -> bool {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.iter().any(Loaded::is_unsaid)
+        loaded.iter().any(Loaded::has_unlogged_changes)
     }
 
     /// Reads every file again, changed or not.
@@ -77,7 +77,7 @@ impl Store {
             let parts = || loaded.iter().flat_map(Loaded::parts);
             let statuses = parts().map(Loaded::status).collect();
             let mut snapshot = merge(parts().map(Loaded::layer), statuses);
-            (self.finish)(&mut snapshot);
+            (self.prepare)(&mut snapshot);
             *self
                 .snapshot
                 .write()

@@ -47,10 +47,10 @@ fn get_resource(
     request: &GetResourceRequest,
     notes: &mut Notes,
 ) -> Result<GetResourceResponse> {
-    let asked = Asked::from(request);
+    let asked = ParsedRequest::from(request);
     let name = lookup::name(&asked.name, notes)?;
     let snapshot = store.snapshot();
-    let secret = lookup::explained(&name, &snapshot, notes, || {
+    let secret = lookup::with_consequence(&name, &snapshot, notes, || {
         if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
             return Err(status::invalid_argument(format_args!(
                 "this is {KBC_NAME}, the request is for the KBC {}; fix aa_kbc_params",
@@ -66,14 +66,14 @@ fn get_resource(
 }
 
 /// What a request of either generation asks for.
-struct Asked<'a> {
+struct ParsedRequest<'a> {
     name: Cow<'a, str>,
     kbc: &'a str,
 }
 
-impl<'a> From<&'a GetResourceRequest> for Asked<'a> {
+impl<'a> From<&'a GetResourceRequest> for ParsedRequest<'a> {
     fn from(request: &'a GetResourceRequest) -> Self {
-        match described(&request.KbsUri) {
+        match name_in_description(&request.KbsUri) {
             // The first generation (image-rs 0.3 and 0.4): KBC, KBS URI, resource description.
             Some(name) => Self {
                 name: Cow::Owned(name),
@@ -89,7 +89,7 @@ impl<'a> From<&'a GetResourceRequest> for Asked<'a> {
 }
 
 /// The name in a resource description, `{"name":"…","optional":{}}`. Returns none if the text is not one.
-fn described(text: &str) -> Option<String> {
+fn name_in_description(text: &str) -> Option<String> {
     if !text.trim_ascii_start().starts_with('{') {
         return None;
     }
@@ -110,7 +110,7 @@ mod tests {
             KbsUri: third,
             ..GetResourceRequest::default()
         };
-        let asked = Asked::from(&request);
+        let asked = ParsedRequest::from(&request);
         (asked.name.into_owned(), asked.kbc.to_owned())
     }
 

@@ -67,7 +67,7 @@ pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
 
 /// Runs `find`. If the request is for the credential, notes for the log what the result makes the client do,
 /// since no client logs that.
-pub fn explained(
+pub fn with_consequence(
     name: &Name,
     snapshot: &Snapshot,
     notes: &mut Notes,

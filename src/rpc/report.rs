@@ -41,7 +41,7 @@ pub const STATUS: (&str, &str) = ("offline_fs_kbc.Status", "Get");
 pub fn service(report: Arc<Report>) -> Vec<Method> {
     let (service, get) = STATUS;
     vec![Method::new(service, get, move |_: GetRequest, notes| {
-        notes.is_private = true;
+        notes.is_unlogged = true;
         Ok(report.get())
     })]
 }
@@ -111,7 +111,7 @@ fn file(status: &FileStatus) -> File {
         entries: entries as u64,
         bytes,
         problems: problems as u64,
-        loaded_seconds_ago: status.since.map(seconds_since),
+        loaded_seconds_ago: status.loaded_at.map(seconds_since),
         last_error: status
             .last_error
             .as_ref()

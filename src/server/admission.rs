@@ -11,9 +11,9 @@ use nix::unistd::geteuid;
 use thiserror::Error;
 use tracing::warn;
 
-use crate::rate::Rate;
+use crate::rate::RateLimit;
 use crate::server::limits::{
-    FREE_BYTES, MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS,
+    MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS, UNCOUNTED_BYTES,
 };
 use crate::server::peer::Peer;
 
@@ -31,8 +31,8 @@ enum Refusal {
 /// The counts over all sockets.
 pub struct Admission {
     counts: Mutex<Counts>,
-    refusals: Rate,
-    give_back: fn(),
+    refusals: RateLimit,
+    release_memory: fn(),
 }
 
 #[derive(Default)]
@@ -44,18 +44,18 @@ struct Counts {
 }
 
 impl Admission {
-    /// Starts with no connections. `give_back` is called after many connections have closed, to return their
+    /// Starts with no connections. `release_memory` is called after many connections have closed, to return their
     /// memory to the system.
-    pub fn new(give_back: fn()) -> Self {
+    pub fn new(release_memory: fn()) -> Self {
         Self {
             counts: Mutex::default(),
-            refusals: Rate::new(1),
-            give_back,
+            refusals: RateLimit::new(1),
+            release_memory,
         }
     }
 
     /// Admits the peer, or logs why it is refused; the caller then closes the connection.
-    pub fn admit(self: &Arc<Self>, peer: Peer) -> Option<Ticket> {
+    pub fn admit(self: &Arc<Self>, peer: Peer) -> Option<Permit> {
         let mut counts = self.counts();
         let refusal = match counts.check(peer) {
             Ok(()) => {
@@ -64,10 +64,10 @@ impl Admission {
                     *counts.by_process.entry(pid).or_default() += 1;
                 }
                 let admission = Arc::clone(self);
-                return Some(Ticket {
+                return Some(Permit {
                     admission,
                     peer,
-                    held: 0,
+                    counted: 0,
                 });
             }
             Err(refusal) => {
@@ -76,9 +76,9 @@ impl Admission {
             }
         };
         drop(counts);
-        if let Some(before) = self.refusals.now() {
+        if let Some(suppressed) = self.refusals.allow() {
             let peer = peer.describe();
-            warn!("refused a connection from {peer}: {refusal}{before}");
+            warn!("refused a connection from {peer}: {refusal}{suppressed}");
         }
         None
     }
@@ -90,8 +90,8 @@ impl Admission {
     }
 
     /// Returns free memory to the system.
-    pub fn give_back(&self) {
-        (self.give_back)();
+    pub fn release_memory(&self) {
+        (self.release_memory)();
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -118,44 +118,44 @@ impl Counts {
 }
 
 /// The admission of one connection. It ends when the value is dropped.
-pub struct Ticket {
+pub struct Permit {
     admission: Arc<Admission>,
     peer: Peer,
     /// How many of the counted bytes belong to this connection.
-    held: usize,
+    counted: usize,
 }
 
-impl Ticket {
+impl Permit {
     /// The peer.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
     /// Sets how many bytes the connection buffers now. Returns false if all connections together would buffer
-    /// too much. The first `FREE_BYTES` of each connection are not counted, so that large buffers do not
+    /// too much. The first `UNCOUNTED_BYTES` of each connection are not counted, so that large buffers do not
     /// block small ones.
     #[must_use]
-    pub fn hold(&mut self, bytes: usize) -> bool {
-        let bytes = bytes.saturating_sub(FREE_BYTES);
-        if bytes == self.held {
+    pub fn set_buffered(&mut self, bytes: usize) -> bool {
+        let bytes = bytes.saturating_sub(UNCOUNTED_BYTES);
+        if bytes == self.counted {
             return true;
         }
         let mut counts = self.admission.counts();
-        let buffered = counts.buffered - self.held + bytes;
-        if bytes > self.held && buffered > MAX_BUFFERED_BYTES {
+        let buffered = counts.buffered - self.counted + bytes;
+        if bytes > self.counted && buffered > MAX_BUFFERED_BYTES {
             return false;
         }
         counts.buffered = buffered;
-        self.held = bytes;
+        self.counted = bytes;
         true
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.admission.counts();
         counts.connections -= 1;
-        counts.buffered -= self.held;
+        counts.buffered -= self.counted;
         if let Some(pid) = self.peer.pid {
             if let Entry::Occupied(mut count) = counts.by_process.entry(pid) {
                 *count.get_mut() -= 1;
@@ -184,14 +184,14 @@ mod tests {
     #[test]
     fn places_are_counted() {
         let admission = Arc::new(Admission::new(|| {}));
-        let mut tickets: Vec<_> = (0..MAX_CONNECTIONS_OF_PROCESS)
+        let mut permits: Vec<_> = (0..MAX_CONNECTIONS_OF_PROCESS)
             .map(|_| admission.admit(peer(1)).unwrap())
             .collect();
         assert!(admission.admit(peer(1)).is_none());
         let others = MAX_CONNECTIONS - MAX_CONNECTIONS_OF_PROCESS;
-        tickets.extend((0..others).map(|_| admission.admit(peer(2)).unwrap()));
+        permits.extend((0..others).map(|_| admission.admit(peer(2)).unwrap()));
         assert!(admission.admit(peer(3)).is_none());
-        tickets.clear();
+        permits.clear();
         assert!(admission.admit(peer(1)).is_some());
         assert!(admission.counts().by_process.is_empty());
     }
@@ -212,11 +212,11 @@ mod tests {
         let admission = Arc::new(Admission::new(|| {}));
         let mut large = admission.admit(peer(1)).unwrap();
         let mut other = admission.admit(peer(1)).unwrap();
-        assert!(large.hold(FREE_BYTES + MAX_BUFFERED_BYTES));
-        assert!(!other.hold(FREE_BYTES + 1));
-        assert!(other.hold(FREE_BYTES));
-        assert!(large.hold(FREE_BYTES + 10));
-        assert!(other.hold(FREE_BYTES + 1));
+        assert!(large.set_buffered(UNCOUNTED_BYTES + MAX_BUFFERED_BYTES));
+        assert!(!other.set_buffered(UNCOUNTED_BYTES + 1));
+        assert!(other.set_buffered(UNCOUNTED_BYTES));
+        assert!(large.set_buffered(UNCOUNTED_BYTES + 10));
+        assert!(other.set_buffered(UNCOUNTED_BYTES + 1));
         drop((large, other));
         assert_eq!(admission.counts().buffered, 0);
     }

@@ -23,10 +23,10 @@ use ttrpc::MessageHeader;
 use ttrpc::proto::MESSAGE_HEADER_LENGTH;
 use zeroize::Zeroize as _;
 
-use crate::server::admission::Ticket;
-use crate::server::fdstore::Place;
+use crate::server::admission::Permit;
+use crate::server::fdstore::Slot;
 use crate::server::limits::{
-    ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, KEEP_AFTER, KEPT_BYTES, MAX_MESSAGE_BYTES,
+    ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, IDLE_BUFFER_BYTES, MAX_MESSAGE_BYTES, STORE_AFTER,
 };
 use crate::server::output::Output;
 use crate::server::router::Router;
@@ -35,34 +35,34 @@ use crate::server::router::Router;
 /// arrived are still answered; then the connection is closed, or left in the service manager's descriptor
 /// store.
 ///
-/// If there is a `place` in that store, the connection is in it while it is idle between two requests.
+/// If there is a `slot` in that store, the connection is in it while it is idle between two requests.
 ///
 /// # Errors
 ///
 /// If reading from or writing to the socket fails.
 pub async fn run(
     mut stream: UnixStream,
-    mut ticket: Ticket,
-    mut place: Option<Place>,
+    mut permit: Permit,
+    mut slot: Option<Slot>,
     router: Arc<Router>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let peer = ticket.peer();
+    let peer = permit.peer();
     let mut input = Input::default();
     let mut output = Output::default();
     let (mut last, mut stopped) = (false, false);
     // An error means that the sender was dropped, which ends the connection too.
     let mut stopping = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
     // When the connection is put into the store, if it is still idle then.
-    let mut rested = Some(Instant::now() + KEEP_AFTER);
+    let mut store_at = Some(Instant::now() + STORE_AFTER);
     while !last {
         if stopped && input.is_between_frames() {
-            if let Some(mut kept) = place.take() {
+            if let Some(mut kept) = slot.take() {
                 if has_unread(&stream)? {
                     // The request was sent before the end, so it is answered.
-                    place = Some(kept);
-                } else if kept.put(&stream) {
-                    kept.leave();
+                    slot = Some(kept);
+                } else if kept.store(&stream) {
+                    kept.leave_in_store();
                     return Ok(());
                 } else {
                     end_input(&stream)?;
@@ -70,8 +70,8 @@ pub async fn run(
             }
         }
         let deadline = input.deadline();
-        let rest = match &place {
-            Some(place) if !place.is_taken() && input.is_between_frames() => rested,
+        let rest = match &slot {
+            Some(slot) if !slot.is_stored() && input.is_between_frames() => store_at,
             _ => None,
         };
         tokio::select! {
@@ -79,31 +79,31 @@ pub async fn run(
             biased;
             () = &mut stopping, if !stopped => {
                 stopped = true;
-                if place.is_none() {
+                if slot.is_none() {
                     end_input(&stream)?;
                 }
                 continue;
             }
-            ended = input.wait_and_read(&mut stream, &mut place) => last = ended?,
+            ended = input.wait_and_read(&mut stream, &mut slot) => last = ended?,
             () = at(deadline) => return Err(io::Error::other("a frame took too long")),
             () = at(rest) => {
-                if let Some(place) = &mut place {
+                if let Some(slot) = &mut slot {
                     // If the store is full, the connection stays out of it.
-                    place.put(&stream);
-                    rested = None;
+                    slot.store(&stream);
+                    store_at = None;
                 }
                 continue;
             }
         }
-        if place.is_some() {
-            rested = Some(Instant::now() + KEEP_AFTER);
+        if slot.is_some() {
+            store_at = Some(Instant::now() + STORE_AFTER);
         }
         let mut read = router.note_read();
         if input.has_several() {
             // A busy peer is seldom alone. The other connections that are ready read first, so that one check
             // of the files serves all of them. A single request does not wait for that. The memory that they
             // all hold meanwhile is limited.
-            if !ticket.hold(input.size() + output.size()) {
+            if !permit.set_buffered(input.size() + output.size()) {
                 return Err(no_room());
             }
             yield_now().await;
@@ -115,7 +115,7 @@ pub async fn run(
                 None => router.oversized(header, peer, &mut output)?,
             }
             if output.len() >= ANSWERED_BYTES {
-                if !ticket.hold(input.size() + output.size()) {
+                if !permit.set_buffered(input.size() + output.size()) {
                     return Err(no_room());
                 }
                 output.flush(&mut stream).await?;
@@ -123,13 +123,13 @@ pub async fn run(
                 read = router.note_read();
             }
         }
-        if !ticket.hold(input.size() + output.size()) {
+        if !permit.set_buffered(input.size() + output.size()) {
             return Err(no_room());
         }
         output.flush(&mut stream).await?;
         input.compact();
         // This always succeeds, since it is less than before.
-        let _ = ticket.hold(input.size());
+        let _ = permit.set_buffered(input.size());
     }
     Ok(())
 }
@@ -172,13 +172,13 @@ fn no_room() -> io::Error {
 struct Input {
     buffer: Vec<u8>,
     /// How many bytes at the beginning of the buffer were answered.
-    done: usize,
+    answered: usize,
     /// The header of an oversized frame, and how many bytes of its body are still to be discarded.
     oversized: Option<(MessageHeader, usize)>,
     /// When the incomplete frame at the end of the buffer began to arrive.
-    begun: Option<Instant>,
-    /// Whether a frame was taken since `begun` was set.
-    moved: bool,
+    frame_start: Option<Instant>,
+    /// Whether a frame was taken since `frame_start` was set.
+    took_frame: bool,
 }
 
 impl Input {
@@ -187,9 +187,9 @@ impl Input {
         self.buffer.capacity()
     }
 
-    /// When the frame that has begun must be complete. There is no deadline between two frames.
+    /// When the incomplete frame must be complete. There is no deadline between two frames.
     fn deadline(&self) -> Option<Instant> {
-        self.begun.map(|begun| begun + FRAME_TIME)
+        self.frame_start.map(|frame_start| frame_start + FRAME_TIME)
     }
 
     /// Whether no part of an unanswered frame has been read.
@@ -203,14 +203,14 @@ impl Input {
     async fn wait_and_read(
         &mut self,
         stream: &mut UnixStream,
-        place: &mut Option<Place>,
+        slot: &mut Option<Slot>,
     ) -> io::Result<bool> {
         let enough = self.buffer.len() + BATCH_BYTES;
-        let mut more = match place {
-            Some(place) if place.is_taken() => {
+        let mut more = match slot {
+            Some(slot) if slot.is_stored() => {
                 stream.readable().await?;
                 // A byte is about to be read, so from here on a crash must end the connection.
-                place.take_back();
+                slot.remove();
                 true
             }
             _ => {
@@ -240,7 +240,7 @@ impl Input {
     /// Makes room for another read. If there is no memory, only this peer's connection ends, and the process
     /// goes on.
     fn make_room(&mut self) -> io::Result<()> {
-        let made = self.buffer.try_reserve(KEPT_BYTES);
+        let made = self.buffer.try_reserve(IDLE_BUFFER_BYTES);
         made.map_err(|_| no_memory())
     }
 
@@ -258,55 +258,55 @@ impl Input {
     /// The next complete frame, with its body unless that is oversized.
     fn next_frame(&mut self) -> Option<(MessageHeader, Option<&[u8]>)> {
         if let Some((header, missing)) = &mut self.oversized {
-            let thrown = (*missing).min(self.buffer.len() - self.done);
-            self.done += thrown;
+            let thrown = (*missing).min(self.buffer.len() - self.answered);
+            self.answered += thrown;
             *missing -= thrown;
             if *missing > 0 {
                 return None;
             }
             let header = *header;
             self.oversized = None;
-            self.moved = true;
+            self.took_frame = true;
             return Some((header, None));
         }
-        let body = self.done + MESSAGE_HEADER_LENGTH;
-        let header = MessageHeader::from(self.buffer.get(self.done..body)?);
+        let body = self.answered + MESSAGE_HEADER_LENGTH;
+        let header = MessageHeader::from(self.buffer.get(self.answered..body)?);
         let length = header.length as usize;
         if length > MAX_MESSAGE_BYTES {
-            self.done = body;
+            self.answered = body;
             self.oversized = Some((header, length));
             return self.next_frame();
         }
         let bytes = self.buffer.get(body..body + length)?;
-        self.done = body + length;
-        self.moved = true;
+        self.answered = body + length;
+        self.took_frame = true;
         Some((header, Some(bytes)))
     }
 
     /// Wipes the answered bytes, and moves the beginning of the next frame to the front.
     fn compact(&mut self) {
-        let rest = self.buffer.len() - self.done;
-        if self.done > 0 {
-            self.buffer.copy_within(self.done.., 0);
+        let rest = self.buffer.len() - self.answered;
+        if self.answered > 0 {
+            self.buffer.copy_within(self.answered.., 0);
             self.buffer[rest..].zeroize();
             self.buffer.truncate(rest);
         }
-        self.done = 0;
-        self.begun = match self.begun {
+        self.answered = 0;
+        self.frame_start = match self.frame_start {
             _ if self.is_between_frames() => None,
-            Some(begun) if !self.moved => Some(begun),
+            Some(frame_start) if !self.took_frame => Some(frame_start),
             _ => Some(Instant::now()),
         };
-        self.moved = false;
+        self.took_frame = false;
         // The memory that a large frame or a batch needed is not kept.
         let much = if rest == 0 {
-            KEPT_BYTES
+            IDLE_BUFFER_BYTES
         } else {
             2 * BATCH_BYTES
         };
         if self.buffer.capacity() > much && rest <= BATCH_BYTES {
             // The allocator wipes the memory that is freed.
-            self.buffer.shrink_to(KEPT_BYTES);
+            self.buffer.shrink_to(IDLE_BUFFER_BYTES);
         }
     }
 }

@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{error, info};
 
 use crate::server::limits::{PATH_CHECK, PATH_GONE_PAUSE, TAKE_OVER_PAUSE, WATCHED_PATH_CHECK};
-use crate::server::listener::{self, Address, Bound, Claim, Mark};
-use crate::server::{Kept, Serving};
+use crate::server::listener::{self, Address, BindOutcome, BoundSocket, SocketFile};
+use crate::server::{Shared, StoredConnection};
 use crate::watch::Watch;
 
 /// Serves `address` until the end. While another process answers there, it waits, and takes over when that
 /// process is gone. Connections in `kept`, from the descriptor store, are served at once.
 ///
-/// If `vigilant`, it also notices when its path is removed, as kata-agent does before it starts a copy: it
+/// If `watch_path`, it also notices when its path is removed, as kata-agent does before it starts a copy: it
 /// goes on serving the connections that it has, and waits to bind the address again.
 ///
 /// `waiting` is called at each change with whether it waits.
@@ -32,22 +32,22 @@ use crate::watch::Watch;
 /// If tokio can't register the socket.
 pub async fn serve(
     address: Address,
-    first: Claim,
-    vigilant: bool,
-    kept: Vec<Kept>,
-    serving: Serving,
+    first: BindOutcome,
+    watch_path: bool,
+    kept: Vec<StoredConnection>,
+    shared: Shared,
     waiting: impl Fn(bool),
 ) -> io::Result<()> {
-    let mut stop = serving.stop.clone();
+    let mut stop = shared.stop.clone();
     let mut tasks = JoinSet::new();
     if !kept.is_empty() {
-        tasks.spawn(super::resume(kept, serving.clone()));
+        tasks.spawn(super::resume(kept, shared.clone()));
     }
-    let mut claim = first;
+    let mut outcome = first;
     loop {
-        let bound = match claim {
-            Claim::Bound(bound) => bound,
-            Claim::Live(holder) => {
+        let bound = match outcome {
+            BindOutcome::Bound(bound) => bound,
+            BindOutcome::InUse(holder) => {
                 waiting(true);
                 tokio::select! {
                     bound = take_over(&address, Some(holder)) => {
@@ -62,10 +62,10 @@ pub async fn serve(
         waiting(false);
         let listener = UnixListener::from_std(bound.listener)?;
         let gone = Arc::new(Notify::new());
-        let serve = super::serve(listener, bound.path, Arc::clone(&gone), serving.clone());
+        let serve = super::serve(listener, bound.path, Arc::clone(&gone), shared.clone());
         tasks.spawn(serve);
         tokio::select! {
-            () = lost(&bound.mark), if vigilant => gone.notify_one(),
+            () = path_removed(&bound.socket_file), if watch_path => gone.notify_one(),
             _ = stop.wait_for(|stop| *stop) => break,
         }
         info!(
@@ -76,10 +76,10 @@ pub async fn serve(
             () = sleep(PATH_GONE_PAUSE) => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
-        claim = match listener::claim(&address, Duration::ZERO) {
-            Ok(claim) => claim,
+        outcome = match listener::bind(&address, Duration::ZERO) {
+            Ok(outcome) => outcome,
             Err(_) => tokio::select! {
-                bound = take_over(&address, None) => Claim::Bound(bound),
+                bound = take_over(&address, None) => BindOutcome::Bound(bound),
                 _ = stop.wait_for(|stop| *stop) => break,
             },
         };
@@ -89,9 +89,9 @@ pub async fn serve(
 }
 
 /// Waits until the path no longer leads to the socket that was bound there.
-async fn lost(mark: &Mark) {
-    let mut watch = Watch::new(vec![mark.path().to_owned()], Vec::new).ok();
-    while mark.is_there() {
+async fn path_removed(socket_file: &SocketFile) {
+    let mut watch = Watch::new(vec![socket_file.path().to_owned()], Vec::new).ok();
+    while socket_file.is_in_place() {
         match &mut watch {
             // The watch does not see changes further up, such as a parent directory that is renamed or
             // mounted over.
@@ -106,36 +106,36 @@ async fn lost(mark: &Mark) {
 }
 
 /// Waits until no other process answers on the address, then binds it.
-async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> Bound {
-    let mut said = None;
+async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> BoundSocket {
+    let mut logged = None;
     loop {
         // The end of the other process shows at once. That its path was removed shows only when it is
         // checked.
         let next = Instant::now() + TAKE_OVER_PAUSE;
         match holder.take() {
-            Some(holder) => drop(timeout_at(next, end_of(holder)).await),
+            Some(holder) => drop(timeout_at(next, closed_by_peer(holder)).await),
             None => sleep_until(next).await,
         }
-        match listener::claim(address, Duration::ZERO) {
-            Ok(Claim::Bound(bound)) => return bound,
+        match listener::bind(address, Duration::ZERO) {
+            Ok(BindOutcome::Bound(bound)) => return bound,
             // The other process may have closed this connection and still run.
-            Ok(Claim::Live(stream)) => {
+            Ok(BindOutcome::InUse(stream)) => {
                 holder = Some(stream);
                 sleep_until(next).await;
             }
             Err(failure) => {
                 let failure = failure.to_string();
-                if said.as_ref() != Some(&failure) {
+                if logged.as_ref() != Some(&failure) {
                     error!("{failure}");
                 }
-                said = Some(failure);
+                logged = Some(failure);
             }
         }
     }
 }
 
 /// Waits until the other end closes the connection. No request is sent on it.
-async fn end_of(stream: UnixStream) {
+async fn closed_by_peer(stream: UnixStream) {
     let wait = async {
         stream.set_nonblocking(true)?;
         let mut stream = tokio::net::UnixStream::from_std(stream)?;

@@ -29,36 +29,36 @@ pub struct FdStore {
 }
 
 impl FdStore {
-    /// A store that takes `places` descriptors; with 0 there is no store.
-    pub fn new(places: usize) -> Self {
+    /// A store that takes `slots` descriptors; with 0 there is no store.
+    pub fn new(slots: usize) -> Self {
         Self {
-            free: AtomicUsize::new(places),
-            exists: places > 0,
+            free: AtomicUsize::new(slots),
+            exists: slots > 0,
         }
     }
 
-    /// A place in the store for the connection, if there is a store. The connection is not yet in it.
-    pub fn place(self: &Arc<Self>, stream: &UnixStream) -> Option<Place> {
+    /// A slot in the store for the connection, if there is a store. The connection is not yet in it.
+    pub fn slot(self: &Arc<Self>, stream: &UnixStream) -> Option<Slot> {
         if !self.exists {
             return None;
         }
-        Some(Place {
+        Some(Slot {
             fdstore: Arc::clone(self),
             name: name_of(stream.as_fd())?,
-            taken: false,
+            stored: false,
         })
     }
 
-    /// The place of a connection that came from the store and is still in it.
-    pub fn place_of_kept(self: &Arc<Self>, name: String) -> Place {
+    /// The slot of a connection that came from the store and is still in it.
+    pub fn stored_slot(self: &Arc<Self>, name: String) -> Slot {
         let full = |free: usize| Some(free.saturating_sub(1));
         let _ = self
             .free
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, full);
-        Place {
+        Slot {
             fdstore: Arc::clone(self),
             name,
-            taken: true,
+            stored: true,
         }
     }
 }
@@ -75,57 +75,57 @@ fn name_of(stream: BorrowedFd<'_>) -> Option<String> {
     Some(format!("{PREFIX}{inode}"))
 }
 
-/// The place of one connection in the store. When it is dropped, the connection is removed from the store.
+/// The slot of one connection in the store. When it is dropped, the connection is removed from the store.
 #[derive(Debug)]
-pub struct Place {
+pub struct Slot {
     fdstore: Arc<FdStore>,
     name: String,
-    taken: bool,
+    stored: bool,
 }
 
-impl Place {
+impl Slot {
     /// Whether the connection is in the store.
-    pub fn is_taken(&self) -> bool {
-        self.taken
+    pub fn is_stored(&self) -> bool {
+        self.stored
     }
 
     /// Puts the connection into the store. Returns whether it is in the store.
-    pub fn put(&mut self, stream: &UnixStream) -> bool {
-        if !self.taken {
+    pub fn store(&mut self, stream: &UnixStream) -> bool {
+        if !self.stored {
             let one_less = |free: usize| free.checked_sub(1);
             let free = &self.fdstore.free;
-            self.taken = free
+            self.stored = free
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
                 .is_ok();
-            if self.taken && !notify::store(&self.name, stream.as_fd()) {
-                self.give_back();
+            if self.stored && !notify::store(&self.name, stream.as_fd()) {
+                self.free_slot();
             }
         }
-        self.taken
+        self.stored
     }
 
     /// Removes the connection from the store.
-    pub fn take_back(&mut self) {
-        if self.taken {
+    pub fn remove(&mut self) {
+        if self.stored {
             notify::remove(&self.name);
-            self.give_back();
+            self.free_slot();
         }
     }
 
     /// Leaves the connection in the store for the next process.
-    pub fn leave(mut self) {
-        self.taken = false;
+    pub fn leave_in_store(mut self) {
+        self.stored = false;
     }
 
-    fn give_back(&mut self) {
-        self.taken = false;
+    fn free_slot(&mut self) {
+        self.stored = false;
         self.fdstore.free.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.take_back();
+        self.remove();
     }
 }
 
@@ -137,21 +137,21 @@ mod tests {
     /// No more connections are stored than the store takes: systemd would silently drop one, which would end
     /// the connection.
     #[tokio::test]
-    async fn places_are_counted() {
+    async fn slots_are_counted() {
         let fdstore = Arc::new(FdStore::new(1));
         let (first, second) = UnixStream::pair().unwrap();
-        let mut one = fdstore.place(&first).unwrap();
-        let mut other = fdstore.place(&second).unwrap();
+        let mut one = fdstore.slot(&first).unwrap();
+        let mut other = fdstore.slot(&second).unwrap();
         assert_ne!(one.name, other.name);
-        assert!(one.put(&first));
-        assert!(!other.put(&second));
-        one.take_back();
-        assert!(other.put(&second));
+        assert!(one.store(&first));
+        assert!(!other.store(&second));
+        one.remove();
+        assert!(other.store(&second));
         drop(other);
-        let kept = fdstore.place_of_kept("connection-1".to_owned());
-        assert!(!one.put(&first));
+        let kept = fdstore.stored_slot("connection-1".to_owned());
+        assert!(!one.store(&first));
         drop(kept);
-        assert!(one.put(&first));
-        assert!(Arc::new(FdStore::new(0)).place(&first).is_none());
+        assert!(one.store(&first));
+        assert!(Arc::new(FdStore::new(0)).slot(&first).is_none());
     }
 }

@@ -15,11 +15,11 @@ pub const MAX_CONNECTIONS: usize = 1_500;
 pub const MAX_CONNECTIONS_OF_PROCESS: usize = 1_100;
 
 /// After so many connections, memory is released when most of them have closed: about a quarter of a MiB.
-pub const CROWD: usize = 64;
+pub const MANY_CONNECTIONS: usize = 64;
 
 /// What a connection may buffer without being counted: enough for any request of today's clients and its
 /// answer. All connections together can use 24 MiB of it.
-pub const FREE_BYTES: usize = 16 << 10;
+pub const UNCOUNTED_BYTES: usize = 16 << 10;
 
 /// What all connections together may buffer beyond that: some frames and answers of the largest size at once.
 /// A pod VM may have only 256 MiB of memory.
@@ -31,7 +31,7 @@ pub const FRAME_TIME: Duration = Duration::from_secs(10);
 
 /// How long a connection is idle before it is put into the service manager's store: a busy peer should not
 /// make the service manager busy too, and a crash so soon after an answer is rare.
-pub const KEEP_AFTER: Duration = Duration::from_millis(100);
+pub const STORE_AFTER: Duration = Duration::from_millis(100);
 
 /// How long a peer may take to read the answers of a batch: longer than any client waits.
 pub const ANSWER_TIME: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ pub const ANSWERED_BYTES: usize = 256 << 10;
 
 /// The size of the buffer that an idle connection keeps; a larger one is freed. Requests have about 120
 /// bytes.
-pub const KEPT_BYTES: usize = 512;
+pub const IDLE_BUFFER_BYTES: usize = 512;
 
 /// The pause after a failed accept: long enough not to spin at the descriptor limit, and a small part of the
 /// clients' shortest usual deadline (10 s).

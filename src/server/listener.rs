@@ -142,19 +142,19 @@ pub enum Error {
 }
 
 /// The result of an attempt to bind an address.
-pub enum Claim {
+pub enum BindOutcome {
     /// The address is bound by this process.
-    Bound(Bound),
+    Bound(BoundSocket),
     /// Another process answers there. This connection to it ends when that process does.
-    Live(UnixStream),
+    InUse(UnixStream),
 }
 
-impl Claim {
+impl BindOutcome {
     /// The process id of the other process, if the kernel knows it.
-    pub fn holder(&self) -> Option<i32> {
+    pub fn peer_pid(&self) -> Option<i32> {
         match self {
             Self::Bound(_) => None,
-            Self::Live(stream) => {
+            Self::InUse(stream) => {
                 let peer = socket::getsockopt(stream, PeerCredentials).ok()?;
                 Some(peer.pid()).filter(|pid| *pid > 0)
             }
@@ -163,23 +163,23 @@ impl Claim {
 }
 
 /// A listening socket and its path.
-pub struct Bound {
+pub struct BoundSocket {
     /// The socket.
     pub listener: UnixListener,
     /// Tells whether the path still leads to the socket.
-    pub mark: Mark,
+    pub socket_file: SocketFile,
     /// Removes the path at the end; none if the socket came from the service manager, which keeps it for the
     /// next process.
     pub path: Option<BoundPath>,
 }
 
-impl Bound {
+impl BoundSocket {
     /// A listening socket that the service manager passed to this process, with its address.
     ///
     /// # Errors
     ///
     /// If it is not a listening unix socket with a path.
-    pub fn handed_over(listener: UnixListener) -> io::Result<(Address, Self)> {
+    pub fn from_activation(listener: UnixListener) -> io::Result<(Address, Self)> {
         if !socket::getsockopt(&listener, AcceptConn)? {
             return Err(io::Error::other("not a listening socket"));
         }
@@ -187,13 +187,13 @@ impl Bound {
         let path = address.as_pathname().unwrap_or(Path::new(""));
         let address = Address::new(path.to_owned()).map_err(io::Error::other)?;
         listener.set_nonblocking(true)?;
-        let mark = Mark::of(path);
+        let socket_file = SocketFile::of(path);
         let path = None;
         Ok((
             address,
             Self {
                 listener,
-                mark,
+                socket_file,
                 path,
             },
         ))
@@ -202,25 +202,25 @@ impl Bound {
 
 /// The path of a socket that this process bound.
 pub struct BoundPath {
-    mark: Mark,
+    socket_file: SocketFile,
     /// While this descriptor is open, the kernel gives the inode to no other file, so inodes can be compared.
     _socket: UnixListener,
 }
 
 /// Identifies the socket file at a path, to tell whether the path still leads to it.
 #[derive(Clone)]
-pub struct Mark {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode of the socket file, which tell it from another; none if it was gone already.
-    file: Option<(u64, u64)>,
+    identity: Option<(u64, u64)>,
 }
 
-impl Mark {
+impl SocketFile {
     /// Identifies what is at `path` now.
     fn of(path: &Path) -> Self {
         let path = path.to_owned();
-        let file = file_at(&path);
-        Self { path, file }
+        let identity = identity_of(&path);
+        Self { path, identity }
     }
 
     /// The path.
@@ -229,13 +229,13 @@ impl Mark {
     }
 
     /// Whether the path still leads to the socket. This is reliable only while the socket is open.
-    pub fn is_there(&self) -> bool {
-        self.file.is_some() && file_at(&self.path) == self.file
+    pub fn is_in_place(&self) -> bool {
+        self.identity.is_some() && identity_of(&self.path) == self.identity
     }
 }
 
 /// Device and inode of what is at `path`.
-fn file_at(path: &Path) -> Option<(u64, u64)> {
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
@@ -251,9 +251,9 @@ impl BoundPath {
     pub fn remove(self) -> Result<(), Error> {
         // Without the lock this is nearly as safe: another copy that finds this socket answering leaves it
         // alone.
-        let path = self.mark.path.clone();
+        let path = self.socket_file.path.clone();
         let _lock = lock_directory_of(&path, Duration::ZERO);
-        if self.mark.is_there() {
+        if self.socket_file.is_in_place() {
             fs::remove_file(&path).map_err(|error| Error::Remove { path, error })?;
         }
         Ok(())
@@ -261,19 +261,19 @@ impl BoundPath {
 }
 
 /// Binds the address unless another process answers there, and creates missing directories. Waits at most
-/// `patience` for another copy that holds the lock on the directory.
+/// `lock_timeout` for another copy that holds the lock on the directory.
 ///
 /// # Errors
 ///
 /// If the address can't be bound and no other process answers there.
-pub fn claim(address: &Address, patience: Duration) -> Result<Claim, Error> {
+pub fn bind(address: &Address, lock_timeout: Duration) -> Result<BindOutcome, Error> {
     let path = address.path();
     let failed = |error: io::Error| Error::Bind {
         path: path.to_owned(),
         error,
     };
     prepare_directory_of(path)?;
-    let _lock = lock_directory_of(path, patience)?;
+    let _lock = lock_directory_of(path, lock_timeout)?;
     match fs::symlink_metadata(path) {
         Ok(metadata) => {
             let kind = metadata.file_type();
@@ -289,7 +289,7 @@ pub fn claim(address: &Address, patience: Duration) -> Result<Claim, Error> {
                 return Err(Error::NotASocket { path, what });
             }
             if let Some(stream) = probe(path).map_err(|error| failed(error.into()))? {
-                return Ok(Claim::Live(stream));
+                return Ok(BindOutcome::InUse(stream));
             }
             fs::remove_file(path).map_err(failed)?;
         }
@@ -302,14 +302,14 @@ pub fn claim(address: &Address, patience: Duration) -> Result<Claim, Error> {
     umask(before);
     let listener = listener.map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    let mark = Mark::of(path);
+    let socket_file = SocketFile::of(path);
     let path = BoundPath {
-        mark: mark.clone(),
+        socket_file: socket_file.clone(),
         _socket: listener.try_clone().map_err(failed)?,
     };
-    Ok(Claim::Bound(Bound {
+    Ok(BindOutcome::Bound(BoundSocket {
         listener,
-        mark,
+        socket_file,
         path: Some(path),
     }))
 }
@@ -384,7 +384,7 @@ fn warn_if_writable(directory: &Path, metadata: &Metadata, is_parent: bool) {
 }
 
 /// Locks the directory of `socket` until the returned value is dropped.
-fn lock_directory_of(socket: &Path, patience: Duration) -> Result<Flock<File>, Error> {
+fn lock_directory_of(socket: &Path, lock_timeout: Duration) -> Result<Flock<File>, Error> {
     let path = socket.with_file_name(LOCK_FILE);
     let failed = |error: io::Error| Error::Lock {
         path: path.clone(),
@@ -402,7 +402,7 @@ fn lock_directory_of(socket: &Path, patience: Duration) -> Result<Flock<File>, E
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((back, Errno::EAGAIN | Errno::EINTR)) if start.elapsed() < patience => {
+            Err((back, Errno::EAGAIN | Errno::EINTR)) if start.elapsed() < lock_timeout => {
                 file = back;
                 thread::sleep(LOCK_RETRY);
             }
@@ -416,10 +416,10 @@ mod tests {
     #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
 
-    fn bound(address: &Address) -> Bound {
-        match claim(address, Duration::ZERO).unwrap() {
-            Claim::Bound(bound) => bound,
-            Claim::Live(_) => panic!("{address} is in use"),
+    fn bound(address: &Address) -> BoundSocket {
+        match bind(address, Duration::ZERO).unwrap() {
+            BindOutcome::Bound(bound) => bound,
+            BindOutcome::InUse(_) => panic!("{address} is in use"),
         }
     }
 
@@ -474,8 +474,8 @@ mod tests {
         drop(UnixListener::bind(address.path()).unwrap());
         let first = bound(&address);
         assert!(matches!(
-            claim(&address, Duration::ZERO).unwrap(),
-            Claim::Live(_)
+            bind(&address, Duration::ZERO).unwrap(),
+            BindOutcome::InUse(_)
         ));
         // The first one's end must not remove the second one's socket.
         fs::remove_file(address.path()).unwrap();
@@ -485,7 +485,7 @@ mod tests {
         second.path.unwrap().remove().unwrap();
         fs::write(address.path(), "mine").unwrap();
         assert!(matches!(
-            claim(&address, Duration::ZERO),
+            bind(&address, Duration::ZERO),
             Err(Error::NotASocket { .. })
         ));
         assert_eq!(fs::read_to_string(address.path()).unwrap(), "mine");
@@ -502,8 +502,11 @@ mod tests {
         socket::listen(&busy, socket::Backlog::new(0).unwrap()).unwrap();
         let mut held = Vec::new();
         while held.len() < 3 {
-            held.push(claim(&address, Duration::ZERO).unwrap());
+            held.push(bind(&address, Duration::ZERO).unwrap());
         }
-        assert!(held.iter().all(|claim| matches!(claim, Claim::Live(_))));
+        assert!(
+            held.iter()
+                .all(|outcome| matches!(outcome, BindOutcome::InUse(_)))
+        );
     }
 }

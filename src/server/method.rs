@@ -91,7 +91,7 @@ pub struct Notes {
     /// What the answer makes the client do, where that is not what a person would expect.
     pub consequence: Option<Consequence>,
     /// Whether the call is left out of the request log, such as a call for the status.
-    pub is_private: bool,
+    pub is_unlogged: bool,
 }
 
 /// What a call is about: the name of a resource, never a value. It is formatted only when it is shown.

@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
-use crate::rate::Rate;
+use crate::rate::RateLimit;
 use crate::server::admission::Admission;
 use crate::server::fdstore::FdStore;
 use crate::server::listener::BoundPath;
@@ -37,7 +37,7 @@ use crate::server::router::Router;
 
 /// What the connections of one address share.
 #[derive(Clone)]
-pub struct Serving {
+pub struct Shared {
     /// Answers the requests.
     pub router: Arc<Router>,
     /// Decides which peers are admitted.
@@ -49,18 +49,18 @@ pub struct Serving {
 }
 
 /// A connection from the service manager's store, with its name there.
-pub type Kept = (UnixStream, String);
+pub type StoredConnection = (UnixStream, String);
 
-impl Serving {
+impl Shared {
     /// Serves the connection in a task of its own, or closes it if the peer is refused.
     fn start(&self, stream: UnixStream, kept: Option<String>, tasks: &mut Connections) {
-        let place = match kept {
-            Some(name) => Some(self.fdstore.place_of_kept(name)),
-            None => self.fdstore.place(&stream),
+        let slot = match kept {
+            Some(name) => Some(self.fdstore.stored_slot(name)),
+            None => self.fdstore.slot(&stream),
         };
-        if let Some(ticket) = self.admission.admit(Peer::of(&stream)) {
+        if let Some(permit) = self.admission.admit(Peer::of(&stream)) {
             let (router, stop) = (Arc::clone(&self.router), self.stop.clone());
-            tasks.spawn(connection::run(stream, ticket, place, router, stop));
+            tasks.spawn(connection::run(stream, permit, slot, router, stop));
         }
     }
 }
@@ -69,12 +69,12 @@ impl Serving {
 type Connections = JoinSet<io::Result<()>>;
 
 /// Serves the connections of an earlier process, from the descriptor store. Their peers are checked again.
-pub async fn resume(kept: Vec<Kept>, serving: Serving) {
+pub async fn resume(kept: Vec<StoredConnection>, shared: Shared) {
     let mut connections = JoinSet::new();
     for (stream, name) in kept {
-        serving.start(stream, Some(name), &mut connections);
+        shared.start(stream, Some(name), &mut connections);
     }
-    let mut stop = serving.stop;
+    let mut stop = shared.stop;
     loop {
         tokio::select! {
             ended = connections.join_next() => match ended {
@@ -108,14 +108,14 @@ pub async fn serve(
     listener: UnixListener,
     mut path: Option<BoundPath>,
     gone: Arc<Notify>,
-    serving: Serving,
+    shared: Shared,
 ) {
     let mut listener = Some(listener);
     let mut connections = JoinSet::new();
-    let mut stop = serving.stop.clone();
-    let failures = Rate::new(1);
+    let mut stop = shared.stop.clone();
+    let failures = RateLimit::new(1);
     // The most connections since memory was last released.
-    let mut crowd = 0;
+    let mut most = 0;
     loop {
         let accepted = tokio::select! {
             accepted = accept(listener.as_ref()) => accepted,
@@ -125,7 +125,7 @@ pub async fn serve(
             () = gone.notified(), if path.is_some() => {
                 path = None;
                 for stream in listener.take().map(backlog).unwrap_or_default() {
-                    serving.start(stream, None, &mut connections);
+                    shared.start(stream, None, &mut connections);
                 }
                 if connections.is_empty() {
                     return;
@@ -141,21 +141,21 @@ pub async fn serve(
                     return;
                 }
                 let left = connections.len();
-                if crowd >= limits::CROWD && left <= crowd / 4 {
-                    crowd = left;
-                    serving.admission.give_back();
+                if most >= limits::MANY_CONNECTIONS && left <= most / 4 {
+                    most = left;
+                    shared.admission.release_memory();
                 }
                 continue;
             }
         };
         match accepted {
             Ok(stream) => {
-                serving.start(stream, None, &mut connections);
-                crowd = crowd.max(connections.len());
+                shared.start(stream, None, &mut connections);
+                most = most.max(connections.len());
             }
             Err(error) => {
-                if let Some(before) = failures.now() {
-                    warn!("can't accept a connection, trying again: {error}{before}");
+                if let Some(suppressed) = failures.allow() {
+                    warn!("can't accept a connection, trying again: {error}{suppressed}");
                 }
                 sleep(limits::ACCEPT_BACK_OFF).await;
             }
@@ -167,7 +167,7 @@ pub async fn serve(
         }
         // Clients that connected before the end are answered too.
         for stream in backlog(listener) {
-            serving.start(stream, None, &mut connections);
+            shared.start(stream, None, &mut connections);
         }
     }
     finish(connections).await;
@@ -204,10 +204,10 @@ fn log_ended(ended: Result<io::Result<()>, tokio::task::JoinError>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!("connection ended: {error}"),
         Err(error) => {
-            static PANICS: Rate = Rate::new(1);
-            if let Some(before) = PANICS.now() {
+            static PANICS: RateLimit = RateLimit::new(1);
+            if let Some(suppressed) = PANICS.allow() {
                 error!(
-                    "a bug: the task of a connection panicked; the daemon goes on: {error}{before}"
+                    "a bug: the task of a connection panicked; the daemon goes on: {error}{suppressed}"
                 );
             }
         }

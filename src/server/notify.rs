@@ -12,7 +12,7 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::rate::Rate;
+use crate::rate::RateLimit;
 
 /// Whether a service manager started this process and waits for its notifications: this is the unit's
 /// instance, and not a copy started by hand or by kata-agent.
@@ -94,8 +94,8 @@ fn send(state: &[NotifyState<'_>]) {
 }
 
 fn complain(error: io::Error) {
-    static FAILURES: Rate = Rate::new(1);
-    if let Some(before) = FAILURES.now() {
-        warn!("can't notify the service manager: {error}{before}");
+    static FAILURES: RateLimit = RateLimit::new(1);
+    if let Some(suppressed) = FAILURES.allow() {
+        warn!("can't notify the service manager: {error}{suppressed}");
     }
 }

@@ -13,7 +13,7 @@ use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, Response, Status, get_status};
 use zeroize::Zeroize as _;
 
-use crate::server::limits::{ANSWER_TIME, KEPT_BYTES, MAX_MESSAGE_BYTES};
+use crate::server::limits::{ANSWER_TIME, IDLE_BUFFER_BYTES, MAX_MESSAGE_BYTES};
 
 /// The field numbers of ttrpc's `Response`.
 const STATUS: u32 = 1;
@@ -98,7 +98,9 @@ impl Output {
     fn make_room(&mut self, more: usize) -> io::Result<()> {
         if self.0.capacity() - self.0.len() < more {
             let mut larger = Vec::new();
-            let capacity = (self.0.len() + more).max(KEPT_BYTES).next_power_of_two();
+            let capacity = (self.0.len() + more)
+                .max(IDLE_BUFFER_BYTES)
+                .next_power_of_two();
             larger
                 .try_reserve_exact(capacity)
                 .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
@@ -139,7 +141,7 @@ impl Output {
             }
         };
         self.0.zeroize();
-        if self.0.capacity() > KEPT_BYTES {
+        if self.0.capacity() > IDLE_BUFFER_BYTES {
             self.0 = Vec::new();
         }
         written

@@ -17,7 +17,7 @@ const RECENT: usize = 10;
 
 /// The longest text from a peer that is kept unshortened, in bytes: longer than the name of any real method
 /// or resource. A peer can send a text as long as a frame.
-const LONGEST: usize = 200;
+const MAX_TEXT_BYTES: usize = 200;
 
 /// One answered request.
 #[derive(Clone, Debug)]
@@ -60,10 +60,10 @@ impl Default for RequestLog {
 impl RequestLog {
     /// Adds a request.
     pub fn record(&self, mut record: Record) {
-        if record.method.len() > LONGEST {
+        if record.method.len() > MAX_TEXT_BYTES {
             record.method = Escaped(&record.method).to_string().into();
         }
-        if record.subject.size() > LONGEST {
+        if record.subject.size() > MAX_TEXT_BYTES {
             record.subject = Subject::Text(record.subject.to_string().into());
         }
         let mut state = self.state();

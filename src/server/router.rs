@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use ttrpc::proto::MESSAGE_TYPE_REQUEST;
 use ttrpc::{Code, MessageHeader, Request, Status, get_status};
 
-use crate::rate::{CHANGES, Rate};
+use crate::rate::{CHANGES_PER_PERIOD, RateLimit};
 use crate::server::limits::MAX_MESSAGE_BYTES;
 use crate::server::method::{Consequence, Method, Notes, Result};
 use crate::server::output::Output;
@@ -111,9 +111,9 @@ impl Router {
             if reason.is_empty() { "" } else { ": " },
         );
         if let Some(consequence) = notes.consequence {
-            explain(peer, &consequence);
+            log_consequence(peer, &consequence);
         }
-        if !notes.is_private {
+        if !notes.is_unlogged {
             self.request_log.record(Record {
                 peer,
                 method,
@@ -188,9 +188,9 @@ fn call(
     let reply = output.reply(header.stream_id);
     let called = AssertUnwindSafe(|| method.call(&request.payload, notes, reply));
     catch_unwind(called).unwrap_or_else(|_| {
-        static PANICS: Rate = Rate::new(1);
-        if let Some(before) = PANICS.now() {
-            error!("a bug: the handler of a request panicked; the daemon goes on{before}");
+        static PANICS: RateLimit = RateLimit::new(1);
+        if let Some(suppressed) = PANICS.allow() {
+            error!("a bug: the handler of a request panicked; the daemon goes on{suppressed}");
         }
         Err(get_status(
             Code::INTERNAL,
@@ -200,16 +200,16 @@ fn call(
 }
 
 /// Logs what an answer makes the client do, since clients do not log it themselves.
-fn explain(peer: Peer, consequence: &Consequence) {
-    static EXPLAINED: Rate = Rate::new(CHANGES);
-    let Some(before) = EXPLAINED.now() else {
+fn log_consequence(peer: Peer, consequence: &Consequence) {
+    static LIMIT: RateLimit = RateLimit::new(CHANGES_PER_PERIOD);
+    let Some(suppressed) = LIMIT.allow() else {
         return;
     };
     let (peer, text) = (peer.describe(), &consequence.text);
     if consequence.is_warning {
-        warn!("{peer} {text}{before}");
+        warn!("{peer} {text}{suppressed}");
     } else {
-        info!("{peer} {text}{before}");
+        info!("{peer} {text}{suppressed}");
     }
 }
 

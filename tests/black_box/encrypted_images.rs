@@ -211,7 +211,10 @@ fn skopeo_shows_what_is_wrong() {
     keygen("kbs:///default/key/k1", &keys_file(&root));
     let (stderr, code) = decrypt(&root);
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("cannot be decrypted with its key"), "{stderr}");
+    assert!(
+        stderr.contains("cannot be decrypted with its key"),
+        "{stderr}"
+    );
 }
 
 /// The walk-through of the docs, to the letter.
@@ -300,7 +303,11 @@ fn a_key_may_be_a_file() {
         let parameters = of(&format!("keypath={}{more}", path.display()));
         let (answer, stderr, code) = ask(&keys, &wrap(parameters.clone()));
         assert_eq!(code, Some(0), "{stderr}");
-        assert_eq!(stderr.contains("keyid=ID chooses another"), warns, "{stderr}");
+        assert_eq!(
+            stderr.contains("keyid=ID chooses another"),
+            warns,
+            "{stderr}"
+        );
         let annotation = annotation(&answer);
         assert_eq!(packet(&annotation)["kid"], kid);
         let (answer, stderr, code) = ask(&keys, &unwrap(parameters, &annotation));

@@ -221,11 +221,7 @@ fn exposed_files_are_warned_about_and_served() {
     .unwrap();
     let daemon = root.start();
     let path = root.resources().display().to_string();
-    assert!(
-        daemon.log().contains("WARN swap is on"),
-        "{}",
-        daemon.log()
-    );
+    assert!(daemon.log().contains("WARN swap is on"), "{}", daemon.log());
     assert!(!daemon.log().contains("others can"), "{}", daemon.log());
     let mode = |mode: u32| {
         fs::set_permissions(root.resources(), fs::Permissions::from_mode(mode)).unwrap();

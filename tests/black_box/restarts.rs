@@ -250,10 +250,7 @@ fn the_name_of_a_descriptor_is_its_role() {
     assert_eq!(get(&elsewhere, &g2(CREDENTIAL)).unwrap(), b"x");
     assert!(!root.socket().exists(), "the default was bound beside it");
     let log = daemon.log();
-    assert!(
-        log.contains("unknown descriptor \"nobody\""),
-        "{log}"
-    );
+    assert!(log.contains("unknown descriptor \"nobody\""), "{log}");
     end(daemon, Signal::SIGTERM);
     // An address that is asked for holds too; `none` leaves the socket out.
     let mut command = root.serve();

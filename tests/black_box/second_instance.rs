@@ -152,7 +152,10 @@ fn a_race_has_one_winner_for_each_address() {
         }
         assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
         for copy in &mut copies {
-            if copy.log().contains("other processes answer on all addresses") {
+            if copy
+                .log()
+                .contains("other processes answer on all addresses")
+            {
                 assert_eq!(copy.wait().code(), Some(0));
             }
         }

@@ -248,9 +248,7 @@ fn a_directory_that_cannot_be_read_keeps_what_was_good() {
         mode(place, 0o755);
     }
     assert!(
-        daemon
-            .log()
-            .contains("can't read it: Permission denied"),
+        daemon.log().contains("can't read it: Permission denied"),
         "{}",
         daemon.log()
     );
