@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Generates the messages of `protos/` into `OUT_DIR`.
+//! Generates Rust code from `protos/` into `OUT_DIR`.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-/// The packages, one `.proto` file each, with what the generated module is for.
+/// The packages, one `.proto` file each, with the doc comment of the generated module.
 const PACKAGES: &[(&str, &str)] = &[
     ("api", "Package `api`: what confidential-data-hub serves."),
     (
@@ -18,7 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     (
         "offline_fs_kbc",
-        "Package `offline_fs_kbc`: how this daemon stands.",
+        "Package `offline_fs_kbc`: the status of this daemon.",
     ),
     (
         "keyprovider",
@@ -37,13 +37,12 @@ fn main() -> io::Result<()> {
         .out_dir(&out)
         .inputs(&protos)
         .include("protos")
-        // No reflection: nothing here prints a message, and it would be a third of the code.
+        // No reflection: nothing here prints a message, and reflection would be a third of the code.
         .customize(protobuf_codegen::Customize::default().lite_runtime(true))
         .run()
         .map_err(io::Error::other)?;
 
-    // The generator's own mod.rs starts with an inner attribute, which rustc refuses where a
-    // file is included into a module.
+    // The generator's mod.rs starts with an inner attribute, which rustc refuses in an included file.
     let modules: String = PACKAGES
         .iter()
         .map(|(name, about)| format!("/// {about}\npub mod {name};\n"))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One JSON object taken apart into its members, each with its place in the text.
+//! Splits a JSON object into its members, each with its position in the text.
 //!
-//! The values stay slices of the text: a member that is wrong doesn't cost the others, nothing secret
-//! is copied, and an error can name a line and a column. No error holds a part of the text.
+//! The values are slices of the text: a broken member does not affect the others, no secret is copied, and an
+//! error can name a line and a column. Errors contain no part of the text.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -15,15 +15,15 @@ use serde_json::value::RawValue;
 
 /// One member of an object.
 pub struct Member<'a> {
-    /// The name, unescaped; a part of the text where it has no escapes.
+    /// The name, unescaped; borrowed from the text if it has no escapes.
     pub name: Cow<'a, str>,
-    /// The value as it stands in the text, white space around it removed.
+    /// The value as it is in the text, without white space around it.
     pub value: &'a str,
     /// Where the value begins.
     pub position: Position,
 }
 
-/// A place in a text, both counted from 1; columns are bytes.
+/// A position in a text. Both numbers count from 1; columns count bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The line.
@@ -33,7 +33,8 @@ pub struct Position {
 }
 
 impl Position {
-    /// This place in a part of a text, as a place in the whole, where the part begins at `start`.
+    /// Converts a position in a part of a text to a position in the whole text, if the part begins at
+    /// `start`.
     pub fn within(self, start: Self) -> Self {
         Self {
             line: start.line + self.line - 1,
@@ -51,35 +52,35 @@ impl fmt::Display for Position {
     }
 }
 
-/// Why a text is not one JSON object.
+/// Why a text is not a JSON object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     /// What is wrong, without any part of the text.
     pub what: Fault,
-    /// Where, if one place can be named.
+    /// Where it is wrong, if that is one position.
     pub position: Option<Position>,
-    /// The member whose value was being read, if it had come that far.
+    /// The member whose value was being parsed, if the parser had come that far.
     pub member: Option<String>,
 }
 
 /// What can be wrong with a text that should be one JSON object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing, or nothing but white space.
+    /// The text is empty, or only white space.
     Empty,
-    /// A byte order mark before the text.
+    /// The text begins with a byte order mark.
     ByteOrderMark,
-    /// Bytes that are not UTF-8.
+    /// The text is not UTF-8.
     NotUtf8,
-    /// A line break inside a string: what `base64` without `-w 0` gives.
+    /// There is a line break inside a string, as from `base64` without `-w 0`.
     LineBreakInString,
-    /// The text ends in the middle: half-written or cut off.
+    /// The text ends too early: it is half-written or cut off.
     CutOff,
-    /// JSON, but of another kind than an object.
+    /// The text is JSON, but not an object.
     NotAnObject(&'static str),
-    /// More members than the caller allows.
+    /// There are more members than the caller allows.
     TooManyMembers(usize),
-    /// Any other fault, in the parser's words.
+    /// Any other syntax error, in the parser's words.
     Syntax(String),
 }
 
@@ -110,13 +111,13 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Takes `text` apart, which must be one JSON object of at most `most` members.
+/// Splits `text`, which must be one JSON object with at most `most` members.
 ///
-/// The members come in the order of the text, duplicates included.
+/// The members are in the order of the text, and include duplicates.
 ///
 /// # Errors
 ///
-/// Where the text is not one JSON object, with the place and without any of its content.
+/// If the text is not one JSON object. The error has a position, and no part of the text.
 pub fn members(text: &[u8], most: usize) -> Result<Vec<Member<'_>>, Error> {
     let mut members = Vec::new();
     let mut places = Places::new(text);
@@ -130,8 +131,8 @@ pub fn members(text: &[u8], most: usize) -> Result<Vec<Member<'_>>, Error> {
     Ok(members)
 }
 
-/// The same, where each member is handed on as it is read: its name, its value as it stands in the text, and
-/// the byte at which that begins. What comes before an error is handed on too.
+/// The same, but calls `each` for each member as it is parsed: with its name, its value as it is in the text,
+/// and the offset at which the value begins. Members before an error are passed on too.
 ///
 /// # Errors
 ///
@@ -175,7 +176,8 @@ pub fn each_member<'a>(
         .map_err(|error| explain(text.as_bytes(), &error, most, reading.take()))
 }
 
-/// Finds the positions of bytes of a text, asked for in the text's order, so that lines are counted once.
+/// Converts offsets to positions. The offsets must be in ascending order, so that lines are counted only
+/// once.
 pub struct Places<'a> {
     text: &'a [u8],
     counted: usize,
@@ -183,7 +185,7 @@ pub struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    /// At the text's beginning.
+    /// Starts at the beginning of the text.
     pub fn new(text: &'a [u8]) -> Self {
         Self {
             text,
@@ -192,7 +194,7 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// The position of this byte, which must not come before that of the last call.
+    /// The position of this offset, which must not be less than that of the last call.
     pub fn at(&mut self, offset: usize) -> Position {
         self.place = advance(self.place, &self.text[self.counted..offset]);
         self.counted = offset;
@@ -200,20 +202,19 @@ impl<'a> Places<'a> {
     }
 }
 
-/// The value of the member of this name, as it stands in the text; of several the last.
+/// The value of the last member of this name, as it is in the text.
 pub fn value<'a>(members: &[Member<'a>], name: &str) -> Option<&'a str> {
     let member = members.iter().rev().find(|member| member.name == name)?;
     Some(member.value)
 }
 
-/// The same unescaped, if it is a string.
+/// The unescaped value of the last member of this name, if it is a string.
 pub fn string(members: &[Member<'_>], name: &str) -> Option<String> {
     serde_json::from_str(value(members, name)?).ok()
 }
 
-/// The name of what begins with `first`, unless it can be an object.
-///
-/// The parser's own error would quote the value.
+/// The kind of a JSON value that begins with `first`, unless it can be an object. (The parser's own error
+/// would quote the value.)
 pub fn other_kind(first: u8) -> Option<&'static str> {
     match first {
         b'{' => None,
@@ -229,7 +230,7 @@ pub fn other_kind(first: u8) -> Option<&'static str> {
 struct Members<'r, 'a, F> {
     text: &'a str,
     most: usize,
-    /// The member whose value is being read, for the error.
+    /// The member whose value is being parsed, for the error.
     reading: &'r RefCell<Option<Cow<'a, str>>>,
     each: F,
 }
@@ -259,7 +260,7 @@ impl<'de, F: FnMut(Cow<'de, str>, &'de str, usize)> Visitor<'de> for Members<'_,
     }
 }
 
-/// A string, copied only where it has escapes: serde's own `Cow` always is.
+/// A string that is copied only if it has escapes; serde's own `Cow` always copies.
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
@@ -286,9 +287,9 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// Turns the parser's error into ours, which names the usual causes.
+/// Converts the parser's error to [`Error`], which names the usual causes.
 ///
-/// `reading` is the string that was read last as a member's name.
+/// `reading` is the string that was last parsed as a member's name.
 fn explain(
     text: &[u8],
     error: &serde_json::Error,
@@ -309,7 +310,7 @@ fn explain(
     } else if error.is_eof() {
         Fault::CutOff
     } else if message.starts_with("control character") {
-        // For this one error the parser's column is that of the byte before.
+        // For this one error, the parser's column is that of the byte before.
         at.column += 1;
         match text.get(offset(text, at)) {
             Some(b'\n' | b'\r') => Fault::LineBreakInString,
@@ -318,7 +319,7 @@ fn explain(
     } else {
         Fault::Syntax(message.to_owned())
     };
-    // Without a colon behind it the string was no name, but perhaps a value in the wrong place.
+    // A string without a colon after it is not a name; it may be a value in the wrong place.
     let no_colon = ["expected `:`", "EOF while parsing an object"].contains(&message);
     Error {
         what,
@@ -363,7 +364,7 @@ mod tests {
         (error.what.clone(), error.to_string())
     }
 
-    /// Every member is found, in order, duplicates too, with the place where its value begins.
+    /// Every member is found, in order and with duplicates, with the position of its value.
     #[test]
     fn members_come_in_order_with_their_places() {
         let text = "{\n  \"a\": \"x\",\n \"b\"  :{\"c\": [1, 2]}, \"a\":\nnull }\n";
@@ -387,7 +388,7 @@ mod tests {
         assert_eq!(found, expected);
     }
 
-    /// The mistake seen most: `base64` without `-w 0` breaks the value into lines.
+    /// The most frequent mistake: `base64` without `-w 0` breaks the value into lines.
     #[test]
     fn a_line_break_in_a_string_is_named_with_its_member() {
         for (text, place) in [
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_named_and_never_quoted() {
+    fn other_text_is_named_and_never_quoted() {
         assert_eq!(fault("").0, Fault::Empty);
         assert_eq!(fault(" \n").0, Fault::Empty);
         assert_eq!(fault("\u{feff}{}").0, Fault::ByteOrderMark);
@@ -427,7 +428,7 @@ mod tests {
         assert_eq!(error.to_string(), "not JSON: not UTF-8, line 2 column 6");
     }
 
-    /// A value that stands where a name belongs is not taken for one.
+    /// A value in the place of a name is not taken for a name.
     #[test]
     fn a_string_without_a_colon_is_no_name() {
         for text in ["{\"hunter2\"}", "{\"hunter2\"", "{\"a\":\"\",\"hunter2\" }"] {
@@ -436,7 +437,7 @@ mod tests {
         }
     }
 
-    /// A count is bounded before more is allocated.
+    /// Too many members are refused before more memory is allocated.
     #[test]
     fn members_are_counted() {
         assert!(members(b"{\"a\":1,\"b\":2}", 2).is_ok());
@@ -444,7 +445,7 @@ mod tests {
         assert_eq!(error.what, Fault::TooManyMembers(2));
     }
 
-    /// Nesting costs no stack: the parser skips values without recursion.
+    /// Deep nesting can't overflow the stack: the parser skips values without recursion.
     #[test]
     fn deep_nesting_is_one_bad_value() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));

@@ -5,22 +5,22 @@
 //!
 //! Bytes flow one way: **files → store → service → socket**.
 //!
-//! - [`json`] takes an object apart without losing a place or copying a value.
-//! - [`resource`] reads the files, and holds the snapshot that is served.
-//! - [`keyprovider`] unwraps image layers' keys, [`sealedsecret`] opens sealed secrets; both are told
-//!   which key is meant.
-//! - [`credential`] reads `auth.json` as clients do, and repairs what they would reject; [`lint`] finds what is
-//!   wrong with resources.
-//! - [`userdata`] is the cloud-config by which a cloud hands a resources file to a VM.
-//! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
-//! - [`server`] knows sockets, frames and peers, and no resource.
-//! - [`watch`] notices that something happens beside files.
-//! - [`rate`] is how often messages come that peers and files cause.
-//! - [`text`] is how messages show what came from outside.
+//! - [`json`] splits a JSON object into its members, with their positions and without copying values.
+//! - [`resource`] reads the files and holds the snapshot that is served.
+//! - [`keyprovider`] unwraps image layers' keys and [`sealedsecret`] opens sealed secrets; the caller gives
+//!   both of them the key.
+//! - [`credential`] reads `auth.json` as clients do, and repairs what they would reject; [`lint`] finds what
+//!   is wrong with resources.
+//! - [`userdata`] reads and writes the cloud-config by which a cloud hands a resources file to a VM.
+//! - [`proto`] is generated from `protos/`; [`rpc`] implements its methods.
+//! - [`server`] handles sockets, frames and peers, and knows nothing of resources.
+//! - [`watch`] wakes the daemon when a watched file changes (inotify).
+//! - [`rate`] limits how often messages are logged that peers and files cause.
+//! - [`text`] escapes untrusted text for messages.
 //!
-//! `resource` knows no ttrpc and `server` no resource; `rpc`, which knows both, brings them together. The
-//! library takes listeners and a shutdown signal; the program around it owns the sockets, the signals and
-//! the environment.
+//! `resource` does not depend on ttrpc, and `server` does not depend on `resource`; `rpc` depends on both and
+//! connects them. The library takes listeners and a shutdown signal; the binary owns the sockets, the signals
+//! and the environment.
 
 pub mod credential;
 pub mod json;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The log: lines on standard error, as a terminal, a file or the journal wants them.
+//! The log: lines on standard error, in the form that a terminal, a file or the journal expects.
 //!
-//! `RUST_LOG` is not read: the level is one of four, and `trace`, at which the RPC crate logs whole
-//! frames, does not exist here.
+//! `RUST_LOG` is not read. There are four levels. `trace` is not among them, because the RPC crate logs whole
+//! frames at that level.
 
 use std::env;
 use std::fmt::{self, Write as _};
@@ -20,14 +20,14 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// What must be repaired.
+    /// Errors, which somebody must fix.
     Error,
-    /// And what may have to be.
+    /// Also warnings.
     Warn,
-    /// And what was loaded and is served.
+    /// Also what was loaded and is served.
     #[default]
     Info,
-    /// And each request.
+    /// Also each request.
     Debug,
 }
 
@@ -52,11 +52,11 @@ pub fn start(level: LogLevel) {
             Form::Plain
         },
     };
-    // It fails only where a log was started before.
+    // This fails only if a logger was already installed.
     let _ = tracing::subscriber::set_global_default(log);
 }
 
-/// Whether standard error is the journal, as systemd.exec(5) tells to find out.
+/// Whether standard error is connected to the journal: the check that systemd.exec(5) describes.
 fn is_journal() -> bool {
     let Ok(stat) = fstat(io::stderr()) else {
         return false;
@@ -66,14 +66,14 @@ fn is_journal() -> bool {
 
 /// How a line begins.
 enum Form {
-    /// With the priority that the journal reads; it has the time itself.
+    /// With the priority prefix that the journal parses; the journal adds the time.
     Journal,
     /// With time and level.
     Plain,
 }
 
-/// Writes each event as a line. Nothing here opens a span, so that there is none to remember: the
-/// registry of tracing-subscriber is most of that crate, and four crates of the daemon's tree.
+/// Writes each event as a line. This program opens no spans, so a registry that stores them is not needed: it
+/// is most of tracing-subscriber, and would add four crates to the daemon's tree.
 struct Log {
     level: LevelFilter,
     form: Form,
@@ -116,7 +116,7 @@ impl Subscriber for Log {
         let line = self.line(level, SystemTime::now(), |line| {
             event.record(&mut Message(line));
         });
-        // A log that can't be written is lost; said on standard error, it would be a panic.
+        // If the line cannot be written, it is lost; `eprintln!` would panic here.
         let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 
@@ -133,7 +133,7 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
-/// An event's message, and after it what else it has, as `name=value`.
+/// An event's message, followed by its other fields as `name=value`.
 struct Message<'a>(&'a mut String);
 
 impl Visit for Message<'_> {
@@ -146,7 +146,7 @@ impl Visit for Message<'_> {
     }
 }
 
-/// A time since 1970, as RFC 3339 has it.
+/// A time since 1970, formatted as in RFC 3339.
 struct Utc(Duration);
 
 impl fmt::Display for Utc {
@@ -162,9 +162,10 @@ impl fmt::Display for Utc {
     }
 }
 
-/// Year, month and day of the day so many days after 1970-01-01, in the Gregorian calendar.
+/// The Gregorian date that is `days` days after 1970-01-01.
 ///
-/// Years begin in March here, so that a leap day ends one, and 400 of them always have 146,097 days.
+/// Years are counted from March, so that a leap day is the last day of its year and 400 years always have
+/// 146,097 days.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
@@ -185,7 +186,8 @@ fn date(days: u64) -> (u64, u64, u64) {
 mod tests {
     use super::*;
 
-    /// Leap days of each kind, and the ends of months and years; expected as `date -u -d @N` says.
+    /// Leap days of each kind, and the ends of months and years. The expected values are from `date -u -d
+    /// @N`.
     #[test]
     fn times_are_those_of_the_calendar() {
         for (seconds, expected) in [

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The program: reads the command line, does what it says, and prints what went wrong, one cause a
-//! line.
+//! The program: parses the command line, runs the command, and prints an error with its causes, one a line.
 
 mod cli;
 mod config;
@@ -21,7 +20,7 @@ fn main() -> ExitCode {
             for cause in error.chain().skip(1) {
                 text.push_str(&format!("  because: {cause}\n"));
             }
-            // Where nobody can read it, the exit status has to do.
+            // If standard error cannot be written to, the exit status still reports the failure.
             let _ = io::stderr().write_all(text.as_bytes());
             ExitCode::FAILURE
         }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Writes the manual and the shells' completions from the definitions of the command line: `make manual`.
-//! It is built with the feature `manual` alone, and is in no image.
+//! Generates the man pages and the shell completions from the definitions of the command line (`make
+//! manual`). It is built only with the feature `manual` and is not part of any image.
 
-// The program's modules are compiled as they are, and only the definitions are asked for.
+// The binary's modules are compiled in, but only the command line's definitions are used.
 #![allow(dead_code)]
 
 mod cli;
@@ -24,25 +24,25 @@ use offline_fs_kbc::resource::file::MAX_FILE_BYTES;
 use offline_fs_kbc::resource::parse::MAX_ENTRIES;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 
-/// What each page says at its end.
+/// The SEE ALSO section of each page.
 const SEE_ALSO: &[(&str, &str)] = &[
     ("aa-offline_fs_kbc-resources.json", "5"),
     ("aa-offline_fs_kbc-keys.json", "5"),
 ];
 
-/// What the exit statuses mean.
+/// The EXIT STATUS section.
 const EXIT_STATUS: &[(&str, &str)] = &[
     ("0", "Done."),
     ("1", "Failed, or problems found."),
-    ("2", "The command line means nothing."),
+    ("2", "The command line is invalid."),
 ];
 
 fn main() -> io::Result<()> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(sources), Some(directory)) = (args.next(), args.next()) else {
-        return Err(io::Error::other("write: manual SOURCES DIRECTORY"));
+        return Err(io::Error::other("usage: manual SOURCES DIRECTORY"));
     };
-    // Whatever was there may be a page of what is no command any more.
+    // The directory may hold pages of commands that no longer exist.
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
     }
@@ -62,21 +62,21 @@ fn main() -> io::Result<()> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let path = clap_complete::generate_to(shell, &mut program, &name, &completions)?;
         if shell == Shell::Bash {
-            mend_labels(&path, &name)?;
+            fix_bash_labels(&path, &name)?;
         }
     }
     Ok(())
 }
 
-/// clap_complete 4.6 calls a command by one name where it sets it and by another where it looks for it, if the
-/// program's own name has a hyphen: bash would complete no flag of any command.
-fn mend_labels(path: &Path, name: &str) -> io::Result<()> {
+/// Works around a bug of clap_complete 4.6: if the program's name has a hyphen, the bash script sets a
+/// subcommand under one name and looks it up under another, so bash would complete no flags of any command.
+fn fix_bash_labels(path: &Path, name: &str) -> io::Result<()> {
     let text = fs::read_to_string(path)?;
     let looked_for = name.replace('-', "__subcmd__");
     fs::write(path, text.replace(&looked_for, &name.replace('-', "__")))
 }
 
-/// The page of the program, or of one of its commands.
+/// Writes the page of the program, or of one of its commands.
 fn page(command: &Command, directory: &Path) -> io::Result<()> {
     let name = command
         .get_display_name()
@@ -84,7 +84,7 @@ fn page(command: &Command, directory: &Path) -> io::Result<()> {
         .to_owned();
     let example = example(command);
     let man = Man::new(command.clone().after_help(None));
-    // Without a date, since a page would differ from build to build.
+    // No date: with one, the page would differ from build to build.
     let title = name.to_uppercase().replace('-', r"\-");
     let version = env!("CARGO_PKG_VERSION");
     let mut text =
@@ -115,7 +115,7 @@ fn page(command: &Command, directory: &Path) -> io::Result<()> {
     }
     rest.control("SH", ["EXAMPLES"]);
     rest.control("EX", []);
-    // The first line says that it is one, and perhaps of what.
+    // The first line is "Example:", or "Example, <of what>:".
     let (title, lines) = example.split_once('\n').unwrap_or(("", &example));
     if let Some(of_what) = title.strip_prefix("Example, ") {
         rest.text([roman(of_what)]);
@@ -138,7 +138,7 @@ fn page(command: &Command, directory: &Path) -> io::Result<()> {
     fs::write(directory.join(format!("{name}.1")), text)
 }
 
-/// What the command shows as its example: after its help, or as a paragraph of its description.
+/// The command's example, which is either its `after_help` or a paragraph of its long description.
 fn example(command: &Command) -> String {
     let after = command.get_after_help().map(ToString::to_string);
     let about = command
@@ -159,7 +159,7 @@ fn described(roff: &mut Roff, term: &[Inline], text: &str) {
     roff.text([roman(text)]);
 }
 
-/// The pages of the file formats, which are written by hand, with the bounds that the program has.
+/// Writes the pages of the file formats, which are written by hand, with the program's limits filled in.
 fn formats(sources: &Path, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let bounds = [

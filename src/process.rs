@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is set once for the process.
+//! Settings of the whole process, made once at the start.
 
 use std::time::Duration;
 
@@ -12,66 +12,67 @@ use tokio::time::sleep;
 
 use crate::sys;
 
-/// Raises the soft limit of open descriptors to the hard one, so that the caps on connections are what
-/// bounds them. Where that fails the limit stays as it is, which is survived.
+/// Raises the soft limit of open descriptors to the hard limit, so that the server's own caps bound the
+/// number of connections. If that fails, the limit stays as it is.
 pub fn raise_descriptor_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 
-/// Keeps what the process holds from being written to swap; tells whether it is.
+/// Locks the process's memory so that it is not written to swap. Returns whether that succeeded.
 ///
-/// Pages are locked as they are used, so nothing is held that wouldn't be. It is done only where there is
-/// no limit: under one, memory that is asked for later would be refused, and the process ended. The
-/// program's code is not locked.
+/// Pages are locked when they are first used (`MCL_ONFAULT`), so locking takes no extra memory. Memory is
+/// locked only if there is no limit on locked memory: under a limit, later allocations would fail and end the
+/// process. The program's code is not locked.
 pub fn lock_memory() -> bool {
-    // nix has no name for the last.
+    // nix has no constant for MCL_ONFAULT.
     let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
     let limit = Resource::RLIMIT_MEMLOCK;
     if setrlimit(limit, RLIM_INFINITY, RLIM_INFINITY).is_err() {
-        // Where nothing may be locked, only who has the capability can, and that knows no limit.
+        // With a soft limit of 0, only a process with CAP_IPC_LOCK can lock memory, and the limit does not
+        // apply to it.
         if let Ok((_, hard)) = getrlimit(limit) {
             let _ = setrlimit(limit, 0, hard);
         }
     }
     let locked = mlockall(MlockAllFlags::from_bits_retain(flags)).is_ok();
-    // To lock what is only read from a file would make each page of it dearer.
+    // Locking file-backed pages would only make them resident for good.
     sys::unlock_code();
     locked
 }
 
-/// How long after the start is what only the start needed given back: the first clients should not wait for
-/// it.
-const SETTLED: Duration = Duration::from_secs(1);
+/// How long after the start the memory that only the start needed is released: later than the first clients,
+/// so that they do not wait for it.
+const START_TIME: Duration = Duration::from_secs(1);
 
-/// Waits until the start is over, and gives back what only that needed: the memory of the command line and
-/// of parsing, and the code of both.
-pub async fn settle() {
-    sleep(SETTLED).await;
-    give_back();
+/// Waits until the start is over, then releases the memory that only the start needed: that of parsing the
+/// command line and the files, and the code of both.
+pub async fn release_after_start() {
+    sleep(START_TIME).await;
+    release_memory();
 }
 
-/// Gives memory that is free back to the system, and the program's code. What of it runs after is read anew from the
-/// file or its cache.
+/// Returns free heap memory and the pages of the program's code to the system. Code that runs later is read
+/// again from the file or the page cache.
 ///
-/// The C library does it by a call that the kernel refuses for locked memory, so that is unlocked for
-/// as long as it takes; nothing else of the process runs meanwhile.
-pub fn give_back() {
+/// The C library uses a call (`madvise`) that the kernel refuses for locked memory, so memory is unlocked for
+/// that moment; no other thread of the process runs meanwhile.
+pub fn release_memory() {
     let locked = munlockall().is_ok();
-    sys::give_back();
+    sys::trim_heap();
     if locked {
         lock_memory();
     }
-    sys::give_code_back();
+    sys::release_code();
 }
 
-/// Keeps what the process holds and makes to its owner: no core file, not traceable by other
-/// processes of the same user, and files that only the owner can read.
+/// Hardens the process: no core dumps, no tracing by other processes of the same user, and new files readable
+/// only by their owner.
 ///
 /// # Errors
 ///
-/// Never on Linux, where each of these is a process's own right.
+/// Never on Linux: each of these is allowed to any process.
 pub fn harden() -> nix::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     prctl::set_dumpable(false)?;

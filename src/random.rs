@@ -6,11 +6,11 @@ use std::io;
 
 use zeroize::Zeroizing;
 
-/// As many fresh bytes as asked for, good enough for a key.
+/// `N` fresh random bytes, suitable for a key.
 ///
 /// # Errors
 ///
-/// Where the kernel gives none; there is no second-best source.
+/// If the kernel gives none; there is no fallback.
 pub fn bytes<const N: usize>() -> io::Result<Zeroizing<[u8; N]>> {
     let mut bytes = Zeroizing::new([0; N]);
     getrandom::fill(bytes.as_mut_slice())

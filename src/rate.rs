@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How often something is said that happens as fast as a peer or a file likes.
+//! Limits how often messages are logged whose cause a peer or a file can repeat without limit.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The time for which a rate counts: long enough that a log of one day stays small (8,640 lines at one a
-/// time), and short enough that a person who looks sees that it goes on.
+/// The period of a rate limit: long enough that one message a period makes a small log (8,640 lines a day),
+/// and short enough that a person who reads the log sees that the cause goes on.
 pub const PERIOD: Duration = Duration::from_secs(10);
 
-/// How many changes of one thing are said in that time: more than a person makes. The last one is said in
-/// any case, if late.
-pub const CHANGES: u32 = 10;
+/// How many changes of one thing are logged in a period: more than a person makes. The last change is always
+/// logged, if late.
+pub const CHANGES_PER_PERIOD: u32 = 10;
 
-/// At most so many times in each [`PERIOD`].
+/// Allows at most `times` messages in each [`PERIOD`].
 #[derive(Debug)]
-pub struct Rate {
+pub struct RateLimit {
     times: u32,
     state: Mutex<State>,
 }
@@ -25,19 +25,19 @@ pub struct Rate {
 struct State {
     /// When the period began.
     start: Option<Instant>,
-    /// How often it was said since.
-    said: u32,
-    /// How often it was not said since it was said last.
-    unsaid: u64,
+    /// How many messages were logged in this period.
+    logged: u32,
+    /// How many messages were left out since the last one that was logged.
+    suppressed: u64,
 }
 
-impl Rate {
+impl RateLimit {
     /// At most `times` in each period.
     pub const fn new(times: u32) -> Self {
         let state = State {
             start: None,
-            said: 0,
-            unsaid: 0,
+            logged: 0,
+            suppressed: 0,
         };
         Self {
             times,
@@ -45,27 +45,27 @@ impl Rate {
         }
     }
 
-    /// To be called when it happens: whether it may be said now, and how often it was not.
-    pub fn now(&self) -> Option<Before> {
+    /// To be called for each message. If it may be logged, returns how many were left out before it.
+    pub fn allow(&self) -> Option<Suppressed> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.start.is_none_or(|start| start.elapsed() >= PERIOD) {
             state.start = Some(Instant::now());
-            state.said = 0;
+            state.logged = 0;
         }
-        if state.said >= self.times {
-            state.unsaid += 1;
+        if state.logged >= self.times {
+            state.suppressed += 1;
             return None;
         }
-        state.said += 1;
-        Some(Before(std::mem::take(&mut state.unsaid)))
+        state.logged += 1;
+        Some(Suppressed(std::mem::take(&mut state.suppressed)))
     }
 }
 
-/// How often something was not said, for the end of a line.
+/// How many messages were left out, for the end of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Before(u64);
+pub struct Suppressed(u64);
 
-impl fmt::Display for Before {
+impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => Ok(()),
@@ -79,19 +79,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happens_often_is_said_seldom() {
-        let rate = Rate::new(2);
-        assert_eq!(rate.now(), Some(Before(0)));
-        assert_eq!(rate.now(), Some(Before(0)));
+    fn frequent_messages_are_limited_and_counted() {
+        let rate = RateLimit::new(2);
+        assert_eq!(rate.allow(), Some(Suppressed(0)));
+        assert_eq!(rate.allow(), Some(Suppressed(0)));
         for _ in 0..5 {
-            assert_eq!(rate.now(), None);
+            assert_eq!(rate.allow(), None);
         }
         // The period ends.
         if let Ok(mut state) = rate.state.lock() {
             state.start = Instant::now().checked_sub(PERIOD);
         }
-        let before = rate.now();
-        assert_eq!(before, Some(Before(5)));
+        let before = rate.allow();
+        assert_eq!(before, Some(Suppressed(5)));
         assert!(before.is_some_and(|before| before.to_string().contains("and 5 times more")));
     }
 }

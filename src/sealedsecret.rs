@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Sealed secrets: a name of a resource, signed, in the form `sealed.<header>.<payload>.<signature>`.
+//! Sealed secrets: the signed name of a resource, in the form `sealed.<header>.<payload>.<signature>`.
 
 #[cfg(feature = "tools")]
 pub mod sign;
@@ -16,10 +16,10 @@ use crate::text::Quoted;
 /// The most members of a header, a payload or a key. A dozen are known.
 const MAX_MEMBERS: usize = 100;
 
-/// Why a sealed secret can't be opened. No text holds a part of it but names.
+/// Why a sealed secret can't be opened. The messages show names from it, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Error {
-    /// It is none.
+    /// The text is not a sealed secret.
     #[error("not a sealed secret: {0}")]
     Malformed(&'static str),
     /// Its header names another algorithm, or none.
@@ -28,9 +28,9 @@ pub enum Error {
     /// The signature is not one by this key.
     #[error("the sealed secret's signature is not by the key {0}")]
     Signature(String),
-    /// It wants a key service, which files are not.
+    /// It can be opened only by a key service.
     #[error(
-        "a sealed secret of type {kind} is opened by the key service of provider {provider}; files have none"
+        "a sealed secret of type {kind} can be opened only by the key service of provider {provider}, and this daemon has none"
     )]
     KeyService {
         /// Its type.
@@ -40,7 +40,7 @@ pub enum Error {
     },
 }
 
-/// A sealed secret, taken apart and neither verified nor trusted.
+/// A sealed secret split into its parts, which are not yet verified.
 pub struct Sealed<'a> {
     header: &'a str,
     /// What the signature covers: `<header>.<payload>`.
@@ -50,7 +50,7 @@ pub struct Sealed<'a> {
 }
 
 impl<'a> Sealed<'a> {
-    /// Takes the text apart.
+    /// Splits the text into its parts.
     ///
     /// # Errors
     ///
@@ -62,7 +62,9 @@ impl<'a> Sealed<'a> {
             .ok_or(Error::Malformed("it doesn't begin with \"sealed.\""))?;
         let parts: Vec<_> = body.splitn(4, '.').collect();
         let [header, payload, signature] = parts[..] else {
-            return Err(Error::Malformed("it has not four parts, joined by dots"));
+            return Err(Error::Malformed(
+                "it does not have four parts joined by dots",
+            ));
         };
         let decoded = base64::decode_url(payload).ok_or(Error::Malformed(
             "its payload is not base64url without padding",
@@ -75,7 +77,7 @@ impl<'a> Sealed<'a> {
         })
     }
 
-    /// The id of the key that the signature is by, as the header says.
+    /// The id of the signing key, from the header.
     ///
     /// # Errors
     ///
@@ -86,15 +88,15 @@ impl<'a> Sealed<'a> {
         ))?;
         let header = json::members(&header, MAX_MEMBERS)
             .map_err(|_| Error::Malformed("its header is not a JSON object"))?;
-        // RFC 7515, 4 and 4.1.11: names are unique, and what is critical must be understood.
+        // RFC 7515, sections 4 and 4.1.11: names must be unique, and critical extensions must be understood.
         let mut names: Vec<_> = header.iter().map(|member| &*member.name).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Error::Malformed("its header has a name twice"));
+            return Err(Error::Malformed("its header has a duplicate name"));
         }
         if names.contains(&"crit") {
             return Err(Error::Malformed(
-                "its header has critical extensions (crit), and none is known",
+                "its header has critical extensions (crit), and none is supported",
             ));
         }
         match json::string(&header, "alg").as_deref() {
@@ -105,7 +107,7 @@ impl<'a> Sealed<'a> {
         json::string(&header, "kid").ok_or(Error::Malformed("its header has no string \"kid\""))
     }
 
-    /// Verifies the signature by `key`, which has the id `kid`.
+    /// Verifies the signature with `key`, whose id is `kid`.
     ///
     /// # Errors
     ///
@@ -121,11 +123,11 @@ impl<'a> Sealed<'a> {
         }
     }
 
-    /// The name of the resource that the secret is.
+    /// The name of the resource that the secret stands for.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`], and [`Error::KeyService`] for what no store of files can open.
+    /// [`Error::Malformed`], and [`Error::KeyService`] for a secret that needs a key service.
     pub fn resource_name(&self) -> Result<String, Error> {
         let payload = json::members(&self.payload, MAX_MEMBERS)
             .map_err(|_| Error::Malformed("its payload is not a JSON object"))?;
@@ -147,23 +149,23 @@ impl<'a> Sealed<'a> {
     }
 }
 
-/// What a payload says, whether it can be opened here or not.
+/// The content of a payload, whether or not this program can open it.
 #[cfg(feature = "tools")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
-    /// `vault` or `envelope`, or whatever stands there.
+    /// `vault`, `envelope`, or any other type.
     pub kind: String,
-    /// The resource that a secret of type `vault` is.
+    /// The name of the resource, of a secret of type `vault`.
     pub name: Option<String>,
-    /// The key that one of type `envelope` is encrypted with.
+    /// The id of the encryption key, of a secret of type `envelope`.
     pub key_id: Option<String>,
-    /// Who opens it.
+    /// The provider that opens it.
     pub provider: Option<String>,
 }
 
 #[cfg(feature = "tools")]
 impl Sealed<'_> {
-    /// What the payload says.
+    /// Parses the payload.
     ///
     /// # Errors
     ///
@@ -185,14 +187,14 @@ impl Sealed<'_> {
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// Reads a JWK of an EC key on the curve P-256; none if it is anything else.
+    /// Reads a JWK of an EC key on the curve P-256. Returns none for anything else.
     pub fn from_jwk(text: &[u8]) -> Option<Self> {
         let jwk = json::members(text, MAX_MEMBERS).ok()?;
         let is = |name, value: &str| json::string(&jwk, name).is_some_and(|found| found == value);
         if !is("kty", "EC") || !is("crv", "P-256") {
             return None;
         }
-        // SEC 1's form of a point: a tag that says "not compressed", and both coordinates.
+        // SEC 1's encoding of a point: a tag for "uncompressed", and both coordinates.
         let mut point = vec![0x04];
         for coordinate in ["x", "y"] {
             let bytes = base64::decode_url(&json::string(&jwk, coordinate)?)?;

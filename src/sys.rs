@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the compiler can't check, and all the `unsafe` there is: the heap, which is wiped where it is
-//! freed and given back where a crowd has gone, the program's code, which is given back too, and the
-//! descriptors that a process is started with.
+//! All the `unsafe` code of this program: the allocator that wipes what it frees, the calls that return free
+//! memory and the program's code to the system, and taking over the descriptors that systemd passes at the
+//! start.
 //!
-//! An allocator can't be written without, the C library's and the kernel's calls that give memory back have
-//! no safe form, and that a number is a descriptor of nobody else is a promise.
+//! None of these has a safe form: `GlobalAlloc` is an unsafe trait, the C library's and the kernel's calls
+//! that return memory have no safe wrapper, and nothing proves that a descriptor's number has no other owner.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -16,16 +16,15 @@ use std::sync::atomic::AtomicU8;
 
 use zeroize::Zeroize as _;
 
-/// The system's allocator, which overwrites what it is given back.
+/// The system's allocator, which overwrites each block before it frees it.
 ///
-/// Secrets wipe themselves; but a message has its bytes in plain vectors, those of an answer and those that came
-/// with a request.
-struct Wiping;
+/// Secrets wipe themselves, but protobuf messages hold the bytes of requests and answers in plain vectors.
+struct WipingAllocator;
 
 // SAFETY: every call is handed on to the system's allocator with the caller's own arguments, so its
 // guarantees are this one's. `realloc` is the trait's own: it allocates, copies and deallocates, so
 // that a block that moves is wiped too.
-unsafe impl GlobalAlloc for Wiping {
+unsafe impl GlobalAlloc for WipingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises about `layout` are those that `System` asks for.
         unsafe { System.alloc(layout) }
@@ -49,13 +48,14 @@ unsafe impl GlobalAlloc for Wiping {
 }
 
 #[global_allocator]
-static HEAP: Wiping = Wiping;
+static HEAP: WipingAllocator = WipingAllocator;
 
-/// The descriptors that the service manager started this process with, named; none at a second call.
+/// The descriptors that the service manager passed to this process, with their names. A second call returns
+/// none.
 ///
 /// # Errors
 ///
-/// Where the environment announces them and they aren't there.
+/// If the environment announces descriptors that are not open.
 pub fn take_descriptors() -> io::Result<Vec<(OwnedFd, String)>> {
     static TAKEN: Once = Once::new();
     let mut first = false;
@@ -72,8 +72,8 @@ pub fn take_descriptors() -> io::Result<Vec<(OwnedFd, String)>> {
         .collect())
 }
 
-/// Gives memory that is free back to the system, where the C library doesn't by itself.
-pub fn give_back() {
+/// Returns free heap memory to the system; glibc does not do that by itself.
+pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it may be called at any time and takes no pointer.
     unsafe {
@@ -82,25 +82,25 @@ pub fn give_back() {
 }
 
 unsafe extern "C" {
-    /// Where the linker put the first byte of the program, and the first after its code. Between them is
-    /// what the file has and nobody writes to: headers, constants, code.
+    /// The linker's symbols for the first byte of the program and for the first byte after its code. Between
+    /// them is the read-only part of the file: headers, constants and code.
     static __executable_start: u8;
     static etext: u8;
 }
 
-/// Stands for the program's variables.
+/// A writable variable, to check that the range of code contains none.
 static WRITABLE: AtomicU8 = AtomicU8::new(1);
 
-/// The pages of the program's code and constants: where they begin, and how many bytes they are.
+/// The pages of the program's code and constants: the first address and the length in bytes.
 fn code() -> Option<(*mut libc::c_void, usize)> {
-    // A page is this large or a part of it, on every machine.
+    // On every architecture the page size divides this.
     const PAGE: usize = 64 << 10;
     let first = (&raw const __executable_start)
         .addr()
         .next_multiple_of(PAGE);
     let after = (&raw const etext).addr() / PAGE * PAGE;
     let writable = (&raw const WRITABLE).addr();
-    // No linker lays it out so; one that did would have its variables lost.
+    // If a linker put variables into this range, they would be lost.
     if after <= first || (first..after).contains(&writable) {
         return None;
     }
@@ -108,7 +108,8 @@ fn code() -> Option<(*mut libc::c_void, usize)> {
     Some((start.cast_mut().cast(), after - first))
 }
 
-/// Lets the pages of the program's code and constants be given back when memory is short. They hold no secret.
+/// Unlocks the pages of the program's code and constants, so that the kernel can drop them when memory is
+/// short. They hold no secrets.
 pub fn unlock_code() {
     if let Some((first, length)) = code() {
         // SAFETY: it changes nothing that is read or written. An error changes nothing at all.
@@ -118,9 +119,9 @@ pub fn unlock_code() {
     }
 }
 
-/// Gives those pages back, which the kernel reads again from the file, or from its cache, where they are used.
-/// Most of what ran is the command line and the start, which don't come again.
-pub fn give_code_back() {
+/// Drops those pages. The kernel reads a page again from the file or the page cache when it is next used.
+/// Most of the code that has run is that of the command line and the start, which does not run again.
+pub fn release_code() {
     if let Some((first, length)) = code() {
         // SAFETY: whole pages between two of the linker's marks, all of them of the program's file, private
         // and mapped without the right to write. So what is read there after is what was read before.

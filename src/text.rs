@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Texts from outside, and numbers, as messages show them.
+//! Untrusted text, and numbers, formatted for messages.
 
 use std::fmt;
 
-/// How much of a text that a peer or a file gave is repeated in a message. A name can be as long as a
-/// frame; a log line should not.
+/// How many bytes of an untrusted text a message shows. A name can be as long as a frame; a log line should
+/// not be.
 const SHOWN_BYTES: usize = 200;
 
-/// A text from outside: control characters and double quotes escaped, cut where it is too long.
+/// An untrusted text: control characters and double quotes are escaped, and a long text is cut off.
 pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -17,7 +17,7 @@ impl fmt::Display for Escaped<'_> {
         while !self.0.is_char_boundary(end) {
             end -= 1;
         }
-        // Names are made of characters that need nothing done, and are shown at each request.
+        // Most names need no escaping. They are shown at each request, so whole runs are written at once.
         let mut rest = &self.0[..end];
         while !rest.is_empty() {
             let plain = rest.bytes().position(|byte| !is_plain(byte));
@@ -36,12 +36,12 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Whether a character is shown as it is, of those with one byte.
+/// Whether a one-byte character is shown unescaped.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
-/// The same in double quotes.
+/// An untrusted text, escaped and in double quotes.
 pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -50,8 +50,8 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// The longest name of an entry that is shown. Names of resources and keys are shorter; what is longer
-/// may be a value in the wrong place.
+/// The longest name of an entry that is shown, in bytes. Names of resources and keys are shorter; a longer
+/// one may be a value in the wrong place.
 const ENTRY_NAME_BYTES: usize = 100;
 
 /// The name of a file's entry in double quotes, unless it is so long that it may be a value.
@@ -74,11 +74,11 @@ impl fmt::Display for EntryName<'_> {
     }
 }
 
-/// The name of a registry in an `auth.json`, in double quotes, without a login that stands in it as in a URL.
+/// The name of a registry in an `auth.json`, in double quotes, without the login that a URL may have.
 pub struct RegistryName<'a>(pub &'a str);
 
 impl RegistryName<'_> {
-    /// The name without its login, or what stands for it where it may be a value.
+    /// The name without its login; if it may be a value, a note of its length.
     pub fn plain(&self) -> String {
         if EntryName(self.0).is_hidden() {
             return EntryName(self.0).to_string();
@@ -117,13 +117,13 @@ impl fmt::Display for RegistryName<'_> {
     }
 }
 
-/// A time in seconds, as a person says it.
+/// A duration in seconds, in the unit that a person would use.
 pub struct Age(pub u64);
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
-        // Below two of a unit the smaller one says more.
+        // Less than two of a unit is shown in the next smaller one.
         let unit = UNITS.iter().find(|(seconds, _)| self.0 >= 2 * seconds);
         let (seconds, name) = unit.unwrap_or(&UNITS[3]);
         write!(f, "{} {name}", self.0 / seconds)
@@ -139,7 +139,7 @@ pub fn count(n: usize, one: &str, many: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Name and value in exchange: the value is not shown as a name.
+    /// If somebody swaps name and value, the value is not shown as a name.
     #[test]
     fn a_name_that_may_be_a_value_is_hidden() {
         assert_eq!(EntryName("a\n").to_string(), r#""a\n""#);
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(value, "(a name of 101 bytes, not shown)");
     }
 
-    /// A login in the place of a registry, or before it, is not shown.
+    /// A login in a registry's name is not shown.
     #[test]
     fn a_registry_is_shown_without_its_login() {
         for (name, shown) in [
@@ -177,7 +177,7 @@ mod tests {
         );
     }
 
-    /// A peer's name must not break a log line, nor fill it.
+    /// A name that a peer sends must neither break a log line nor make it long.
     #[test]
     fn shown_texts_are_short_and_printable() {
         let shown = Quoted(&format!("a\n\u{1b}[31m\"{}", "é".repeat(5000))).to_string();

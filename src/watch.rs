@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Notices that something happens beside files, so that who looks at them needs no clock.
+//! Wakes the daemon when a watched file changes (inotify).
 //!
-//! A convenience and no more: what is served rests on a comparison at each request, and whether a socket's path still is
-//! there is looked at by the clock too, if seldom. So nothing is lost where a watch can't be had, or misses something.
+//! This only makes the daemon react sooner. What is served is checked at each request, and whether a socket's
+//! path still exists is checked by a timer too. So nothing is lost if there is no watch, or if it misses an
+//! event.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};
@@ -16,12 +17,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-/// How long is waited after something happened: a file that is being written should be whole when it is
-/// looked at, and a busy directory is looked at no more often than this.
-const SETTLE: Duration = Duration::from_millis(100);
+/// The wait after an event: a file that is being written should be complete when it is read, and a busy
+/// directory causes at most one check in this time.
+const DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// What happens to a directory when one of its files changes. Writing alone is not among it, only the
-/// end of writing.
+/// The events of a directory that show a change of one of its files. A write alone is not among them, only
+/// the close after it.
 const EVENTS: AddWatchFlags = AddWatchFlags::IN_ATTRIB
     .union(AddWatchFlags::IN_CLOSE_WRITE)
     .union(AddWatchFlags::IN_CREATE)
@@ -32,19 +33,19 @@ const EVENTS: AddWatchFlags = AddWatchFlags::IN_ATTRIB
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_ONLYDIR);
 
-/// A watch over the directories of some files, whether or not these exist.
+/// A watch on the directories of some files, which need not exist.
 pub struct Watch {
     inotify: AsyncFd<Events>,
     files: Vec<PathBuf>,
-    /// What else is watched now.
+    /// More directories to watch.
     more: Directories,
     watched: Vec<WatchDescriptor>,
 }
 
-/// Directories, as they are when it is called.
+/// Returns the directories that exist when it is called.
 type Directories = Box<dyn Fn() -> Vec<PathBuf> + Send>;
 
-/// The kernel's events, as the runtime wants them.
+/// The inotify descriptor, in the form that tokio accepts.
 struct Events(Inotify);
 
 impl AsRawFd for Events {
@@ -54,11 +55,11 @@ impl AsRawFd for Events {
 }
 
 impl Watch {
-    /// Watches from now on: the files at these paths, and all that is in the directories that `more` gives.
+    /// Starts to watch the files at these paths, and everything in the directories that `more` returns.
     ///
     /// # Errors
     ///
-    /// Where the kernel's limits leave no watch.
+    /// If the kernel's limits on inotify are reached.
     pub fn new(
         files: Vec<PathBuf>,
         more: impl Fn() -> Vec<PathBuf> + Send + 'static,
@@ -70,22 +71,22 @@ impl Watch {
             more: Box::new(more),
             watched: Vec::new(),
         };
-        watch.follow()?;
+        watch.update_watches()?;
         Ok(watch)
     }
 
-    /// Waits until something has happened, to whatever file beside them. Nothing that happens between
-    /// two calls is missed.
+    /// Waits for an event in any of the directories, of whatever file. Events between two calls are not
+    /// missed.
     ///
     /// # Errors
     ///
-    /// Where the watch is lost.
+    /// If the watch cannot be kept up.
     pub async fn changed(&mut self) -> io::Result<()> {
         let mut ready = self.inotify.readable().await?;
-        sleep(SETTLE).await;
+        sleep(DEBOUNCE).await;
         loop {
             match ready.get_inner().0.read_events() {
-                // What it was is not asked.
+                // The kind of event does not matter.
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
                 Err(error) => return Err(error.into()),
@@ -93,11 +94,11 @@ impl Watch {
         }
         ready.clear_ready();
         drop(ready);
-        self.follow()
+        self.update_watches()
     }
 
-    /// Watches the directories that matter now, and no others.
-    fn follow(&mut self) -> io::Result<()> {
+    /// Watches the directories that matter now, and drops the watches on all others.
+    fn update_watches(&mut self) -> io::Result<()> {
         let Events(inotify) = self.inotify.get_ref();
         let mut watched = Vec::new();
         let directories = self.files.iter().flat_map(|path| directories_of(path));
@@ -105,15 +106,15 @@ impl Watch {
         for directory in directories {
             match inotify.add_watch(&directory, EVENTS) {
                 Ok(descriptor) => watched.push(descriptor),
-                // The kernel's limits leave no more.
+                // The limit on watches is reached.
                 Err(error @ (Errno::ENOSPC | Errno::ENOMEM)) => return Err(error.into()),
-                // It has just gone, or may not be entered.
+                // The directory has just been removed, or is not readable.
                 Err(_) => {}
             }
         }
         for descriptor in self.watched.drain(..) {
             if !watched.contains(&descriptor) {
-                // It fails where the directory is gone, and its watch with it.
+                // This fails if the directory was removed, which removes its watch too.
                 let _ = inotify.rm_watch(descriptor);
             }
         }
@@ -122,16 +123,16 @@ impl Watch {
     }
 }
 
-/// Hands the events to the runtime.
+/// Registers the descriptor with tokio.
 fn register(events: Events) -> io::Result<AsyncFd<Events>> {
-    // It is deprecated since a type might close its descriptor, or answer with another, while it is
-    // registered. This one holds one descriptor for as long as it lives.
+    // The function is deprecated because a type could close or change its descriptor while it is registered.
+    // This type keeps one descriptor for as long as it lives.
     #[allow(deprecated)]
     AsyncFd::with_interest(events, Interest::READABLE)
 }
 
-/// The directories in which a change may make another file of `path`: its own, or what exists of the
-/// way there; that of the file which it leads to; and those of links on the way.
+/// The directories in which a change can make `path` another file: its own directory, or the closest one
+/// above that exists; the directory of the file that it resolves to; and those of symbolic links on the way.
 fn directories_of(path: &Path) -> Vec<PathBuf> {
     let mut directories = Vec::new();
     let existing = path.ancestors().skip(1).find(|above| above.is_dir());
@@ -152,7 +153,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use tokio::time::timeout;
 
-    /// Whatever way a file comes, changes or goes, it is noticed; and reading is no change.
+    /// Each way in which a file appears, changes or goes is noticed; reading it is not.
     #[tokio::test]
     async fn every_change_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
@@ -192,8 +193,8 @@ mod tests {
             let noticed = timeout(Duration::from_secs(20), watch.changed()).await;
             noticed.expect(what).unwrap();
             let _ = fs::read(&file);
-            // What one step did may show in two parts; then there is rest.
-            while timeout(3 * SETTLE, watch.changed()).await.is_ok() {}
+            // One step may cause events in two batches; wait until none are left.
+            while timeout(3 * DEBOUNCE, watch.changed()).await.is_ok() {}
         }
     }
 }

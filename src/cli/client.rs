@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Asking a running daemon.
+//! A ttrpc client for one request to a running daemon.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -17,18 +17,18 @@ use protobuf::Message;
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, MessageHeader, Request, Response};
 
-/// How long the daemon may take: the deadline that clients had for most of 2023.
+/// How long the daemon may take: the deadline of most clients of 2023.
 const DEADLINE: Duration = Duration::from_secs(DEADLINE_SECONDS as u64);
 const DEADLINE_SECONDS: i64 = 10;
 
-/// The one request's stream; a client's are odd.
+/// The stream id of the request; clients use odd ones.
 const STREAM: u32 = 1;
 
-/// Calls a method of the daemon at `address`. One request needs neither a runtime nor a client that can do more.
+/// Calls a method of the daemon at `address`. One request needs neither a runtime nor a full client.
 ///
 /// # Errors
 ///
-/// Where nobody answers there, or by a refusal; the text says which.
+/// If nobody answers, or the daemon refuses the request; the text says which.
 pub fn call<A: Message>(
     address: &Address,
     (service, method): (&str, &str),
@@ -40,7 +40,9 @@ pub fn call<A: Message>(
                 "there is no socket; `systemctl start offline-fs-kbc` starts the daemon"
             }
             io::ErrorKind::PermissionDenied => "only root may connect",
-            io::ErrorKind::WouldBlock => "it listens and is too busy; is it stopped?",
+            io::ErrorKind::WouldBlock => {
+                "the daemon listens but does not answer; is it stopped or too busy?"
+            }
             _ => "nobody answers; `systemctl status offline-fs-kbc` shows the daemon",
         };
         anyhow!(error).context(format!("{address}: {what}"))
@@ -63,10 +65,10 @@ pub fn call<A: Message>(
         bail!("{address} answers {:?}: {}", status.code(), status.message);
     }
     A::parse_from_bytes(&response.payload)
-        .with_context(|| format!("{address} answers what does not decode"))
+        .with_context(|| format!("the answer from {address} does not decode"))
 }
 
-/// Connects, which waits where many others do; it waits no longer than for an answer.
+/// Connects. If the backlog is full this waits, but not longer than the deadline.
 fn connect(address: &Address) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -97,7 +99,9 @@ fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Response> {
     if (header.stream_id, header.type_) != (STREAM, MESSAGE_TYPE_RESPONSE)
         || length > MAX_MESSAGE_BYTES
     {
-        return Err(io::Error::other("what answers there does not speak ttrpc"));
+        return Err(io::Error::other(
+            "the program that answers there does not speak ttrpc",
+        ));
     }
     Ok(Response::parse_from_bytes(&read(
         &mut stream,

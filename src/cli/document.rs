@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A resources file as text: its entries in order, those of an existing file kept as they are.
+//! The text of a resources file: its entries in order, with those of an existing file unchanged.
 
 use std::path::Path;
 
@@ -12,23 +12,23 @@ use offline_fs_kbc::resource::parse::{MAX_ENTRIES, parse_object};
 use offline_fs_kbc::userdata;
 use zeroize::Zeroizing;
 
-/// The entries of a resources file, each as JSON has it.
+/// The entries of a resources file, as JSON literals.
 pub struct Document(Vec<Entry>);
 
 /// A name and a value, both as JSON literals.
 pub struct Entry {
-    /// The name, a JSON string.
+    /// The name as a JSON string.
     written: String,
-    /// The value, a JSON string unless a file had something else there.
+    /// The value: a JSON string, unless an existing file has something else there.
     value: Zeroizing<String>,
 }
 
 impl Entry {
-    /// One whose value is this base64.
+    /// An entry with this base64 as its value.
     ///
     /// # Errors
     ///
-    /// Never: any text is a JSON string.
+    /// Never: any text can be written as a JSON string.
     pub fn new(name: &str, base64: &str) -> anyhow::Result<Self> {
         Ok(Self {
             written: serde_json::to_string(name)?,
@@ -38,17 +38,17 @@ impl Entry {
 }
 
 impl Document {
-    /// One that has just these entries.
+    /// A document with these entries.
     pub fn new(given: Vec<(Name, Entry)>) -> Self {
         Self(given.into_iter().map(|(_, entry)| entry).collect())
     }
 
-    /// The entries of the file at `path`, each value byte for byte as it stands there, but that `given`
-    /// ones replace those of the same name, whichever way it is written. What is new comes last.
+    /// The entries of the file at `path`, each value byte for byte as it is there. A `given` entry replaces
+    /// those of the same name, in either spelling; new names come last.
     ///
     /// # Errors
     ///
-    /// Where the file can't be read, or is not a JSON object.
+    /// If the file can't be read, or is not a JSON object.
     pub fn merge(path: &Path, given: Vec<(Name, Entry)>) -> anyhow::Result<Self> {
         let shown = path.display();
         let content = file::read(path).with_context(|| format!("can't read {shown}"))?;
@@ -76,7 +76,7 @@ impl Document {
                 .iter_mut()
                 .find(|(given, _)| Some(given) == name.as_ref())
             {
-                // The new value takes the place of the first of its name; more of them go.
+                // The new value replaces the first entry of this name; further ones are dropped.
                 Some((_, entry)) => entries.extend(entry.take()),
                 None => entries.push(Entry {
                     written: serde_json::to_string(&member.name)?,
@@ -88,18 +88,18 @@ impl Document {
         Ok(Self(entries))
     }
 
-    /// The text for people, an entry a line.
+    /// The text with one entry a line, for people.
     pub fn lines(&self) -> Zeroizing<String> {
         self.text(["{\n  ", ",\n  ", ": ", "\n}\n"])
     }
 
-    /// The text in the form of cloud-api-adaptor's template, with no blank in it.
+    /// The text without white space, as in cloud-api-adaptor's template.
     pub fn dense(&self) -> Zeroizing<String> {
         self.text(["{", ",", ":", "}\n"])
     }
 
     fn text(&self, [first, next, colon, last]: [&str; 4]) -> Zeroizing<String> {
-        // Room for all of it, since a text that grows leaves copies behind.
+        // Allocate all of it at once, since a string that grows leaves copies in memory.
         let most = first.len().max(next.len()) + colon.len();
         let room = |entry: &Entry| most + entry.written.len() + entry.value.len();
         let room = first.len() + last.len() + self.0.iter().map(room).sum::<usize>();
@@ -113,11 +113,11 @@ impl Document {
         text
     }
 
-    /// Checks the credential against the size at which cloud-api-adaptor leaves it out.
+    /// Checks that the credential is below the size at which cloud-api-adaptor leaves it out.
     ///
     /// # Errors
     ///
-    /// Where it is too large.
+    /// If it is too large.
     pub fn check_delivery(&self) -> anyhow::Result<()> {
         let text = self.dense();
         let entries = match parse_object(text.as_bytes(), &Kind::Resources) {
@@ -129,8 +129,8 @@ impl Document {
             let most = userdata::AUTH_JSON_BYTES;
             if entry.name.as_str() == CREDENTIAL && size >= most {
                 bail!(
-                    "the credential has {size} bytes; cloud-api-adaptor leaves out one of {most} or \
-                     more, silently: remove registries that the pods don't need, or put the resources \
+                    "the credential has {size} bytes; cloud-api-adaptor silently leaves out one of {most} or \
+                     more: remove registries that the pods don't need, or put the resources \
                      file into the image"
                 );
             }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `get`: asks a running daemon as the clients do.
+//! `get`: asks a running daemon for a resource, as the clients do.
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -23,18 +23,18 @@ const EXAMPLE: &str = "Example:
 
 /// Ask a running daemon for a resource as the clients do
 ///
-/// To a terminal it prints only the size, unless --show is given.
+/// On a terminal it prints only the size, unless --show is given.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Get {
     /// For example default/credential/test, Credential, or a kbs:// URI
     name: String,
 
-    /// The client to ask as [default: by the socket's file name]
+    /// Ask in the way of this client [default: chosen by the socket's file name]
     #[arg(long = "as", value_name = "CLIENT")]
     client: Option<ClientKind>,
 
-    /// The daemon's socket [default: where the client looks]
+    /// The daemon's socket [default: the one that the client uses]
     #[arg(long, value_name = "ADDR")]
     socket: Option<Address>,
 
@@ -42,7 +42,7 @@ pub struct Get {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Print the resource even to a terminal
+    /// Print the resource even on a terminal
     #[arg(long)]
     show: bool,
 
@@ -61,7 +61,7 @@ enum ClientKind {
 }
 
 impl Get {
-    /// Prints the resource, or where it goes its size.
+    /// Prints the resource. If it goes to a file, or to a terminal without --show, prints its size.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::harden()?;
         let resource = self.ask()?;
@@ -88,7 +88,7 @@ impl Get {
     }
 }
 
-/// The client that a socket is there for.
+/// The client that uses a socket of this file name.
 fn kind_of(address: &Address) -> ClientKind {
     match address.path().file_name() {
         Some(name) if name == "cdh.sock" => ClientKind::Cdh,
@@ -97,7 +97,7 @@ fn kind_of(address: &Address) -> ClientKind {
 }
 
 fn ask(address: &Address, client: ClientKind, name: &str) -> anyhow::Result<Vec<u8>> {
-    // These clients know only paths; what is none is asked for as it is.
+    // These clients use only paths; any other name is sent as it is.
     let path = match Name::parse(name) {
         Ok(Name::Path(path)) if !name.contains("://") => Some(path),
         _ => None,

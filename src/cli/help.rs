@@ -1,33 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Help in lines that fit a terminal. The parser's own wrapping would bring a crate into the daemon.
+//! Wraps help to the width of a terminal. clap's own wrapping would add a crate to the daemon.
 
 use std::io::{self, Write as _};
 
 use clap::error::ErrorKind;
 
-/// How many columns help has.
+/// The width of help, in columns.
 const WIDTH: usize = 80;
 
-/// The narrowest column of descriptions; where it would be narrower they begin at the left.
+/// The least width of the column of descriptions. If it would be narrower, descriptions begin at the left.
 const NARROWEST: usize = 30;
 
-/// Prints what the parser has to say: help and version, which are no failure, to standard output, and
-/// anything else to standard error.
+/// Prints the parser's message: help and version to standard output, errors to standard error.
 pub fn print(error: &clap::Error) {
     let text = error.render().to_string();
     let text = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => wrap(&text),
         _ => text,
     };
-    // Where nobody can read it, the exit status has to do.
+    // If it cannot be written, the exit status still reports the result.
     let _ = match error.use_stderr() {
         true => io::stderr().write_all(text.as_bytes()),
         false => io::stdout().write_all(text.as_bytes()),
     };
 }
 
-/// The text with its long lines broken at blanks. What continues a line begins below its description.
+/// Wraps long lines at spaces. Continuation lines begin in the column of the description.
 fn wrap(text: &str) -> String {
     let mut wrapped = String::with_capacity(text.len());
     for line in text.lines() {
@@ -57,7 +56,7 @@ fn wrap(text: &str) -> String {
     wrapped
 }
 
-/// Where the text of a line begins: after what it describes, if there is a gap of two blanks or more.
+/// The column where a line's description begins: after the first gap of two spaces or more, if there is one.
 fn margin(line: &str) -> usize {
     const USAGE: &str = "Usage: ";
     if line.starts_with(USAGE) {
@@ -68,7 +67,7 @@ fn margin(line: &str) -> usize {
         let rest = &line[indentation + gap..];
         line.len() - rest.trim_start_matches(' ').len()
     });
-    // What is described is an option or a command, whose characters are a byte each.
+    // The described item is an option or a command, which are ASCII.
     described
         .filter(|&at| at + NARROWEST <= WIDTH && line[..at].is_ascii())
         .unwrap_or(indentation)
@@ -96,7 +95,7 @@ mod tests {
             assert_eq!(begins, margin, "{wrapped}");
         }
         assert_eq!(wrap("short\n\n"), "short\n\n");
-        // What can't be broken stays.
+        // A word that is too long stays whole.
         let long = format!("{}\n", "x".repeat(100));
         assert_eq!(wrap(&long), long);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `keygen`: fresh keys, of image layers' keys and of signatures.
+//! `keygen`: makes keys that wrap image layers' keys, and keys that sign sealed secrets.
 
 use std::fs::{self, File};
 use std::io;
@@ -30,10 +30,10 @@ const EXAMPLE: &str = "Example:
   offline-fs-kbc keygen kbs:///default/key/k1 --keys keys.json
   offline-fs-kbc keygen --signing private.jwk >public.jwk";
 
-/// Make a key: one that encrypts images, or one that signs sealed secrets
+/// Make a key that encrypts images, or a key that signs sealed secrets
 ///
-/// A key for images is added to a keys file, which is made if it is missing; the other entries stay as
-/// they are, and none is ever replaced.
+/// A key for images is added to a keys file, which is created if it is missing. The other entries stay as
+/// they are; an existing key is never replaced.
 #[derive(Args)]
 #[command(
     after_help = EXAMPLE,
@@ -48,7 +48,7 @@ pub struct Keygen {
     #[arg(long, value_name = "FILE", requires = "name")]
     keys: Option<PathBuf>,
 
-    /// Make a key that signs sealed secrets: the private JWK goes to FILE, a new file of mode 0600, the
+    /// Make a key that signs sealed secrets: write the private JWK to FILE, a new file of mode 0600, and the
     /// public JWK to standard output
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "keys"])]
     signing: Option<PathBuf>,
@@ -63,7 +63,7 @@ fn key_id(text: &str) -> Result<String, String> {
 }
 
 impl Keygen {
-    /// Makes the key.
+    /// Makes the key, and prints what was made.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::harden()?;
         match (self.signing, self.name, self.keys) {
@@ -83,8 +83,7 @@ impl Keygen {
 }
 
 fn add(name: &str, path: &Path) -> anyhow::Result<()> {
-    // Two of these at once must not lose a key: what is locked is the directory, since the file is
-    // replaced.
+    // Two runs at once must not lose a key. The lock is on the directory, since the file itself is replaced.
     let _lock = lock_directory_of(path)?;
     let shown = path.display();
     let text = match file::read(path) {
@@ -104,14 +103,14 @@ fn add(name: &str, path: &Path) -> anyhow::Result<()> {
         .find(|member| Name::parse(&member.name) == Ok(id.clone()) || member.name == name);
     if let Some(member) = same {
         bail!(
-            "{shown} has the key {} already, as {} at {}; keys are never replaced: choose another id",
+            "{shown} already has the key {}, as {} at {}; keys are never replaced: choose another id",
             Quoted(name),
             EntryName(&member.name),
             member.position
         );
     }
     if members.len() == MAX_ENTRIES {
-        bail!("{shown} has {MAX_ENTRIES} entries, the most of one file");
+        bail!("{shown} has {MAX_ENTRIES} entries, the limit for one file");
     }
     let key = random::bytes::<KEY_BYTES>()?;
     let value = Zeroizing::new(STANDARD.encode(*key));
@@ -136,9 +135,9 @@ fn lock_directory_of(path: &Path) -> anyhow::Result<Flock<File>> {
     lock.with_context(|| format!("can't lock {}", directory.display()))
 }
 
-/// The text of an object with one more member at its end, all that was there byte for byte.
+/// Adds a member at the end of an object's text, and keeps the rest byte for byte.
 fn insert(text: &str, name: &str, value: &str, is_empty: bool) -> Zeroizing<String> {
-    // Nothing but white space follows the object's own brace.
+    // Only white space follows the object's closing brace.
     let (object, rest) = text.split_at(text.rfind('}').unwrap_or(text.len()));
     let before = object.trim_end();
     let gap = &object[before.len()..];
@@ -149,7 +148,7 @@ fn insert(text: &str, name: &str, value: &str, is_empty: bool) -> Zeroizing<Stri
         (false, false) => (", ", gap),
     };
     let parts = [before, comma, name, ": \"", value, "\"", gap, rest];
-    // Room for all of it, since a text that grows leaves copies behind.
+    // Allocate all of it at once, since a string that grows leaves copies in memory.
     let room = parts.iter().map(|part| part.len()).sum();
     let mut text = Zeroizing::new(String::with_capacity(room));
     text.extend(parts);
@@ -161,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_there_stays() {
+    fn existing_members_stay_as_they_are() {
         for (text, expected) in [
             ("{}\n", "{\n  \"n\": \"v\"\n}\n"),
             ("{\n}", "{\n  \"n\": \"v\"\n}"),

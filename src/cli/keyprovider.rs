@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `keyprovider`: ocicrypt's key-provider command, with the keys of a keys file.
+//! `keyprovider`: ocicrypt's key-provider command, which uses the keys of a keys file.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -29,14 +29,14 @@ const EXAMPLE: &str = r#"Example, in the file that OCICRYPT_KEYPROVIDER_CONFIG n
 
 /// Wrap and unwrap image layers' keys, as the command that ocicrypt runs
 ///
-/// skopeo, buildah, podman and nerdctl start it, by the file that OCICRYPT_KEYPROVIDER_CONFIG names; a
-/// request comes on standard input, and its answer goes to standard output. Parameters follow after
-/// provider:attestation-agent: and are joined by :: - keyid=ID, a key of the keys file; keypath=FILE, a
-/// file of 32 bytes; algorithm=A256GCM (the default) or A256CTR.
+/// skopeo, buildah, podman and nerdctl run it, if the file that OCICRYPT_KEYPROVIDER_CONFIG names says so; it
+/// reads a request from standard input and writes the answer to standard output. Parameters follow
+/// provider:attestation-agent: and are joined by :: - keyid=ID, a key in the keys file; keypath=FILE, a file
+/// of 32 bytes; algorithm=A256GCM (the default) or A256CTR.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Keyprovider {
-    /// The keys file; a resources file that has keys will do
+    /// The keys file; a resources file with keys works too
     #[arg(long, value_name = "FILE", default_value = KEYS)]
     keys: PathBuf,
 }
@@ -64,7 +64,7 @@ impl Keyprovider {
             (Some(id), Some(path)) => (kid(id), key_in(path)?),
             (None, Some(path)) => (kid_of_file(path)?, key_in(path)?),
             (None, None) => bail!(
-                "no key is named; write provider:{PROVIDER}:keyid=kbs:///default/key/k1, an id of \
+                "no key is given; write provider:{PROVIDER}:keyid=kbs:///default/key/k1, an id in \
                  {}, or keypath=FILE",
                 self.keys.display()
             ),
@@ -85,14 +85,15 @@ impl Keyprovider {
             (None, None) => self.key(&packet.kid)?,
         };
         let unwrapped = keyprovider::unwrap(packet, key.expose());
-        unwrapped.with_context(|| format!("the layer's key, by {}", Quoted(&packet.kid)))
+        unwrapped
+            .with_context(|| format!("can't unwrap the layer's key with {}", Quoted(&packet.kid)))
     }
 
     /// The key of this id in the keys file.
     fn key(&self, id: &str) -> anyhow::Result<Secret> {
         let shown = self.keys.display();
         let content = file::read(&self.keys).with_context(|| {
-            format!("can't read the keys file {shown}; keyprovider --keys FILE names another")
+            format!("can't read the keys file {shown}; choose another with keyprovider --keys FILE")
         })?;
         let entries = match parse_object(&content.text, &Kind::Keys) {
             Ok(entries) => entries,
@@ -110,7 +111,7 @@ impl Keyprovider {
     }
 }
 
-/// The id as packets have it: today's clients want a URI where it can be one.
+/// The id in the form for packets: today's clients require a `kbs://` URI, so a path is made one.
 fn kid(id: &str) -> String {
     match Name::parse(id) {
         Ok(Name::Path(path)) => format!("kbs:///{path}"),
@@ -118,31 +119,31 @@ fn kid(id: &str) -> String {
     }
 }
 
-/// The id of a key that only a file names: one that the VM's keys file can have, made from the file's
-/// name, and said.
+/// Makes an id, for a key that was given only by a file, from the file's name, and warns that the VM's keys
+/// file needs this id.
 fn kid_of_file(path: &Path) -> anyhow::Result<String> {
     let name = path.file_name().and_then(|name| name.to_str());
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name = name.filter(|name| name.chars().all(plain)).ok_or_else(|| {
         anyhow!(
-            "{}: its name can't be a key's id; add keyid=kbs:///default/key/ID to the parameters",
+            "the file name of {} can't be a key's id; add keyid=kbs:///default/key/ID to the parameters",
             path.display()
         )
     })?;
     let kid = format!("kbs:///default/key/{name}");
     super::warn(format!(
-        "the image says {kid} of its key, and the VM's keys file needs that id; keyid=ID says another"
+        "the image names its key {kid}, so the VM's keys file needs that id; keyid=ID chooses another"
     ));
     Ok(kid)
 }
 
-/// The key that a file is.
+/// Reads a key from a file of its raw bytes.
 fn key_in(path: &Path) -> anyhow::Result<Secret> {
     let shown = path.display();
     let content = file::read(path).with_context(|| format!("can't read {shown}"))?;
     let size = content.text.len();
     if size != KEY_BYTES {
-        bail!("{shown} has {size} bytes; a key has {KEY_BYTES}, raw and not in base64");
+        bail!("{shown} has {size} bytes; a key file has {KEY_BYTES}, raw and not base64");
     }
     Ok(Secret::new(content.text))
 }

@@ -3,8 +3,8 @@
 //! The command lines of the components that this program stands in for: attestation-agent and
 //! confidential-data-hub.
 //!
-//! kata-agent starts them, never looks again and starts no second one. So whatever the command line
-//! says, the daemon starts: what it can't honour it warns about.
+//! kata-agent starts such a component once, and does not check whether it runs. So the daemon starts whatever
+//! the command line says, and logs a warning for what it can't use.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -15,14 +15,14 @@ use crate::cli::serve::Serve;
 use crate::config::component::ComponentFile;
 use crate::config::{Component, Role};
 
-/// The names under which the program serves, with what it stands in for.
+/// The names under which the program runs as a component.
 const NAMES: &[(&str, Component)] = &[
     ("attestation-agent", Component::AttestationAgent),
     ("confidential-data-hub", Component::ConfidentialDataHub),
 ];
 
-/// The historic flags, and those of ours that a stand-in needs: all spellings, and what becomes of
-/// each.
+/// The flags of the components, and the flags of `serve` that are accepted too: all spellings, with the
+/// meaning of each.
 const FLAGS: &[(&[&str], Meaning)] = &[
     (
         &["getresource_sock", "getresource-sock", "g"],
@@ -59,27 +59,27 @@ const FLAGS: &[(&[&str], Meaning)] = &[
     (&["initdata-toml", "initdata_toml", "t"], Meaning::InitData),
 ];
 
-/// What becomes of a legacy flag.
+/// The meaning of a flag.
 #[derive(Clone, Copy)]
 enum Meaning {
     /// The address of a socket.
     Socket(Role),
-    /// A flag of ours without a value.
+    /// A flag of `serve` without a value.
     Switch(fn(&mut Serve) -> &mut bool),
     /// A configuration file.
     Config,
-    /// What the VM was started with, which this program can't hold against a measurement.
+    /// The initdata with which the VM was started, which this program can't verify.
     InitData,
 }
 
-/// The component that the program stands in for under this name.
+/// The component as which the program runs under this name.
 pub fn component(name: &Path) -> Option<Component> {
     let name = name.file_name()?;
     let found = NAMES.iter().find(|(known, _)| name == *known);
     found.map(|(_, component)| *component)
 }
 
-/// A flag as it was written: its name, and a value in the same argument.
+/// Splits an argument into a flag's name and a value in the same argument.
 fn split(arg: &str) -> Option<(&str, Option<&str>)> {
     if let Some(name) = arg.strip_prefix("--") {
         return Some(match name.split_once('=') {
@@ -98,12 +98,12 @@ fn meaning(name: &str) -> Option<Meaning> {
     found.map(|(_, meaning)| *meaning)
 }
 
-/// Whether the argument is one of the legacy flags.
+/// Whether the argument is one of these flags.
 pub fn is_flag(arg: &str) -> bool {
     split(arg).is_some_and(|(name, _)| meaning(name).is_some())
 }
 
-/// What is served as the arguments (without the program's name) say.
+/// Parses the arguments, without the program's name.
 pub fn parse(component: Component, args: &[OsString]) -> Serve {
     let mut serve = Serve {
         component,
@@ -124,7 +124,7 @@ pub fn parse(component: Component, args: &[OsString]) -> Serve {
         let arg = Escaped(&arg);
         let value = match value {
             Some(value) => Some(value.to_owned()),
-            // A value that looks like a flag is one.
+            // An argument that looks like a flag is not a value.
             None => args
                 .next_if(|next| !next.starts_with('-'))
                 .map(String::from),
@@ -144,7 +144,7 @@ pub fn parse(component: Component, args: &[OsString]) -> Serve {
             (Some(Meaning::Switch(_)), _) => {}
             (Some(_), None) => serve
                 .mistakes
-                .push(format!("{arg}: no value follows; the default holds")),
+                .push(format!("{arg}: the value is missing; the default is used")),
             (None, _) => serve
                 .warnings
                 .push(format!("ignored: the unknown flag \"{arg}\"")),
@@ -156,7 +156,7 @@ pub fn parse(component: Component, args: &[OsString]) -> Serve {
     serve
 }
 
-/// Takes over what the configuration file says, where no flag says otherwise.
+/// Applies the configuration file, where no flag overrides it.
 fn apply(file: ComponentFile, serve: &mut Serve) {
     let role = match serve.component {
         Component::AttestationAgent => Role::Attestation,
@@ -246,9 +246,9 @@ mod tests {
         assert_eq!(address(serve.sockets.keyprovider_sock).unwrap(), "off");
     }
 
-    /// Nothing stops the daemon; everything that is not honoured is said.
+    /// Nothing stops the daemon; each argument that it can't use is reported.
     #[test]
-    fn what_is_not_honoured_is_said() {
+    fn unusable_arguments_are_reported() {
         for (args, said) in [
             (
                 &["-c", "/nonexistent/aa.toml"][..],
@@ -258,7 +258,7 @@ mod tests {
             (&["-i", "abc"], "not measured and not verified"),
             (&["--brand-new", "value"], "unknown flag \"--brand-new\""),
             (&["word"], "argument \"word\""),
-            (&["--getresource_sock"], "no value follows"),
+            (&["--getresource_sock"], "the value is missing"),
             (
                 &["--getresource_sock", "vsock://1:2"],
                 "not a unix socket address",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The commands, a file each, and the legacy command lines.
+//! The commands, one file each, and the legacy command lines.
 
 mod check;
 mod client;
@@ -95,12 +95,12 @@ impl Command {
     }
 }
 
-/// Does what the command line says; the exit status is 0 for done, 1 for failed or problems found,
-/// and 2 for a command line that means nothing.
+/// Runs the command line. The exit status is 0 for success, 1 for a failure or for problems found, and 2 for
+/// an invalid command line.
 ///
 /// # Errors
 ///
-/// What went wrong, for the exit status 1.
+/// Any failure, for the exit status 1.
 pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     match parse(args) {
         Ok(command) => command.run(),
@@ -111,22 +111,22 @@ pub fn run(args: Vec<OsString>) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The command line as it is defined, for the parser and the manual.
+/// The definition of the command line, for the parser and the manual.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// What the command line asks for. A legacy one asks to serve, whatever it says.
+/// Parses the command line. A legacy one always means `serve`.
 ///
 /// # Errors
 ///
-/// What to print where it means nothing, or asks for help.
+/// What to print, if the command line is invalid or asks for help.
 pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
     if let Some(component) = legacy_component(&args) {
         let serve = legacy::parse(component, args.get(1..).unwrap_or_default());
         return Ok(Command::Serve(serve));
     }
-    let mut command = match units(&args) {
+    let mut command = match parse_serve(&args) {
         Some(serve) => Command::Serve(serve),
         None => Cli::from_arg_matches(&definition().try_get_matches_from(&args)?)?.command,
     };
@@ -139,9 +139,10 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
     Ok(command)
 }
 
-/// What the unit asks for, by the definition of that command alone: to make those of all commands is a third
-/// of what the program does until it serves. What this doesn't take, help included, is the whole one's.
-fn units(args: &[OsString]) -> Option<serve::Serve> {
+/// Parses `serve` with the definition of that command alone: building the definitions of all commands is a
+/// third of what the program does before it serves. If this fails, or the user asks for help, the full parser
+/// takes over.
+fn parse_serve(args: &[OsString]) -> Option<serve::Serve> {
     let args = args.get(1..)?;
     if args.first()? != "serve" {
         return None;
@@ -151,7 +152,7 @@ fn units(args: &[OsString]) -> Option<serve::Serve> {
     serve::Serve::from_arg_matches(&matches).ok()
 }
 
-/// Writes to standard output. A reader that has had enough is no failure.
+/// Writes to standard output. It is not a failure if the reader closes the pipe.
 fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout
@@ -163,14 +164,14 @@ fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
     }
 }
 
-/// Says on standard error what is no failure. Where nobody can read it, nothing is lost.
+/// Writes a warning to standard error, and ignores a failure to do so.
 #[cfg(feature = "tools")]
 fn warn(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "offline-fs-kbc: warning: {text}");
 }
 
-/// The component that the program is started as: under that one's name, or with its flags. Those had
-/// no commands, so a command is ours under any name.
+/// The component as which the program was started: by the component's name, or with its flags. The components
+/// had no commands, so an argument that is a command means this program under any name.
 fn legacy_component(args: &[OsString]) -> Option<Component> {
     let by_name = args
         .first()

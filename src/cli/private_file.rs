@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Files that hold secrets: readable by their owner alone, and there whole or not at all.
+//! Files that hold secrets: readable only by their owner, and written completely or not at all.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,12 +10,12 @@ use std::process;
 
 use anyhow::Context as _;
 
-/// Writes `bytes` to `path`, replacing what is there by a file of mode 0600. Where the path names
-/// something else than a regular file, as `/dev/stdout`, it is written to as it is.
+/// Writes `bytes` to `path`, replacing an existing file by one of mode 0600. If the path is not a regular
+/// file, such as `/dev/stdout`, it is opened and written to.
 ///
 /// # Errors
 ///
-/// Where it can't be written; then what was there before is still there.
+/// If the file can't be written; an existing file is then unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write_whole(path, bytes).with_context(|| format!("can't write {}", path.display()))
 }
@@ -28,24 +28,24 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         // The file behind a symbolic link is replaced, not the link.
         Ok(_) => fs::canonicalize(path)?,
         Err(_) if fs::symlink_metadata(path).is_ok() => {
-            return Err(io::Error::other("it is a symbolic link to nothing"));
+            return Err(io::Error::other("it is a dangling symbolic link"));
         }
         Err(_) => path.to_owned(),
     };
-    let temporary = beside(&target)?;
+    let temporary = temporary_path_for(&target)?;
     let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, &target));
     if written.is_err() {
-        // It is the first error that counts.
+        // The first error is the one to report.
         let _ = fs::remove_file(&temporary);
         return written;
     }
     let directory = target.parent().filter(|dir| !dir.as_os_str().is_empty());
-    // The file is there as a whole; that its name outlives a power cut is all that can fail now.
+    // The file is complete. A failure here only means that its name may not survive a power failure.
     let _ = File::open(directory.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());
     Ok(())
 }
 
-fn beside(target: &Path) -> io::Result<PathBuf> {
+fn temporary_path_for(target: &Path) -> io::Result<PathBuf> {
     let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
@@ -54,7 +54,7 @@ fn beside(target: &Path) -> io::Result<PathBuf> {
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // One left over from a process of the same number that was killed.
+    // Remove a file that a killed process with the same id may have left.
     let _ = fs::remove_file(path);
     let mut file = OpenOptions::new()
         .write(true)
@@ -65,20 +65,20 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Writes `bytes` to `path`, a new file of mode 0600, where nothing may be yet.
+/// Writes `bytes` to `path`, a new file of mode 0600.
 ///
 /// # Errors
 ///
-/// Where something is there, or it can't be written.
+/// If the path exists, or the file can't be written.
 #[cfg(feature = "tools")]
 pub fn create(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let create = || {
-        let temporary = beside(path)?;
-        // A link, unlike a rename, replaces nothing.
+        let temporary = temporary_path_for(path)?;
+        // A hard link, unlike a rename, never replaces a file.
         let written = write_new(&temporary, bytes).and_then(|()| {
             fs::hard_link(&temporary, path).map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => {
-                    io::Error::other("it exists, and is not replaced; choose another name")
+                    io::Error::other("it exists and is never replaced; choose another name")
                 }
                 _ => error,
             })

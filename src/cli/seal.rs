@@ -20,21 +20,21 @@ const EXAMPLE: &str = r"Example:
 
 /// Make a sealed secret, a signed name of a resource
 ///
-/// It is printed. The resource itself goes into the resources file, and so does the public key, under the
-/// name that --kid says.
+/// It prints the sealed secret. The resource itself goes into the resources file, and so does the public key,
+/// under the name that --kid gives.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Seal {
-    /// The resource that the secret is, for example default/secret/db-password
+    /// The resource that the secret names, for example default/secret/db-password
     #[arg(value_parser = resource)]
     name: Name,
 
-    /// The private key, a JWK as `keygen --signing` makes it, which others can't read
+    /// The private key, a JWK as `keygen --signing` makes it, in a file that others can't read
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 
-    /// Where the VM has the public key: a resource as kbs:///default/signing-key/1, or a file's name below
-    /// /run/confidential-containers/cdh/sealed-secret
+    /// The public key's id in the VM: a resource such as kbs:///default/signing-key/1, or the name of a file
+    /// in /run/confidential-containers/cdh/sealed-secret
     #[arg(long, value_name = "ID", value_parser = key_id)]
     kid: String,
 }
@@ -57,7 +57,7 @@ fn key_id(text: &str) -> Result<String, String> {
         return Err(format!("write kbs:///{path}, if it is a resource"));
     }
     if text.is_empty() || text.contains(['/', '\0']) || [".", ".."].contains(&text) {
-        return Err("it is neither a kbs:// URI nor a file's name".to_owned());
+        return Err("it is neither a kbs:// URI nor a file name".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -72,10 +72,10 @@ impl Seal {
             .exposures
             .iter()
             .find(|exposure| matches!(exposure, Exposure::Mode(_)));
-        // Who can read it can sign whatever the VMs are to believe.
+        // Anybody who can read the private key can sign secrets that the VMs trust.
         if let Some(exposure) = exposure {
             bail!(
-                "{shown}: {}, and make a new key if somebody did",
+                "{shown}: {}, and make a new key if somebody has read it",
                 exposure.problem(&self.key)
             );
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `serve`: the daemon. Binds first, loads second, then answers until it is told to stop.
+//! `serve`: the daemon. It binds the sockets, loads the files, and answers requests until it is told to stop.
 
 use std::env;
 use std::io;
@@ -22,11 +22,11 @@ use offline_fs_kbc::rpc::{
 use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::fdstore::FdStore;
 use offline_fs_kbc::server::limits::LOCK_WAIT;
-use offline_fs_kbc::server::listener::{self, Address, Claim};
+use offline_fs_kbc::server::listener::{self, Address, BindOutcome};
 use offline_fs_kbc::server::method::Method;
 use offline_fs_kbc::server::request_log::RequestLog;
 use offline_fs_kbc::server::router::Router;
-use offline_fs_kbc::server::{Serving, endpoint, notify};
+use offline_fs_kbc::server::{Shared, endpoint, notify};
 use offline_fs_kbc::watch::Watch;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -54,7 +54,7 @@ pub struct Serve {
     #[command(flatten)]
     pub sockets: Sockets,
 
-    /// Hand out image keys as resources on cdh.sock, as the stock confidential-data-hub does
+    /// Serve image keys as resources on cdh.sock, as the stock confidential-data-hub does
     #[arg(long)]
     pub expose_keys: bool,
 
@@ -66,7 +66,7 @@ pub struct Serve {
     #[arg(long, value_name = "on|off", default_value = "on")]
     pub repair_credential: Switch,
 
-    /// Without a credential serve one that has no registries, instead of NOT_FOUND
+    /// If no credential is configured, serve one without registries instead of answering NOT_FOUND
     #[arg(long)]
     pub empty_credential: bool,
 
@@ -77,32 +77,31 @@ pub struct Serve {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
 
-    /// Which component's sockets are served by default.
+    /// The component whose sockets are served by default.
     #[arg(skip)]
     pub component: Component,
 
-    /// What the command line asks for and doesn't get, for the log.
+    /// What a legacy command line asks for and this program ignores, for the log.
     #[arg(skip)]
     pub warnings: Vec<String>,
 
-    /// What on the command line can't be right, for the log.
+    /// What is wrong on a legacy command line, for the log.
     #[arg(skip)]
     pub mistakes: Vec<String>,
 }
 
-/// Whether something is done.
+/// A flag that is on by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It is.
+    /// On.
     #[default]
     On,
-    /// It is not.
+    /// Off.
     Off,
 }
 
 impl Serve {
-    /// Serves. The exit status is 0 after a signal, and where another process answers on every
-    /// address already.
+    /// Runs the daemon. The exit status is 0 after a signal, and if another process answers on every address.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         logging::start(self.log_level);
         process::harden()?;
@@ -118,8 +117,8 @@ impl Serve {
         info!("offline-fs-kbc {}", env!("CARGO_PKG_VERSION"));
         if !process::lock_memory() {
             warn!(
-                "memory can't be locked, and may be written to swap; set LimitMEMLOCK=infinity in the \
-                 unit, or `swapoff -a`"
+                "can't lock memory, so secrets may be written to swap; set LimitMEMLOCK=infinity in the \
+                 unit, or run `swapoff -a`"
             );
         }
         for warning in &self.warnings {
@@ -128,26 +127,26 @@ impl Serve {
         for mistake in &self.mistakes {
             error!("{mistake}");
         }
-        // Handlers first: a signal that comes from here on ends the daemon in order.
+        // The signal handlers come first, so that a signal from here on stops the daemon in order.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
 
         let mut sockets = self.sockets.clone();
-        let beyond = activation.choose(&mut sockets);
+        let additional = activation.assign_to(&mut sockets);
         let mut addresses = sockets.addresses(&self.root, self.component)?;
-        addresses.extend(beyond);
-        let claims = match claim(addresses, &mut activation)? {
-            Claims::Ours(claims) => claims,
-            Claims::AllLive => return Ok(ExitCode::SUCCESS),
+        addresses.extend(additional);
+        let endpoints = match bind_all(addresses, &mut activation)? {
+            Endpoints::ToServe(endpoints) => endpoints,
+            Endpoints::AllInUse => return Ok(ExitCode::SUCCESS),
         };
 
         for mistake in kbc::mismatches(&self.root) {
             error!("{mistake}");
         }
-        self.warn_about_switches(&claims);
+        self.warn_about_switches(&endpoints);
         if self.root.has_swap() {
-            warn!("swap is active, and secrets may be written to it; `swapoff -a`");
+            warn!("swap is on, and secrets may be written to it; run `swapoff -a`");
         }
         let sources = self.files.sources(&self.root, config::credentials());
         let watched = sources.clone();
@@ -155,14 +154,14 @@ impl Serve {
             repair: self.repair_credential == Switch::On,
             empty: self.empty_credential,
         };
-        let store = Store::finished_by(sources, move |snapshot| delivery.apply(snapshot));
+        let store = Store::with_preparation(sources, move |snapshot| delivery.apply(snapshot));
         let store = Arc::new(store);
         store.refresh();
         let service_status = Arc::new(ServiceStatus::new(Arc::clone(&store), delivery.repair));
-        let line = service_status.look();
+        let line = service_status.report();
 
         let (stop, stopped) = watch::channel(false);
-        let admission = Arc::new(Admission::new(process::give_back));
+        let admission = Arc::new(Admission::new(process::release_memory));
         let fdstore = Arc::new(FdStore::new(notify::store_size()));
         let request_log = Arc::new(RequestLog::default());
         let summary = Arc::clone(&service_status);
@@ -171,18 +170,18 @@ impl Serve {
             store: Arc::clone(&store),
             admission: Arc::clone(&admission),
             request_log: Arc::clone(&request_log),
-            summary: Box::new(move || summary.line()),
+            summary: Box::new(move || summary.summary()),
         });
-        let mut endpoints = JoinSet::new();
-        let vigilant = notify::is_unit();
-        for (address, roles, claim) in claims {
+        let mut tasks = JoinSet::new();
+        let watch_path = notify::is_unit();
+        for (address, roles, outcome) in endpoints {
             let methods = roles
                 .iter()
                 .flat_map(|&role| self.services(role, &store))
                 .chain(report::service(Arc::clone(&report)))
                 .collect();
             let refreshed = Arc::clone(&service_status);
-            let serving = Serving {
+            let shared = Shared {
                 router: Arc::new(Router::new(methods, Arc::clone(&request_log), move || {
                     refreshed.refresh();
                 })),
@@ -192,14 +191,14 @@ impl Serve {
             };
             let kept = activation.connections(&address);
             let service_status = Arc::clone(&service_status);
-            endpoints.spawn(async move {
-                let waiting = |waits| service_status.waiting(&address, waits);
-                endpoint::serve(address.clone(), claim, vigilant, kept, serving, waiting).await
+            tasks.spawn(async move {
+                let waiting = |waits| service_status.set_waiting(&address, waits);
+                endpoint::serve(address.clone(), outcome, watch_path, kept, shared, waiting).await
             });
         }
-        activation.close_rest();
+        activation.close_unserved();
         notify::ready(&line);
-        tokio::spawn(process::settle());
+        tokio::spawn(process::release_after_start());
 
         let signals = async {
             loop {
@@ -213,21 +212,21 @@ impl Serve {
         let failed = tokio::select! {
             () = signals => None,
             () = notify::keep_alive() => None,
-            () = service_status.follow(|| watch_over(&watched)) => None,
-            // An endpoint ends by itself only where the runtime doesn't take its socket.
-            Some(ended) = endpoints.join_next() => ended?.err(),
+            () = service_status.watch_files(|| watch_over(&watched)) => None,
+            // An endpoint ends by itself only if tokio can't register its socket.
+            Some(ended) = tasks.join_next() => ended?.err(),
         };
         info!("stopping");
         notify::stopping();
         let _ = stop.send(true);
-        while endpoints.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
         match failed {
             None => Ok(ExitCode::SUCCESS),
             Some(error) => Err(error.into()),
         }
     }
 
-    /// What is asked on a role's socket.
+    /// The services on a socket of this role.
     fn services(&self, role: Role, store: &Arc<Store>) -> Vec<Method> {
         let store = || Arc::clone(store);
         match role {
@@ -249,41 +248,42 @@ impl Serve {
         }
     }
 
-    /// Whether sealed secrets' signatures don't count, by the flag, a file or the environment.
+    /// Whether the signatures of sealed secrets are not verified, by a flag, a configuration file or the
+    /// environment.
     fn skips_verification(&self) -> bool {
         let by_environment = env::var(SKIP_VERIFICATION).is_ok_and(|value| value == "true");
         self.skip_sealed_secret_verification || by_environment
     }
 
-    /// Says which switches of cdh.sock weaken it, or do nothing because it isn't served.
-    fn warn_about_switches(&self, claims: &[Claimed]) {
-        let hub = |(_, roles, _): &Claimed| roles.contains(&Role::ConfidentialDataHub);
-        match (claims.iter().any(hub), self.expose_keys) {
-            (true, true) => warn!("image keys are handed out as resources on cdh.sock"),
-            (false, true) => warn!("--expose-keys does nothing without cdh.sock (--cdh-sock)"),
+    /// Warns of flags that make cdh.sock less safe, or that do nothing because it isn't served.
+    fn warn_about_switches(&self, endpoints: &[Endpoint]) {
+        let hub = |(_, roles, _): &Endpoint| roles.contains(&Role::ConfidentialDataHub);
+        match (endpoints.iter().any(hub), self.expose_keys) {
+            (true, true) => warn!("image keys are served as resources on cdh.sock (--expose-keys)"),
+            (false, true) => warn!("--expose-keys has no effect without cdh.sock (--cdh-sock)"),
             (_, false) => {}
         }
-        if claims.iter().any(hub) && self.skips_verification() {
+        if endpoints.iter().any(hub) && self.skips_verification() {
             warn!("sealed secrets are opened without verifying their signatures");
         }
     }
 }
 
-/// The environment variable of the stock confidential-data-hub.
+/// The environment variable by which the stock confidential-data-hub skips verification.
 const SKIP_VERIFICATION: &str = "SKIP_SEALED_SECRET_VERIFICATION";
 
-/// An address, what is asked there, and what became of the attempt to take it.
-type Claimed = (Address, Vec<Role>, Claim);
+/// An address, its roles, and the result of the attempt to bind it.
+type Endpoint = (Address, Vec<Role>, BindOutcome);
 
-/// What there is to serve.
-enum Claims {
-    /// What this process has bound, and what it waits for.
-    Ours(Vec<Claimed>),
-    /// Nothing: another process answers everywhere.
-    AllLive,
+/// The addresses to serve.
+enum Endpoints {
+    /// Those that this process has bound, and those that it waits for.
+    ToServe(Vec<Endpoint>),
+    /// None: another process answers on each address.
+    AllInUse,
 }
 
-/// A watch over the sources' files, and over the directories of those that are directories.
+/// A watch on the sources' files, and on everything in the sources that are directories.
 fn watch_over(sources: &[Source]) -> io::Result<Watch> {
     let paths = sources.iter().map(|source| source.path.clone()).collect();
     let directories = sources
@@ -298,36 +298,36 @@ fn watch_over(sources: &[Source]) -> io::Result<Watch> {
     })
 }
 
-/// Takes each address on its own. What another process answers on is left to it: the unit's instance
-/// waits for it, a copy started by hand or by kata-agent does not.
-fn claim(
+/// Binds each address on its own. If another process answers on one, the unit's instance waits for it, and a
+/// copy started by hand or by kata-agent leaves it alone.
+fn bind_all(
     addresses: Vec<(Address, Vec<Role>)>,
     activation: &mut Activation,
-) -> anyhow::Result<Claims> {
+) -> anyhow::Result<Endpoints> {
     let is_unit = notify::is_unit();
-    let mut claims = Vec::new();
+    let mut endpoints = Vec::new();
     let mut failed = false;
     for (address, roles) in addresses {
         if let Some(bound) = activation.listener(&address) {
-            info!("listening on {address}, by the service manager's socket");
-            claims.push((address, roles, Claim::Bound(bound)));
+            info!("listening on {address}, a socket from the service manager");
+            endpoints.push((address, roles, BindOutcome::Bound(bound)));
             continue;
         }
-        match listener::claim(&address, LOCK_WAIT) {
-            Ok(claim @ Claim::Bound(_)) => {
+        match listener::bind(&address, LOCK_WAIT) {
+            Ok(outcome @ BindOutcome::Bound(_)) => {
                 info!("listening on {address}");
-                claims.push((address, roles, claim));
+                endpoints.push((address, roles, outcome));
             }
-            Ok(claim @ Claim::Live(_)) => {
-                let who = match claim.holder() {
+            Ok(outcome @ BindOutcome::InUse(_)) => {
+                let who = match outcome.peer_pid() {
                     Some(pid) => format!("pid {pid}"),
                     None => "another process".to_owned(),
                 };
                 if is_unit {
                     info!("{address}: {who} answers there; waiting to take over");
-                    claims.push((address, roles, claim));
+                    endpoints.push((address, roles, outcome));
                 } else {
-                    info!("{address}: {who} answers there; it is left to that one");
+                    info!("{address}: {who} answers there; not serving it");
                 }
             }
             Err(error) => {
@@ -336,12 +336,12 @@ fn claim(
             }
         }
     }
-    match (claims.is_empty(), failed) {
-        (false, _) => Ok(Claims::Ours(claims)),
+    match (endpoints.is_empty(), failed) {
+        (false, _) => Ok(Endpoints::ToServe(endpoints)),
         (true, false) => {
-            info!("nothing left to serve");
-            Ok(Claims::AllLive)
+            info!("other processes answer on all addresses; exiting");
+            Ok(Endpoints::AllInUse)
         }
-        (true, true) => bail!("no address could be served; see above"),
+        (true, true) => bail!("can't serve any address; the errors are above"),
     }
 }

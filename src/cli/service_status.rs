@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How the daemon stands: what it logs of the files, and what it tells the service manager and who asks.
+//! The service status: one line for the service manager and `offline-fs-kbc status`, and the log of what is
+//! wrong with the content of the files.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use offline_fs_kbc::rate::{self, Rate};
+use offline_fs_kbc::rate::{self, RateLimit};
 use offline_fs_kbc::resource::problem::Severity;
 use offline_fs_kbc::resource::snapshot::LOGGED_PROBLEMS;
 use offline_fs_kbc::resource::store::Store;
@@ -20,21 +21,21 @@ use tracing::{error, info, warn};
 
 use crate::cli::findings;
 
-/// How the daemon stands, for its log and for the service manager.
+/// The daemon's status, for its log and for the service manager.
 pub struct ServiceStatus {
     store: Arc<Store>,
     /// Whether a credential is repaired before it is served.
     repairs: bool,
     /// The addresses that another process answers on.
     waiting: Mutex<BTreeSet<String>>,
-    /// What is wrong with the content and was logged.
+    /// The findings about the content that were logged.
     logged: Mutex<BTreeSet<(Severity, String)>>,
-    /// What the service manager was told last.
-    said: Mutex<String>,
-    /// How often either is said.
-    rate: Rate,
-    /// Whether there is news that was not said, since there is too much of it.
-    behind: AtomicBool,
+    /// The line that the service manager was sent last.
+    reported: Mutex<String>,
+    /// Limits how often either is reported.
+    rate: RateLimit,
+    /// Whether the rate limit held back a change of the status.
+    report_pending: AtomicBool,
 }
 
 impl ServiceStatus {
@@ -44,42 +45,41 @@ impl ServiceStatus {
             repairs,
             waiting: Mutex::default(),
             logged: Mutex::default(),
-            said: Mutex::default(),
-            rate: Rate::new(rate::CHANGES),
-            behind: AtomicBool::new(false),
+            reported: Mutex::default(),
+            rate: RateLimit::new(rate::CHANGES_PER_PERIOD),
+            report_pending: AtomicBool::new(false),
         }
     }
 
     /// Brings the store up to date before requests are answered.
     pub fn refresh(&self) {
-        if self.store.refresh() || self.behind.load(Ordering::Relaxed) {
-            self.say();
+        if self.store.refresh() || self.report_pending.load(Ordering::Relaxed) {
+            self.report_changes();
         }
     }
 
-    fn is_behind(&self) -> bool {
-        self.store.is_behind() || self.behind.load(Ordering::Relaxed)
+    fn has_pending_report(&self) -> bool {
+        self.store.has_unlogged_changes() || self.report_pending.load(Ordering::Relaxed)
     }
 
     pub fn reload(&self) {
         notify::reloading();
         info!("reloading every file");
         self.store.reload();
-        notify::ready(&self.look());
+        notify::ready(&self.report());
     }
 
-    /// Looks at the files when something happens to them, for the log and the service manager. Never
-    /// ends.
-    pub async fn follow(&self, watch: impl FnOnce() -> io::Result<Watch>) {
-        // Who is waiting for the daemon comes first.
+    /// Checks the files when they change, for the log and the service manager. Never returns.
+    pub async fn watch_files(&self, watch: impl FnOnce() -> io::Result<Watch>) {
+        // Clients that already wait for the daemon come first.
         yield_now().await;
         let watch = watch();
-        // What changed between the load and the watch.
+        // Catches changes between the load and the start of the watch.
         self.refresh();
         let lost = match watch {
             Ok(mut watch) => loop {
-                // A while after the last change there is room to say what there was no room for.
-                let looked = match self.is_behind() {
+                // After a period without changes, the rate limit allows what it held back.
+                let looked = match self.has_pending_report() {
                     true => timeout(rate::PERIOD, watch.changed())
                         .await
                         .unwrap_or(Ok(())),
@@ -92,47 +92,47 @@ impl ServiceStatus {
             },
             Err(error) => error,
         };
-        info!("changes of the files are logged when somebody asks, not before: no watch: {lost}");
+        info!("can't watch the files, so changes are logged at the next request: {lost}");
         std::future::pending().await
     }
 
-    pub fn waiting(&self, address: &Address, waits: bool) {
+    pub fn set_waiting(&self, address: &Address, waits: bool) {
         let changed = if waits {
             lock(&self.waiting).insert(address.to_string())
         } else {
             lock(&self.waiting).remove(&address.to_string())
         };
         if changed {
-            self.say();
+            self.report_changes();
         }
     }
 
-    /// Logs and tells the service manager how it stands, if that is news.
-    fn say(&self) {
-        let (line, found) = self.state();
-        let news = *lock(&self.said) != line || !found.is_subset(&lock(&self.logged));
-        let left_out = news && self.rate.now().is_none();
-        self.behind.store(left_out, Ordering::Relaxed);
+    /// Logs the status and sends it to the service manager, if it has changed.
+    fn report_changes(&self) {
+        let (line, found) = self.summary_and_findings();
+        let news = *lock(&self.reported) != line || !found.is_subset(&lock(&self.logged));
+        let left_out = news && self.rate.allow().is_none();
+        self.report_pending.store(left_out, Ordering::Relaxed);
         if news && !left_out {
             notify::status(&line);
             self.log(line, found);
         }
     }
 
-    /// How it stands, for the service manager at a start or a reload; it is logged.
-    pub fn look(&self) -> String {
-        let (line, found) = self.state();
+    /// Logs the findings, and returns the status line for the service manager at a start or a reload.
+    pub fn report(&self) -> String {
+        let (line, found) = self.summary_and_findings();
         self.log(line.clone(), found);
         line
     }
 
-    /// How it stands, in a line.
-    pub fn line(&self) -> String {
-        self.state().0
+    /// The status line.
+    pub fn summary(&self) -> String {
+        self.summary_and_findings().0
     }
 
-    /// A line for the service manager, and what is wrong with the content of what was loaded.
-    fn state(&self) -> (String, BTreeSet<(Severity, String)>) {
+    /// The status line, and the findings about the content of the loaded files.
+    fn summary_and_findings(&self) -> (String, BTreeSet<(Severity, String)>) {
         let snapshot = self.store.snapshot();
         let found = findings::of_content(&snapshot, self.repairs);
         let mut line = findings::summary(&snapshot, found.len());
@@ -144,7 +144,7 @@ impl ServiceStatus {
         (line, found.into_iter().collect())
     }
 
-    /// Logs what is newly wrong with the content; the store logs the rest.
+    /// Logs the new findings about the content; the store logs the state of the files.
     fn log(&self, line: String, found: BTreeSet<(Severity, String)>) {
         let mut logged = lock(&self.logged);
         for (severity, finding) in found.difference(&logged).take(LOGGED_PROBLEMS) {
@@ -154,11 +154,11 @@ impl ServiceStatus {
             }
         }
         *logged = found;
-        *lock(&self.said) = line;
+        *lock(&self.reported) = line;
     }
 }
 
-/// The lock; a thread that panicked in it, which none does, leaves nothing half done.
+/// Locks the mutex. No code panics while it holds one of these, and no update is left half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the service manager hands over at the start: sockets to listen on, and connections that
-//! outlived another process.
+//! Socket activation: the descriptors that the service manager passes at the start, which are listening
+//! sockets, and connections of an earlier process from the descriptor store.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use offline_fs_kbc::server::fdstore::is_connection;
-use offline_fs_kbc::server::listener::{Address, Bound};
-use offline_fs_kbc::server::{Kept, notify};
+use offline_fs_kbc::server::listener::{Address, BoundSocket};
+use offline_fs_kbc::server::{StoredConnection, notify};
 use tracing::{error, info, warn};
 
 use crate::config::{Choice, Role, Sockets};
 use crate::sys;
 
-/// What this process was started with.
+/// The descriptors that this process was started with.
 #[derive(Default)]
 pub struct Activation {
-    listeners: Vec<(Role, Address, Bound)>,
+    listeners: Vec<(Role, Address, BoundSocket)>,
     connections: Vec<(PathBuf, UnixStream, String)>,
 }
 
 impl Activation {
-    /// Takes what this process was started with. What can't be used is logged and closed.
+    /// Takes the descriptors. Those that can't be used are closed, and the log says why.
     ///
-    /// To be called before any descriptor is opened for long.
+    /// To be called before the process opens descriptors of its own.
     pub fn take() -> Self {
         let mut activation = Self::default();
         let descriptors = sys::take_descriptors().unwrap_or_else(|error| {
-            error!("can't take the descriptors that the service manager announces: {error}");
+            error!("can't use the descriptors that the service manager announces: {error}");
             Vec::new()
         });
         for (descriptor, name) in descriptors {
@@ -45,15 +45,15 @@ impl Activation {
     fn add_listener(&mut self, descriptor: OwnedFd, name: &str) {
         let Some(role) = Role::of_descriptor(name) else {
             error!(
-                "a descriptor {name:?} was handed over and is not used; in the socket unit, write \
+                "unknown descriptor {name:?} from the service manager; in the socket unit, write \
                  FileDescriptorName= getresource, keyprovider, attestation or cdh"
             );
             return;
         };
-        match Bound::handed_over(UnixListener::from(descriptor)) {
+        match BoundSocket::from_activation(UnixListener::from(descriptor)) {
             Ok((address, bound)) => self.listeners.push((role, address, bound)),
             Err(error) => error!(
-                "the descriptor {name} that was handed over is not used: {error}; in the socket \
+                "can't use the descriptor {name} from the service manager: {error}; in the socket \
                  unit, write ListenStream= with an absolute path"
             ),
         }
@@ -70,43 +70,43 @@ impl Activation {
         };
         match path {
             Some(path) => self.connections.push((path.to_owned(), stream, name)),
-            // Nothing is lost: its client is gone, or it never was a connection of ours.
+            // Its client is gone, or it is not a connection of this daemon.
             None => notify::remove(&name),
         }
     }
 
-    /// Puts the sockets in the place of those that `sockets` would have by default. What a flag says
-    /// otherwise holds beside; only `none` leaves a socket out.
+    /// Uses the sockets from the service manager instead of the defaults of `sockets`. If a flag gives
+    /// another address, both are served; only `none` leaves a socket out.
     ///
-    /// Gives the addresses to serve beyond those of `sockets`.
-    pub fn choose(&mut self, sockets: &mut Sockets) -> Vec<(Address, Vec<Role>)> {
-        let mut beyond = Vec::new();
+    /// Returns the addresses to serve in addition to those of `sockets`.
+    pub fn assign_to(&mut self, sockets: &mut Sockets) -> Vec<(Address, Vec<Role>)> {
+        let mut additional = Vec::new();
         self.listeners.retain(|(role, address, _)| {
             let choice = sockets.choice(*role);
             match choice {
                 None => *choice = Some(Choice::At(address.clone())),
                 Some(Choice::At(chosen)) if chosen == address => {}
-                Some(Choice::At(_)) => beyond.push((address.clone(), vec![*role])),
+                Some(Choice::At(_)) => additional.push((address.clone(), vec![*role])),
                 Some(Choice::Off) => {
                     warn!(
-                        "{address} is switched off, and nobody answers there; disable its socket unit"
+                        "{address} is switched off, so clients that connect there get no answer; disable its socket unit"
                     );
                     return false;
                 }
             }
             true
         });
-        beyond
+        additional
     }
 
-    /// The socket at the address, if it was handed over.
-    pub fn listener(&mut self, address: &Address) -> Option<Bound> {
+    /// The socket from the service manager at this address.
+    pub fn listener(&mut self, address: &Address) -> Option<BoundSocket> {
         let at = self.listeners.iter().position(|(_, at, _)| at == address)?;
         Some(self.listeners.swap_remove(at).2)
     }
 
-    /// The connections that were accepted at the address.
-    pub fn connections(&mut self, address: &Address) -> Vec<Kept> {
+    /// The stored connections that were accepted at this address.
+    pub fn connections(&mut self, address: &Address) -> Vec<StoredConnection> {
         let (at, elsewhere) = std::mem::take(&mut self.connections)
             .into_iter()
             .partition(|(path, _, _)| path == address.path());
@@ -119,12 +119,12 @@ impl Activation {
         kept.collect()
     }
 
-    /// Closes the connections that belong to no address that is served.
-    pub fn close_rest(self) {
+    /// Closes the stored connections whose address is not served any more.
+    pub fn close_unserved(self) {
         for (path, _, name) in self.connections {
             let path: &Path = &path;
             info!(
-                "a connection to {} is closed: that is not served any more",
+                "closed a connection to {}, which is not served any more",
                 path.display()
             );
             notify::remove(&name);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `status`: how the running daemon stands.
+//! `status`: the status of the running daemon.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -22,13 +22,13 @@ const EXAMPLE: &str = "Example:
   offline-fs-kbc status
   offline-fs-kbc status --format json";
 
-/// Show how the running daemon stands: files, resources, requests
+/// Show the status of the running daemon: files, resources, requests
 ///
-/// It has names and sizes, and never a value.
+/// It shows names and sizes, never a value.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Status {
-    /// The daemon's socket [default: the first of its default ones that answers]
+    /// The daemon's socket [default: the first default socket that answers]
     #[arg(long, value_name = "ADDR")]
     socket: Option<Address>,
 
@@ -41,7 +41,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Prints it.
+    /// Prints the status.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::harden()?;
         let addresses = match &self.socket {
@@ -57,7 +57,7 @@ impl Status {
     }
 }
 
-/// Where the daemon answers by default.
+/// The daemon's default addresses.
 fn default_addresses(root: &Root) -> anyhow::Result<Vec<Address>> {
     Role::ALL
         .into_iter()
@@ -65,7 +65,7 @@ fn default_addresses(root: &Root) -> anyhow::Result<Vec<Address>> {
         .collect()
 }
 
-/// The status from the first of the addresses where one is given.
+/// The status from the first address that gives one.
 fn first(addresses: &[Address]) -> anyhow::Result<(Address, GetResponse)> {
     let mut errors = Vec::new();
     for address in addresses {
@@ -74,7 +74,7 @@ fn first(addresses: &[Address]) -> anyhow::Result<(Address, GetResponse)> {
             Err(error) => errors.push(error),
         }
     }
-    // A refusal tells more than a socket that isn't there.
+    // A refusal says more than a missing socket.
     let telling = errors.iter().position(|error| {
         error
             .root_cause()
@@ -83,25 +83,25 @@ fn first(addresses: &[Address]) -> anyhow::Result<(Address, GetResponse)> {
     });
     match errors.into_iter().nth(telling.unwrap_or_default()) {
         Some(error) => Err(error),
-        None => bail!("no socket to ask"),
+        None => bail!("there is no socket to ask"),
     }
 }
 
-/// How the ttrpc crate's server refuses a service that it doesn't have.
+/// The message with which the ttrpc crate's server refuses an unknown service.
 const UNKNOWN_SERVICE: &str = "service does not exist";
 
-/// What is said of a program that is another one than this.
-pub const OTHER: &str = "another program answers there, which has no status";
+/// The message about a socket on which another program answers.
+pub const OTHER: &str = "another program answers there, and it has no status";
 
 /// The status of the daemon at `address`.
 ///
 /// # Errors
 ///
-/// Where nobody answers, or another program than this one.
+/// If nobody answers, or another program does.
 pub fn fetch(address: &Address) -> anyhow::Result<GetResponse> {
     match client::call(address, STATUS, &GetRequest::default()) {
-        // The ttrpc crate's own server, which upstream agents have, calls an unknown service an invalid
-        // argument.
+        // The ttrpc crate's server, which upstream agents use, answers INVALID_ARGUMENT for an unknown
+        // service.
         Err(error)
             if [UNKNOWN_SERVICE, "UNIMPLEMENTED"]
                 .iter()
@@ -113,7 +113,7 @@ pub fn fetch(address: &Address) -> anyhow::Result<GetResponse> {
     }
 }
 
-/// The first two lines: who answers, and what it would tell systemd.
+/// The first two lines: the program that answers, and the status line that systemd shows.
 pub fn headline(address: &Address, status: &GetResponse) -> String {
     format!(
         "offline-fs-kbc {}, pid {}, up {}, on {address}\n{}\n",
@@ -126,7 +126,7 @@ pub fn headline(address: &Address, status: &GetResponse) -> String {
 
 fn text(address: &Address, status: &GetResponse) -> String {
     let mut text = headline(address, status);
-    text.push_str("files, of which the last that has a name counts:\n");
+    text.push_str("files (if several have a name, the last one is served):\n");
     for file in &status.files {
         let _ = writeln!(text, "  {}: {}", file.path, describe(file));
         if !file.last_error.is_empty() {
@@ -191,7 +191,7 @@ fn describe(file: &File) -> String {
             };
             format!("{what}, {} bytes, read {age} ago{problems}", file.bytes)
         }
-        "kept" => format!("can't be used as it is; what it held {age} ago is served"),
+        "kept" => format!("can't be used; the content of {age} ago is served"),
         "failed" => "can't be used".to_owned(),
         state => state.to_owned(),
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `unpack`: a resources file's entries as files.
+//! `unpack`: writes the entries of a resources file as files.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
@@ -29,8 +29,9 @@ const EXAMPLE: &str = "Example:
 
 /// Write the entries of a resources file as files, <repository>/<type>/<tag>
 ///
-/// Old names go to their paths. An entry that is broken or has no place is reported, and the others are
-/// written. A file whose name ends in keys.json is taken for a keys file.
+/// An entry with an old name is written to the path of its new name. An entry that is broken, or whose name
+/// is not a path, is reported, and the others are written. A file whose name ends in keys.json is read as a
+/// keys file.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Unpack {
@@ -38,7 +39,7 @@ pub struct Unpack {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Where to, made if it is missing; nothing is written outside
+    /// The target directory, created if it is missing; nothing is written outside it
     #[arg(short = 'C', value_name = "DIR")]
     directory: PathBuf,
 
@@ -64,9 +65,9 @@ impl Unpack {
             .collect();
         let directory = open_root(&self.directory)
             .with_context(|| format!("can't open {}", self.directory.display()))?;
-        // What the daemon would serve.
-        for Entry { name, value, .. } in entries.counting() {
-            // What is wrong with the value is among the problems.
+        // These are the entries that the daemon would serve.
+        for Entry { name, value, .. } in entries.effective() {
+            // The problems say what is wrong with the value.
             let Ok(value) = value else { continue };
             match place(&directory, name, value.expose(), self.force) {
                 Ok(()) => {
@@ -105,23 +106,23 @@ fn open_root(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Writes one entry to its place below `root`, by steps of which none leaves it: a name is one step,
-/// and a symbolic link is none.
+/// Writes one entry to its path below `root`. It opens one directory at a time and follows no symbolic link,
+/// so it never leaves `root`.
 fn place(root: &File, name: &Name, bytes: &[u8], force: bool) -> io::Result<()> {
     let Name::Path(path) = name else {
         return Err(io::Error::other(
-            "its name is not <repository>/<type>/<tag>, so it has no place",
+            "its name is not <repository>/<type>/<tag>, so it has no path",
         ));
     };
     let parts: Vec<&str> = path.split('/').collect();
     let [repository, kind, tag] = parts[..] else {
-        return Err(io::Error::other("its name has not three parts"));
+        return Err(io::Error::other("its name does not have three parts"));
     };
     if parts.iter().any(|part| [".", ".."].contains(part)) {
-        return Err(io::Error::other("its name has a part . or .."));
+        return Err(io::Error::other("a part of its name is . or .."));
     }
     if path.contains('\0') {
-        return Err(io::Error::other("its name has a NUL"));
+        return Err(io::Error::other("its name contains a NUL byte"));
     }
     let directory = enter(&enter(root, repository)?, kind)?;
     write(&directory, tag, bytes, force)
@@ -135,7 +136,7 @@ fn enter(parent: &impl AsFd, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(parent, name, flags, Mode::empty()).map_err(|error| match error {
         Errno::ENOTDIR | Errno::ELOOP => io::Error::other(format!(
-            "{} is not a directory, and a symbolic link is not followed",
+            "{} is not a directory; symbolic links are not followed",
             EntryName(name)
         )),
         error => error.into(),
@@ -146,7 +147,7 @@ fn write(directory: &OwnedFd, tag: &str, bytes: &[u8], force: bool) -> io::Resul
     let temporary = format!(".offline-fs-kbc.{}.tmp", process::id());
     let temporary = temporary.as_str();
     let remove = || unlinkat(directory, temporary, UnlinkatFlags::NoRemoveDir);
-    // One left over from a process of the same number that was killed.
+    // Remove a file that a killed process with the same id may have left.
     let _ = remove();
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -155,10 +156,10 @@ fn write(directory: &OwnedFd, tag: &str, bytes: &[u8], force: bool) -> io::Resul
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     let placed = written.and_then(|()| {
         if force {
-            // Whatever is there is replaced, a symbolic link too, and not what it points to.
+            // A rename replaces whatever is there; a symbolic link itself, not its target.
             Ok(renameat(directory, temporary, directory, tag)?)
         } else {
-            // A link, unlike a rename, replaces nothing.
+            // A hard link, unlike a rename, never replaces a file.
             linkat(directory, temporary, directory, tag, AtFlags::empty()).map_err(|error| {
                 match error {
                     Errno::EEXIST => io::Error::other("the file exists; --force replaces it"),
@@ -167,7 +168,7 @@ fn write(directory: &OwnedFd, tag: &str, bytes: &[u8], force: bool) -> io::Resul
             })
         }
     });
-    // Gone already where it was renamed.
+    // After a rename it is already gone.
     let _ = remove();
     placed
 }

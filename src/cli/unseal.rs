@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `unseal`: what a sealed secret asks for, without a daemon.
+//! `unseal`: verifies and shows a sealed secret, without a daemon.
 
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -18,9 +18,9 @@ use offline_fs_kbc::text::Escaped;
 const EXAMPLE: &str = "Example:
   offline-fs-kbc unseal --show --key public.jwk - <secret";
 
-/// Verify a sealed secret, and show what it asks for
+/// Verify a sealed secret, and show the resource that it names
 ///
-/// The plaintext is the resource that it names, and not in it.
+/// The plaintext is the resource; it is not part of the sealed secret.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Unseal {
@@ -35,13 +35,13 @@ pub struct Unseal {
     #[arg(long, value_name = "FILE", required_unless_present = "no_verify")]
     key: Option<PathBuf>,
 
-    /// Believe what the secret says without a key
+    /// Do not verify the signature
     #[arg(long, conflicts_with = "key")]
     no_verify: bool,
 }
 
 impl Unseal {
-    /// Verifies it.
+    /// Verifies the secret.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::harden()?;
         let text = match self.secret.as_str() {
@@ -58,14 +58,16 @@ impl Unseal {
                 let key = PublicKey::from_jwk(&content.text)
                     .ok_or_else(|| anyhow!("{shown} is not a JWK of an EC key on P-256"))?;
                 let kid = signer.as_ref().map_err(Clone::clone)?;
-                // Which file was wrong is what helps; the header's own name for it is shown too.
+                // The error names the key's file, and its cause names the id in the header.
                 sealed.verify(kid, &key).with_context(|| {
                     format!("the signature is wrong: {shown} did not sign this secret")
                 })?;
                 format!("good, by {shown}")
             }
             None => {
-                super::warn("the signature is NOT VERIFIED: anybody can have written this secret");
+                super::warn(
+                    "the signature is NOT VERIFIED: anybody could have written this secret",
+                );
                 "NOT VERIFIED".to_owned()
             }
         };
@@ -87,7 +89,7 @@ impl Unseal {
             lines += &format!("signature: {signature}\n");
             super::print(lines)?;
         }
-        // What the daemon would say, signature or not.
+        // Fail if the daemon would refuse the secret, whatever its signature.
         let name = sealed.resource_name()?;
         match Name::parse(&name)? {
             Name::Path(_) => Ok(ExitCode::SUCCESS),
@@ -99,13 +101,13 @@ impl Unseal {
 }
 
 fn from_input() -> anyhow::Result<String> {
-    // What a request can carry at most.
+    // The most that a request can carry.
     let most = u64::from(u32::try_from(MAX_MESSAGE_BYTES)?);
     let mut text = String::new();
     let read = io::stdin().lock().take(most + 1).read_to_string(&mut text);
     read.context("can't read standard input")?;
     if text.len() as u64 > most {
-        bail!("standard input has over {most} bytes, more than a daemon can be asked for");
+        bail!("standard input has over {most} bytes, more than a request can carry");
     }
     Ok(text)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The configuration files of the components that this program stands in for, `aa.toml` and
-//! `cdh.toml`: what it can use of them, and the names of the rest.
+//! The configuration files of the components that this program replaces, `aa.toml` and `cdh.toml`: the
+//! settings that it can use, and the names of the others.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::config::{Choice, kbc};
 use crate::logging::LogLevel;
 
-/// What a configuration file says that this program can use.
+/// The settings of a configuration file that this program can use.
 #[derive(Debug, Default)]
 pub struct ComponentFile {
     /// `socket`: where the component listens.
@@ -23,21 +23,21 @@ pub struct ComponentFile {
     pub skip_sealed_secret_verification: bool,
     /// `level` of `[log]`.
     pub log_level: Option<LogLevel>,
-    /// What is not used, and why.
+    /// The settings that are ignored.
     pub warnings: Vec<String>,
-    /// What can't be right.
+    /// What is wrong in the file.
     pub mistakes: Vec<String>,
 }
 
 impl ComponentFile {
-    /// Reads the file. Nothing in it, nor its absence, keeps the daemon from starting.
+    /// Reads the file. A missing or broken file does not keep the daemon from starting.
     pub fn read(path: &Path) -> Self {
         let mut found = Self::default();
-        // As kata-agent passes it on, which is not to break a line of the log.
+        // kata-agent passes the path on, so it is escaped for the log.
         let shown = path.display().to_string();
         let shown = Escaped(&shown);
         let table = file::read(path)
-            .map_err(|error| format!("{shown}: can't be read: {error}; defaults are used"))
+            .map_err(|error| format!("{shown}: can't read the file: {error}; defaults are used"))
             .and_then(|content| parse(&content.text).map_err(|error| format!("{shown}: {error}")));
         match table {
             Ok(table) => {
@@ -55,7 +55,7 @@ impl ComponentFile {
             ("socket", Value::String(address)) => match address.parse() {
                 Ok(choice) => self.socket = Some(choice),
                 Err(error) => self.mistakes.push(format!(
-                    "{file}: socket = {}: {error}; the default address is served instead",
+                    "{file}: socket = {}: {error}; the default address is used",
                     Quoted(&address)
                 )),
             },
@@ -69,7 +69,7 @@ impl ComponentFile {
                             let place = format!("{file}: [kbc] name");
                             self.mistakes.extend(kbc::mismatch(&place, &name));
                         }
-                        // Where that broker is; this one has no network.
+                        // The URL of a key broker, which this daemon does not use.
                         (key, _) => self.ignore(file, &format!("{key} in [kbc]")),
                     }
                 }
@@ -100,12 +100,12 @@ impl ComponentFile {
 /// The largest configuration file that is parsed; real ones have a few KiB.
 const MAX_BYTES: usize = 64 << 10;
 
-/// The deepest nesting, by brackets or by dots in a line, that is parsed: real files have three levels.
-/// The parser recurses, and takes time with the square of the depth.
+/// The deepest nesting that is parsed, in brackets or in dots on one line; real files have three levels. The
+/// parser recurses, and its time grows with the square of the depth.
 const MAX_DEPTH: usize = 64;
 
-/// Whether the text is harmless to the parser. It doesn't look for strings, in which so many brackets
-/// and dots are as unlikely.
+/// Whether the text is not nested too deeply for the parser. Brackets and dots in strings are counted too,
+/// since real files have few of them there.
 fn is_shallow(text: &[u8]) -> bool {
     let mut depth = 0_usize;
     let mut dots = 0;
@@ -121,21 +121,21 @@ fn is_shallow(text: &[u8]) -> bool {
     })
 }
 
-/// The top level of a TOML file, without its values in the error: some are secrets.
+/// Parses the top level of a TOML file. The error never quotes a value, which may be a secret.
 fn parse(text: &[u8]) -> Result<BTreeMap<String, Value>, String> {
     if text.len() > MAX_BYTES || !is_shallow(text) {
         return Err("too large or too deeply nested; defaults are used".to_owned());
     }
     let text = std::str::from_utf8(text).map_err(|_| "not UTF-8; defaults are used".to_owned())?;
     basic_toml::from_str(text).map_err(|error| {
-        // The parser's own words may quote a value; only the place in them can't.
+        // The parser's message may quote a value, so only the position in it is used.
         let error = error.to_string();
         let place = error.rfind(" at line ").map_or("", |start| &error[start..]);
-        format!("can't be parsed as TOML (dates are not known here){place}; defaults are used")
+        format!("can't parse it as TOML (dates are not supported){place}; defaults are used")
     })
 }
 
-/// The level of this name; what is finer than ours is our finest.
+/// The log level of this name. `trace` becomes `debug`, the finest level here.
 fn level(name: &str) -> Option<LogLevel> {
     match name.to_ascii_lowercase().as_str() {
         "trace" => Some(LogLevel::Debug),
@@ -156,7 +156,7 @@ mod tests {
         ComponentFile::read(&path)
     }
 
-    /// What can be used is; everything else is named, without its values.
+    /// Known settings are used. The others are reported by name, without their values.
     #[test]
     fn a_file_of_the_stock_component() {
         let file = read(
@@ -199,14 +199,14 @@ mod tests {
         );
     }
 
-    /// A file that can't be used costs a warning without any of its text.
+    /// A broken file is reported without any of its text.
     #[test]
-    fn a_broken_file_is_survived() {
+    fn a_broken_file_is_reported_without_its_text() {
         for text in ["hunter2", "socket = hunter2\n", "x = \"hunter2", "[kbc\n"] {
             let file = read(text);
             assert!(file.socket.is_none());
             let mistakes = file.mistakes.join("\n");
-            assert!(mistakes.contains("can't be parsed as TOML"), "{mistakes}");
+            assert!(mistakes.contains("can't parse it as TOML"), "{mistakes}");
             assert!(!mistakes.contains("hunter2"), "{mistakes}");
         }
         for text in [
@@ -218,7 +218,7 @@ mod tests {
             assert!(read(&text).mistakes[0].contains("too deeply nested"));
         }
         let missing = ComponentFile::read(Path::new("/nonexistent/aa\n.toml"));
-        assert!(missing.mistakes[0].contains("/nonexistent/aa\\n.toml: can't be read"));
+        assert!(missing.mistakes[0].contains("/nonexistent/aa\\n.toml: can't read the file"));
         let odd = read("\"a\\nb\" = 1\n");
         assert!(odd.warnings[0].ends_with("ignored: a\\nb"), "{odd:?}");
         let file = read("socket = \"vsock://1:2\"\nsurprise = 1\n");

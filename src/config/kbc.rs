@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which KBC the VM is configured for. Another one's name means that this daemon is the wrong one.
+//! Which KBC the VM is configured for. If it is another one, this daemon is not the one that the VM needs.
 
 use std::env;
 
@@ -16,10 +16,10 @@ const AGENT_CONFIG: &str = "/etc/agent-config.toml";
 /// The kernel's command line.
 const KERNEL_COMMAND_LINE: &str = "/proc/cmdline";
 
-/// The environment variable of the same meaning.
+/// The environment variable with the same setting.
 const ENVIRONMENT: &str = "AA_KBC_PARAMS";
 
-/// The places that ask for another KBC, a sentence each.
+/// A message for each place that configures another KBC.
 pub fn mismatches(root: &Root) -> Vec<String> {
     let mut found = Vec::new();
     let mut look = |place: &str, params: Option<String>| {
@@ -42,13 +42,13 @@ pub fn mismatches(root: &Root) -> Vec<String> {
     found
 }
 
-/// A sentence where `name`, found at `place`, is another KBC's.
+/// A message if `name`, found at `place`, is another KBC.
 pub fn mismatch(place: &str, name: &str) -> Option<String> {
     let name = name.trim();
     (!name.is_empty() && name != KBC_NAME).then(|| {
         format!(
-            "{place} asks for the KBC {}, but this is {KBC_NAME}: nothing comes from that one; \
-             install its agent, or write {KBC_NAME}::null",
+            "{place} asks for the KBC {}, but this daemon is {KBC_NAME} and can't fetch from that KBC; \
+             install that KBC's agent, or write {KBC_NAME}::null",
             Quoted(name)
         )
     })
@@ -56,7 +56,7 @@ pub fn mismatch(place: &str, name: &str) -> Option<String> {
 
 fn of_agent_config(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
-    // By the line, since the rest of the file is kata-agent's business, whatever its dialect.
+    // Only this line is parsed, so that the syntax of the rest of kata-agent's file does not matter.
     let line = text.lines().find_map(|line| {
         let (key, value) = line.split_once('=')?;
         (key.trim() == "aa_kbc_params").then_some(value)
@@ -68,7 +68,7 @@ fn of_agent_config(text: &[u8]) -> Option<String> {
 
 fn of_command_line(text: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(text);
-    // Of a parameter that comes twice kata-agent takes the last.
+    // If a parameter is given twice, kata-agent uses the last one.
     let params = text.split_ascii_whitespace();
     let mut params = params.filter_map(|param| param.strip_prefix("agent.aa_kbc_params="));
     params

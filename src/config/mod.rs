@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which files and sockets: flags over configuration files over the environment over defaults.
+//! Which files and sockets are used: flags override configuration files, these the environment, and that the
+//! defaults.
 
 pub mod component;
 pub mod kbc;
@@ -21,7 +22,7 @@ use offline_fs_kbc::server::listener::{Address, AddressError};
 /// The resources file that image builds and cloud-init write.
 pub const RESOURCES: &str = "/etc/aa-offline_fs_kbc-resources.json";
 
-/// The keys file beside it.
+/// The keys file, next to the resources file.
 pub const KEYS: &str = "/etc/aa-offline_fs_kbc-keys.json";
 
 /// Where cloud-api-adaptor delivers the credential today, a plain `auth.json`.
@@ -30,7 +31,7 @@ pub const AUTH_FILE: &str = "/run/peerpod/auth.json";
 /// The environment variable that systemd sets for `LoadCredential=` and the like.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// What systemd sets it to for the unit.
+/// The value that systemd sets for the unit.
 const CREDENTIALS_OF_UNIT: &str = "/run/credentials/offline-fs-kbc.service";
 
 /// The directory of the attestation components' sockets.
@@ -39,13 +40,13 @@ const RUN: &str = "/run/confidential-containers";
 /// The kernel's list of swap devices.
 const SWAPS: &str = "/proc/swaps";
 
-/// Where the stock confidential-data-hub looks for public keys that are files.
+/// The directory in which the stock confidential-data-hub looks for public keys.
 const SEALED_SECRET_KEYS: &str = "/run/confidential-containers/cdh/sealed-secret";
 
 /// The environment variable that names more resources files, separated by commas.
 const EXTRA_FILES: &str = "OFFLINE_FS_KBC_EXTRA_FILE_PATH";
 
-/// Puts the default paths elsewhere.
+/// The prefix of the default paths.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Root {
     /// Put every default path below DIR
@@ -58,28 +59,28 @@ impl Root {
         match &self.root {
             Some(root) => {
                 let path = root.join(default.trim_start_matches('/'));
-                // A socket's address is absolute. It fails only where the root is empty.
+                // A socket's address must be absolute. This fails only if the root is empty.
                 std::path::absolute(&path).unwrap_or(path)
             }
             None => PathBuf::from(default),
         }
     }
 
-    /// Where public keys of sealed secrets may be, beside the resources.
+    /// The directory of public keys of sealed secrets; they may be resources too.
     pub fn sealed_secret_keys(&self) -> PathBuf {
         self.path(SEALED_SECRET_KEYS)
     }
 
-    /// The directory of the unit's credentials, if it has any now.
+    /// The directory of the unit's systemd credentials, if it exists.
     pub fn credentials_of_unit(&self) -> Option<PathBuf> {
         let path = self.path(CREDENTIALS_OF_UNIT);
         path.is_dir().then_some(path)
     }
 
-    /// Whether memory may be written to a swap device.
+    /// Whether a swap device is active.
     pub fn has_swap(&self) -> bool {
         let swaps = file::read(&self.path(SWAPS));
-        // A heading, and a line for each device.
+        // The file has a heading, and a line for each device.
         swaps.is_ok_and(|swaps| swaps.text.iter().filter(|&&byte| byte == b'\n').count() > 1)
     }
 
@@ -87,30 +88,30 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// Where the root is too long for a socket's path.
+    /// If the root is too long for a socket's path.
     pub fn socket(&self, role: Role) -> anyhow::Result<Address> {
-        let path = self.path(&format!("{RUN}/{}", role.place()));
+        let path = self.path(&format!("{RUN}/{}", role.relative_path()));
         let shown = path.display().to_string();
         Address::new(path)
-            .with_context(|| format!("{shown} can't be a socket; choose another --root"))
+            .with_context(|| format!("{shown} can't be a socket's path; choose another --root"))
     }
 }
 
-/// The sockets of the attestation components, by what is asked on them.
+/// The sockets of the attestation components, by their services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Resources, for the kata-agents of 2023.
     GetResource,
     /// Unwrapped keys of image layers, for the kata-agents of 2023.
     KeyProvider,
-    /// Attestation, of which there is none.
+    /// Attestation, which this daemon refuses.
     Attestation,
-    /// What confidential-data-hub serves, for the kata-agents since.
+    /// The services of confidential-data-hub, for later kata-agents.
     ConfidentialDataHub,
 }
 
 impl Role {
-    /// Each of them.
+    /// All roles.
     pub const ALL: [Self; 4] = [
         Self::GetResource,
         Self::KeyProvider,
@@ -118,8 +119,7 @@ impl Role {
         Self::ConfidentialDataHub,
     ];
 
-    /// The role of a socket that the service manager hands over under this name
-    /// (`FileDescriptorName=`).
+    /// The role of a socket that the service manager passes under this name (`FileDescriptorName=`).
     pub fn of_descriptor(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
@@ -133,8 +133,8 @@ impl Role {
         }
     }
 
-    /// The socket's place below the directory of the attestation components.
-    fn place(self) -> &'static str {
+    /// The socket's path below the directory of the attestation components.
+    fn relative_path(self) -> &'static str {
         match self {
             Self::GetResource => "attestation-agent/getresource.sock",
             Self::KeyProvider => "attestation-agent/keyprovider.sock",
@@ -144,22 +144,22 @@ impl Role {
     }
 }
 
-/// Which upstream component the program stands in for.
+/// The upstream component that the program replaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Component {
-    /// The attestation-agent, and `serve` of ours.
+    /// The attestation-agent; also the default of `serve`.
     #[default]
     AttestationAgent,
     /// The confidential-data-hub.
     ConfidentialDataHub,
 }
 
-/// What a flag says of a socket.
+/// The value of a socket's flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// It is at this address.
+    /// The socket has this address.
     At(Address),
-    /// There is none: `none`.
+    /// `none`: the socket is not served.
     Off,
 }
 
@@ -181,21 +181,21 @@ pub struct Sockets {
     #[arg(long, value_name = "ADDR")]
     pub getresource_sock: Option<Choice>,
 
-    /// Address of keyprovider.sock, or none [default: beside getresource.sock's default]
+    /// Address of keyprovider.sock, or none [default: in the same directory]
     #[arg(long, value_name = "ADDR")]
     pub keyprovider_sock: Option<Choice>,
 
-    /// Address of attestation-agent.sock, or none [default: beside getresource.sock's default]
+    /// Address of attestation-agent.sock, or none [default: in the same directory]
     #[arg(long, value_name = "ADDR")]
     pub attestation_sock: Option<Choice>,
 
-    /// Address of cdh.sock [default: none; a stock confidential-data-hub may serve it]
+    /// Address of cdh.sock [default: none, since a stock confidential-data-hub may serve it]
     #[arg(long, value_name = "ADDR")]
     pub cdh_sock: Option<Choice>,
 }
 
 impl Sockets {
-    /// The flag of a role's socket.
+    /// The flag for the socket of this role.
     pub fn choice(&mut self, role: Role) -> &mut Option<Choice> {
         match role {
             Role::GetResource => &mut self.getresource_sock,
@@ -205,12 +205,12 @@ impl Sockets {
         }
     }
 
-    /// The addresses to serve, each with what is asked there: by default those of the component that the
-    /// program stands in for.
+    /// The addresses to serve, each with its roles: by default those of the component that the program
+    /// replaces.
     ///
     /// # Errors
     ///
-    /// Where a default address can't be one, or there is none.
+    /// If a default address is too long, or every socket is switched off.
     pub fn addresses(
         mut self,
         root: &Root,
@@ -235,13 +235,13 @@ impl Sockets {
             }
         }
         if addresses.is_empty() {
-            bail!("every socket is switched off; leave one on");
+            bail!("all sockets are switched off; give at least one an address");
         }
         Ok(addresses)
     }
 }
 
-/// The files that are served.
+/// The files to serve.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Files {
     /// Resources file [default: /etc/aa-offline_fs_kbc-resources.json]
@@ -252,11 +252,11 @@ pub struct Files {
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
 
-    /// Another resources file, which wins over those before it; may be repeated
+    /// Another resources file, which overrides those before it; may be repeated
     #[arg(long, value_name = "FILE")]
     pub extra_file: Vec<PathBuf>,
 
-    /// Directory of resources, a file each: <repository>/<type>/<tag> below it; may be repeated
+    /// Directory with one file per resource, <repository>/<type>/<tag>; may be repeated
     #[arg(long, value_name = "DIR")]
     pub resource_dir: Vec<PathBuf>,
 
@@ -308,7 +308,7 @@ impl Files {
     }
 }
 
-/// The directory of systemd's credentials, as the environment has it.
+/// The directory of systemd's credentials, from the environment.
 pub fn credentials() -> Option<PathBuf> {
     env::var_os(CREDENTIALS).map(PathBuf::from)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Annotation packets: what an encrypted image's manifest holds for each layer.
+//! Annotation packets: the wrapped key of a layer, in the manifest of an encrypted image.
 
 use zeroize::Zeroizing;
 
@@ -12,7 +12,7 @@ use crate::text::Quoted;
 /// The most members of a packet. Eight are known.
 const MAX_MEMBERS: usize = 100;
 
-/// A wrapped key with what it takes to unwrap it.
+/// A wrapped key, with the parameters to unwrap it.
 pub struct Packet {
     /// The id of the key-encryption key: an id of the keys file, or a `kbs://` URI.
     pub kid: String,
@@ -25,12 +25,12 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Parses a packet of any version: `kid`, `wrapped_data`, `iv` and `wrap_type` count. A `provider`
-    /// must be `kbs`, which its absence means too.
+    /// Parses a packet of any version. Only `kid`, `wrapped_data`, `iv` and `wrap_type` are used. The
+    /// `provider` must be `kbs` or missing.
     ///
     /// # Errors
     ///
-    /// [`Error::Packet`] where it is none.
+    /// [`Error::Packet`] if the text is not such a packet.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let members =
             json::members(text, MAX_MEMBERS).map_err(|error| Error::Packet(error.to_string()))?;
@@ -46,7 +46,7 @@ impl Packet {
             let provider = string("provider").unwrap_or_default();
             let provider = Quoted(&provider);
             return Err(Error::Packet(format!(
-                "its provider is {provider}; only \"kbs\" is served from files"
+                "its provider is {provider}; only \"kbs\" is supported"
             )));
         }
         Ok(Self {
@@ -57,7 +57,8 @@ impl Packet {
         })
     }
 
-    /// The packet's text, with all members: those of 2023 take what they know, and later ones want the rest.
+    /// The packet as JSON with all members: later clients require them, and clients of 2023 ignore those that
+    /// they do not know.
     #[cfg(feature = "tools")]
     pub fn write(&self) -> String {
         use ::base64::Engine as _;

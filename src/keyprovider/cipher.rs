@@ -14,12 +14,12 @@ use crate::text::Quoted;
 /// The length of GCM's tag, which follows the ciphertext, in bytes.
 const TAG_BYTES: usize = 16;
 
-/// Decrypts `data` by the algorithm that `wrap_type` names: `A256GCM` (iv of 12 bytes, the tag
-/// after the ciphertext) or `A256CTR`, once `aes_256_ctr` (iv of 16 bytes, no authentication).
+/// Decrypts `data` with the algorithm that `wrap_type` names: `A256GCM` (iv of 12 bytes, the tag after the
+/// ciphertext), or `A256CTR`, also spelled `aes_256_ctr` (iv of 16 bytes, not authenticated).
 ///
 /// # Errors
 ///
-/// [`Error::Algorithm`] for any other name, and [`Error::Decrypt`] for whatever else is wrong.
+/// [`Error::Algorithm`] for any other name, and [`Error::Decrypt`] for any other failure.
 pub fn decrypt(
     wrap_type: &str,
     key: &[u8; KEY_BYTES],
@@ -56,20 +56,20 @@ fn decrypt_ctr(key: &[u8; KEY_BYTES], iv: &[u8], data: &[u8]) -> Option<Zeroizin
     Some(text)
 }
 
-/// An algorithm to wrap with.
+/// An algorithm that wraps keys.
 #[cfg(feature = "tools")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Algorithm {
     /// AES-256-GCM.
     #[default]
     Gcm,
-    /// AES-256-CTR, which authenticates nothing.
+    /// AES-256-CTR, which is not authenticated.
     Ctr,
 }
 
 #[cfg(feature = "tools")]
 impl Algorithm {
-    /// The algorithm of this name, as parameters and packets have it.
+    /// The algorithm that parameters and packets call by this name.
     pub fn of_name(name: &str) -> Option<Self> {
         match name {
             "A256GCM" => Some(Self::Gcm),
@@ -87,12 +87,12 @@ impl Algorithm {
     }
 }
 
-/// Encrypts `data`, and gives the ciphertext, GCM's with the tag after it, and the initialisation vector,
-/// which is a fresh one.
+/// Encrypts `data` with a fresh initialisation vector. Returns the ciphertext, with GCM's tag after it, and
+/// the vector.
 ///
 /// # Errors
 ///
-/// Where there are no random bytes.
+/// If the kernel gives no random bytes.
 #[cfg(feature = "tools")]
 pub fn encrypt(
     algorithm: Algorithm,

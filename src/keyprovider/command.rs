@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ocicrypt's key-provider protocol as it is spoken with a command, over standard input and output: byte
-//! values are base64 both ways.
+//! ocicrypt's key-provider protocol with a command, over standard input and output: byte values are base64 in
+//! requests and answers.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,45 +16,45 @@ use crate::keyprovider::{Error as Fault, KEY_BYTES, cipher};
 use crate::resource::base64 as encoded;
 use crate::text::Quoted;
 
-/// The largest request that is read. A layer's key with its parameters is under 4 KiB; a caller's own
-/// private keys, which ocicrypt sends along, are a few KiB each.
+/// The largest request that is read. A layer's key with its parameters is under 4 KiB; the caller's own
+/// private keys, which ocicrypt adds, are a few KiB each.
 pub const MAX_REQUEST_BYTES: u64 = 1 << 20;
 
 /// Why a request can't be answered.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Error {
-    /// It is no request of the protocol, or its packet is none.
+    /// The request or its packet is malformed.
     #[error(transparent)]
     Request(#[from] Fault),
-    /// What the person gave skopeo.
+    /// The parameters that the user gave skopeo are wrong.
     #[error(transparent)]
     Parameters(#[from] parameters::Error),
 }
 
-/// What is asked of a key provider.
+/// A request to a key provider.
 pub enum Request {
-    /// To wrap a layer's key.
+    /// Wrap a layer's key.
     Wrap {
-        /// With which key.
+        /// The key to use.
         parameters: Parameters,
-        /// The layer's key, and what else ocicrypt keeps of the layer.
+        /// The layer's key, and the other data that ocicrypt keeps with it.
         data: Zeroizing<Vec<u8>>,
     },
-    /// To unwrap one.
+    /// Unwrap a layer's key.
     Unwrap {
-        /// With which key, where the packet's own id is not to say it.
+        /// The key to use instead of the one that the packet names.
         parameters: Parameters,
-        /// The wrapped one.
+        /// The wrapped key.
         packet: Packet,
     },
 }
 
 impl Request {
-    /// Reads a request.
+    /// Parses a request.
     ///
     /// # Errors
     ///
-    /// Where it is none, its packet is none, or its parameters are none.
+    /// If the request, its packet or its parameters are malformed.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let fault = |text: &str| Fault::Protocol(text.to_owned());
         let request =
@@ -92,11 +92,11 @@ impl Request {
     }
 }
 
-/// Wraps `data` with a key into a packet that names it `kid`.
+/// Wraps `data` with `key`, into a packet with the key id `kid`.
 ///
 /// # Errors
 ///
-/// Where there are no random bytes.
+/// If the kernel gives no random bytes.
 pub fn wrap(
     kid: &str,
     key: &[u8; KEY_BYTES],
@@ -134,7 +134,7 @@ mod tests {
     use crate::keyprovider::cipher::Algorithm;
     use crate::keyprovider::unwrap;
 
-    /// What is wrapped unwraps, by the reader that the daemon has; no iv comes twice.
+    /// The daemon's own code unwraps what `wrap` makes, and each iv is fresh.
     #[test]
     fn round_trip() {
         for (algorithm, iv_bytes, more) in [(Algorithm::Gcm, 12, 16), (Algorithm::Ctr, 16, 0)] {

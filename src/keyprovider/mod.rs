@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Unwrapping of image layers' keys, and on a build host wrapping: ocicrypt's key-provider protocol, its
-//! annotation packets, and their ciphers. Which key an id means is for the caller to say.
+//! Unwraps the keys of image layers, and wraps them on a build host: ocicrypt's key-provider protocol, its
+//! annotation packets, and their ciphers. The caller looks up the key of an id.
 
 pub mod annotation;
 pub mod cipher;
@@ -19,24 +19,24 @@ use crate::keyprovider::annotation::Packet;
 /// The length of a key-encryption key (AES-256), in bytes.
 pub const KEY_BYTES: usize = 32;
 
-/// Why a key can't be unwrapped. No text holds a part of a key or a packet.
+/// Why a key can't be unwrapped. The messages show no part of a key or a wrapped key.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Error {
-    /// The request is not of the key-provider protocol.
+    /// The request does not follow the key-provider protocol.
     #[error("the request is not ocicrypt's key-provider protocol: {0}")]
     Protocol(String),
-    /// The annotation is no packet.
+    /// The annotation is not a packet.
     #[error("the annotation packet is malformed: {0}")]
     Packet(String),
-    /// A `wrap_type` that is none of those known.
+    /// The packet has an unknown `wrap_type`.
     #[error("the annotation packet's wrap_type {0} is unknown; A256GCM and A256CTR are known")]
     Algorithm(String),
-    /// Anything that goes wrong from there on. Which it was, a peer is not told.
-    #[error("the annotation packet does not decrypt with its key")]
+    /// Decryption failed. A peer is not told why.
+    #[error("the annotation packet cannot be decrypted with its key")]
     Decrypt,
 }
 
-/// Unwraps what a packet holds with the key that its `kid` means.
+/// Unwraps a packet's data with `key`, the key that its `kid` names.
 ///
 /// # Errors
 ///

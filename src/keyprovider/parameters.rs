@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a person gives skopeo for this key provider: `key=value` pairs joined by `::`, after
+//! The parameters that a user gives skopeo for this key provider: `key=value` pairs joined by `::`, after
 //! `provider:attestation-agent:`.
 
 use std::path::PathBuf;
@@ -14,37 +14,37 @@ use crate::keyprovider::protocol::MAX_MEMBERS;
 use crate::resource::base64;
 use crate::text::Quoted;
 
-/// The provider's name in requests and in an image's annotations: what clients in a pod VM look for.
+/// The provider's name in requests and in an image's annotations: the one that clients in a pod VM look for.
 pub const PROVIDER: &str = "attestation-agent";
 
-/// The KBC whose name stands among the parameters of clients of 2023.
+/// The KBC's name, which clients of 2023 put among the parameters.
 const KBC: &str = "offline_fs_kbc";
 
-/// What ocicrypt passes where nothing follows the provider's name.
+/// The value that ocicrypt passes if no parameters follow the provider's name.
 const NOTHING: &str = "Enabled";
 
-/// Why the parameters are none. No text holds a value but a name.
+/// Why the parameters are invalid. The messages show names of parameters, and no keys.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the parameters of {PROVIDER}: {0}")]
 pub struct Error(String);
 
-/// Which key, and which algorithm.
+/// The key and the algorithm to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// The key's id in the keys file (`keyid`).
     pub key_id: Option<String>,
-    /// A file of the key's 32 bytes (`keypath`).
+    /// A file with the 32 bytes of the key (`keypath`).
     pub key_path: Option<PathBuf>,
     /// The algorithm (`algorithm`).
     pub algorithm: Option<Algorithm>,
 }
 
 impl Parameters {
-    /// Reads one set of parameters. No pair at all is none, and so is a KBC of ours.
+    /// Parses one set of parameters. An empty set, and one with this KBC's name, sets nothing.
     ///
     /// # Errors
     ///
-    /// Where it has an unknown parameter, one twice, or one without a value.
+    /// If a parameter is unknown, is given twice, or has no value.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut found = Self::default();
         let kbc = text.split_once("::").map(|(kbc, _)| kbc);
@@ -76,30 +76,30 @@ impl Parameters {
                 return Err(Error(format!("{name} has no value")));
             }
             if twice {
-                return Err(Error(format!("{name} comes twice")));
+                return Err(Error(format!("{name} is given twice")));
             }
         }
         Ok(found)
     }
 
-    /// Those of this provider in ocicrypt's configuration, `ec` or `dc`: none where it has none.
+    /// This provider's parameters in ocicrypt's configuration, `ec` or `dc`; none if it has none.
     ///
     /// # Errors
     ///
-    /// Where they can't be read, or there is more than one set: one annotation is made by one key.
+    /// If they can't be parsed, or there is more than one set: an annotation is made with one key.
     pub fn of_configuration(config: Option<&str>) -> Result<Option<Self>, Error> {
         let fault = |text: &str| Error(text.to_owned());
         let Some(config) = config.filter(|config| *config != "null") else {
             return Ok(None);
         };
         let config = json::members(config.as_bytes(), MAX_MEMBERS)
-            .map_err(|_| fault("they are in no object"))?;
+            .map_err(|_| fault("the configuration is not an object"))?;
         let Some(by_provider) = json::value(&config, "Parameters").filter(|value| *value != "null")
         else {
             return Ok(None);
         };
         let by_provider = json::members(by_provider.as_bytes(), MAX_MEMBERS)
-            .map_err(|_| fault("\"Parameters\" is no object"))?;
+            .map_err(|_| fault("\"Parameters\" is not an object"))?;
         let Some(values) = json::value(&by_provider, PROVIDER).filter(|value| *value != "null")
         else {
             return Ok(None);
@@ -109,7 +109,7 @@ impl Parameters {
         let [value] = &values[..] else {
             let count = values.len();
             return Err(Error(format!(
-                "{count} sets of them; give one, with one key"
+                "{count} sets were given; give one set, with one key"
             )));
         };
         let value = base64::decode(value).map_err(|error| Error(error.to_string()))?;
@@ -143,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_parameter_is_refused() {
+    fn invalid_parameters_are_refused() {
         for (text, part) in [
             ("key=x", "\"key\" is unknown"),
             ("keyid", "keyid has no value"),
             ("keyid=", "keyid has no value"),
-            ("keyid=a::keyid=b", "keyid comes twice"),
+            ("keyid=a::keyid=b", "keyid is given twice"),
             ("keyid=a::", "\"\" is unknown"),
             ("algorithm=A128GCM", "algorithm \"A128GCM\" is unknown"),
             ("cc_kbc::http://host", "\"cc_kbc\" is unknown"),

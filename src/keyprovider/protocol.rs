@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ocicrypt's key-provider protocol, as clients speak it over ttrpc.
+//! ocicrypt's key-provider protocol, as clients use it over ttrpc.
 
 use std::fmt::Write as _;
 
@@ -14,8 +14,8 @@ pub(super) const MAX_MEMBERS: usize = 100;
 
 /// The packet that a request asks to unwrap.
 ///
-/// Only the annotation counts. The parameters beside it (`dc`) name the KBC in requests of 2023, and
-/// nothing usable in later ones.
+/// Only the annotation is used. The parameters next to it (`dc`) name the KBC in requests of 2023, and are of
+/// no use in later ones.
 ///
 /// # Errors
 ///
@@ -30,7 +30,7 @@ pub fn read_unwrap(text: &[u8]) -> Result<Packet, Error> {
     let parameters =
         json::value(&request, "keyunwrapparams").ok_or_else(|| fault("no \"keyunwrapparams\""))?;
     let parameters = json::members(parameters.as_bytes(), MAX_MEMBERS)
-        .map_err(|_| fault("\"keyunwrapparams\" is no object"))?;
+        .map_err(|_| fault("\"keyunwrapparams\" is not an object"))?;
     packet(&parameters)
 }
 
@@ -44,14 +44,14 @@ pub(super) fn packet(parameters: &[Member<'_>]) -> Result<Packet, Error> {
     Packet::parse(&annotation)
 }
 
-/// The answer with the unwrapped bytes, as a JSON array of numbers: what the released services over
+/// The answer with the unwrapped bytes as a JSON array of numbers, which is what the released services over
 /// ttrpc write and ocicrypt-rs reads.
 ///
-/// It goes on through the RPC crate as a plain vector: the program's heap wipes what it frees.
+/// The RPC crate takes a plain vector; the program's allocator wipes it when it is freed.
 pub fn write_unwrapped(bytes: &[u8]) -> Vec<u8> {
     const BEFORE: &str = r#"{"keyunwrapresults":{"optsdata":["#;
     const AFTER: &str = "]}}";
-    // Room for all of it, since a text that grows leaves copies behind.
+    // Allocate all of it at once, since a string that grows leaves copies in memory.
     let room = BEFORE.len() + bytes.len() * "255,".len() + AFTER.len();
     let mut text = String::with_capacity(room);
     text.push_str(BEFORE);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A directory of resources, a file each: `<repository>/<type>/<tag>` below it, as a Kubernetes secret
-//! volume or a drop-in directory has them.
+//! A directory with one file per resource, `<repository>/<type>/<tag>` below it, such as a Kubernetes secret
+//! volume or a drop-in directory.
 
 use std::fs;
 use std::io;
@@ -12,44 +12,44 @@ use crate::resource::name::Name;
 use crate::resource::problem::{Problem, Severity};
 use crate::text::EntryName;
 
-/// The most files of one directory. Each is looked at before answers are given, and a secret volume has a
+/// The most files of one directory. Each is checked before requests are answered, and a secret volume has a
 /// handful.
 pub const MAX_FILES: usize = 256;
 
-/// The most names that are looked at for them, so that a wrong directory costs no more.
+/// The most directory entries that are read, which bounds the cost of a wrong directory.
 const MAX_NAMES: usize = 4 * MAX_FILES;
 
 /// One file of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Whether it goes by an old name.
+pub struct ListedFile {
+    /// Whether its name is an old name.
     pub is_old: bool,
-    /// The resource that it is.
+    /// The name of the resource.
     pub name: Name,
-    /// Its path, without links.
+    /// Its path, with symbolic links resolved.
     pub path: PathBuf,
 }
 
 /// What was found below a directory.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The directory's own path, without links: nothing outside of it may be served.
+    /// The directory's path, with symbolic links resolved. Nothing outside of it may be served.
     pub root: PathBuf,
     /// The files that can be served.
-    pub files: Vec<Listed>,
-    /// What is there and can't be served.
+    pub files: Vec<ListedFile>,
+    /// Why some entries of the directory can't be served.
     pub problems: Vec<Problem>,
-    /// What could not be looked at, by its path below the directory, and why: what was there before may
-    /// still be there.
-    pub unseen: Vec<(String, Problem)>,
-    /// The directories that were looked into.
+    /// Entries that could not be read, by their paths below the directory, and why. Files that were loaded
+    /// from there may still exist.
+    pub unreadable: Vec<(String, Problem)>,
+    /// The directories that were read.
     pub directories: Vec<PathBuf>,
 }
 
 impl Listing {
-    /// Whether the resource of this name may be where it could not be looked.
-    pub fn may_have(&self, name: &Name) -> bool {
-        self.unseen.iter().any(|(below, _)| {
+    /// Whether the resource of this name may be at a path that could not be read.
+    pub fn may_contain(&self, name: &Name) -> bool {
+        self.unreadable.iter().any(|(below, _)| {
             let rest = name.as_str().strip_prefix(below.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                 || Name::is_old(below) && Name::parse(below).as_ref() == Ok(name)
@@ -57,16 +57,15 @@ impl Listing {
     }
 }
 
-/// Lists the files below `root`: at the third level by their path, and beside that those of an old name
-/// at the first. Names that begin with a dot are passed over: Kubernetes' own `..data`, and files that
-/// are being written.
+/// Lists the files below `root`: those at the third level, and those at the first level that have an old
+/// name. Names that begin with a dot are skipped: Kubernetes' own `..data`, and temporary files.
 ///
-/// Links are followed, but to nothing outside of `root`. Who can write there may put a link in the place of a
-/// file between this look and the next: the file's reader has to look again at what it opened.
+/// Symbolic links are followed, but not to anything outside of `root`. Somebody who can write there may
+/// replace a file by a link after this check, so the file's reader must check again what it has opened.
 ///
 /// # Errors
 ///
-/// As the directory itself can't be listed.
+/// If the directory itself can't be read.
 pub fn list(root: &Path) -> io::Result<Listing> {
     let mut walk = Walk {
         listing: Listing {
@@ -90,7 +89,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Looks at what is in `directory`, whose path below the root is `above`.
+    /// Reads `directory`, whose path below the root is `above`.
     fn descend(&mut self, directory: &Path, above: &str) -> io::Result<()> {
         let mut names = Vec::new();
         self.listing.directories.push(directory.to_owned());
@@ -106,7 +105,7 @@ impl Walk {
             }
             names.push(name);
         }
-        // Which of two files is left out at a cap, and the order of messages, is no chance.
+        // Sorted, so that the limits always leave out the same files, and messages keep their order.
         names.sort_unstable();
         for name in names {
             let below = match name.to_str() {
@@ -117,46 +116,48 @@ impl Walk {
                     continue;
                 }
             };
-            self.look(&directory.join(name), &below);
+            self.visit(&directory.join(name), &below);
         }
         Ok(())
     }
 
-    fn look(&mut self, path: &Path, below: &str) {
+    fn visit(&mut self, path: &Path, below: &str) {
         let path = match path.canonicalize() {
             Ok(path) => path,
-            // What vanishes meanwhile was never there.
+            // A file that has just been removed is ignored.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if path.is_symlink() {
-                    self.refuse(below, "it is a link to nothing");
+                    self.refuse(below, "it is a dangling symbolic link");
                 }
                 return;
             }
-            Err(error) => return self.unseen(below, &error),
+            Err(error) => return self.unreadable(below, &error),
         };
         if !path.starts_with(&self.listing.root) {
-            return self.refuse(below, "it is a link out of the directory");
+            return self.refuse(below, "it is a symbolic link out of the directory");
         }
         let metadata = match path.metadata() {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.unseen(below, &error),
+            Err(error) => return self.unreadable(below, &error),
         };
         let depth = below.split('/').count();
         if metadata.is_dir() {
             if depth == 3 {
-                return self.refuse(below, "a directory where a file should be");
+                return self.refuse(below, "it is a directory where a file should be");
             }
-            // A loop of links ends at the third level.
+            // A loop of links ends at the third level too.
             match self.descend(&path, below) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => self.unseen(below, &error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    self.unreadable(below, &error)
+                }
                 _ => {}
             }
             return;
         }
         let is_old = Name::is_old(below);
         let name = match Name::parse(below) {
-            // To the letter: a query, for one, is no part of a path.
+            // The name must equal the path exactly: a query, for example, is not part of a path.
             Ok(name @ Name::Path(_)) if is_old || name.as_str() == below => name,
             _ => {
                 return self.refuse(
@@ -167,7 +168,7 @@ impl Walk {
         };
         if metadata.len() > MAX_WHOLE_BYTES {
             let what = format!(
-                "{} bytes, over the cap of {MAX_WHOLE_BYTES}",
+                "it has {} bytes, over the limit of {MAX_WHOLE_BYTES}",
                 metadata.len()
             );
             return self.refuse(below, &what);
@@ -176,10 +177,10 @@ impl Walk {
             return self.overflow(format!("more than {MAX_FILES} files"));
         }
         if self.bytes + metadata.len() > MAX_FILE_BYTES {
-            return self.overflow(format!("more than {MAX_FILE_BYTES} bytes together"));
+            return self.overflow(format!("more than {MAX_FILE_BYTES} bytes in all"));
         }
         self.bytes += metadata.len();
-        self.listing.files.push(Listed { is_old, name, path });
+        self.listing.files.push(ListedFile { is_old, name, path });
     }
 
     fn refuse(&mut self, below: &str, what: &str) {
@@ -191,14 +192,14 @@ impl Walk {
         ));
     }
 
-    fn unseen(&mut self, below: &str, error: &io::Error) {
+    fn unreadable(&mut self, below: &str, error: &io::Error) {
         let problem = Problem::of_file(
             Severity::Error,
             "unreadable",
-            format!("{}: can't be looked at: {error}", EntryName(below)),
-            "let root without capabilities in: `chown -R root:root` and `chmod -R u+rX` the directory",
+            format!("{}: can't read it: {error}", EntryName(below)),
+            "make it readable for root without capabilities: `chown -R root:root` and `chmod -R u+rX` the directory",
         );
-        self.listing.unseen.push((below.to_owned(), problem));
+        self.listing.unreadable.push((below.to_owned(), problem));
     }
 
     fn overflow(&mut self, what: String) {
@@ -207,8 +208,8 @@ impl Walk {
             self.listing.problems.push(Problem::of_file(
                 Severity::Error,
                 "too-many",
-                format!("{what}; what comes after is not served"),
-                "leave only what clients ask for",
+                format!("{what}; the rest is not served"),
+                "keep only the files that clients ask for",
             ));
         }
     }
@@ -228,7 +229,7 @@ mod tests {
             .collect()
     }
 
-    /// A Kubernetes secret volume: the names are links through `..data`, which is itself one.
+    /// In a Kubernetes secret volume, the names are links through `..data`, which is itself a link.
     #[test]
     fn a_secret_volume_is_listed_by_its_names() {
         let dir = tempfile::tempdir().unwrap();
@@ -247,9 +248,9 @@ mod tests {
         assert!(listing.problems.is_empty(), "{:?}", listing.problems);
     }
 
-    /// Nothing outside is served, whatever way a link or a name leads there.
+    /// Nothing outside is served, whichever way a link or a name leads there.
     #[test]
-    fn nothing_leads_out() {
+    fn links_out_of_the_directory_are_refused() {
         let outside = tempfile::tempdir().unwrap();
         fs::create_dir_all(outside.path().join("b")).unwrap();
         fs::write(outside.path().join("b/c"), "secret").unwrap();
@@ -267,8 +268,8 @@ mod tests {
         assert_eq!(names(&listing), ["loop/loop/stray"]);
         let said = format!("{:?}", listing.problems);
         for part in [
-            "\\\"a\\\": it is a link out",
-            "x/y/file\\\": it is a link out",
+            "\\\"a\\\": it is a symbolic link out",
+            "x/y/file\\\": it is a symbolic link out",
             "x/y/up",
             "gone",
             "stray",
@@ -279,7 +280,7 @@ mod tests {
         assert!(list(&at("nowhere")).is_err());
     }
 
-    /// What a directory can cost is bounded, and what is left out is said.
+    /// The cost of a directory is limited, and files that are left out are reported.
     #[test]
     fn files_are_counted() {
         let dir = tempfile::tempdir().unwrap();
@@ -291,7 +292,7 @@ mod tests {
         let listing = list(dir.path()).unwrap();
         assert_eq!(listing.files.len(), MAX_FILES);
         assert_eq!(listing.problems.len(), 1);
-        // One that no client could take costs only itself.
+        // Only the file that is too large for any client is left out.
         let large = fs::File::create(type_dir.join("0000")).unwrap();
         large.set_len(MAX_WHOLE_BYTES + 1).unwrap();
         let listing = list(dir.path()).unwrap();
@@ -305,6 +306,6 @@ mod tests {
         }
         let listing = list(dir.path()).unwrap();
         assert_eq!(listing.files.len() as u64, MAX_FILE_BYTES / MAX_WHOLE_BYTES);
-        assert!(listing.problems[0].what.contains("bytes together"));
+        assert!(listing.problems[0].what.contains("bytes in all"));
     }
 }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The entries of a file, and which of two of one name counts.
+//! The entries of a file, and which of two entries with the same name is effective.
 
 use crate::resource::name::Name;
 use crate::resource::problem::Problem;
 use crate::resource::secret::Secret;
 
-/// The decoded bytes of an entry, or why there are none.
+/// The decoded bytes of an entry, or why it can't be served.
 pub type Value = Result<Secret, Box<str>>;
 
 /// One entry of a file.
 pub struct Entry {
-    /// Its name; that of an old name is the path.
+    /// Its name; for an old name, the path.
     pub name: Name,
-    /// What it holds.
+    /// Its value.
     pub value: Value,
     /// Whether the file has it under its old name.
     pub old: bool,
@@ -22,7 +22,8 @@ pub struct Entry {
 /// The entries of a file.
 #[derive(Default)]
 pub struct Entries {
-    /// In the order of their names, and of one name that under the old name first: at most two.
+    /// Sorted by name. A name may have two entries: the one with the old name first, then the one with the
+    /// path.
     list: Vec<Entry>,
     /// What is wrong with single entries.
     pub problems: Vec<Problem>,
@@ -30,7 +31,7 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// One resource, by its path.
+    /// A single resource.
     pub fn of_one(name: Name, value: Secret) -> Self {
         let entry = Entry {
             name,
@@ -48,7 +49,7 @@ impl Entries {
         self.is_whole
     }
 
-    /// These, which must be in the order that the list has.
+    /// Entries that are already in the order of the list.
     pub(super) fn of_sorted(list: Vec<Entry>, problems: Vec<Problem>) -> Self {
         Self {
             list,
@@ -57,43 +58,43 @@ impl Entries {
         }
     }
 
-    /// All of them, in the order of their names; of one name that under the old name first.
+    /// All entries, sorted by name; an entry with the old name comes before the one with the path.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.list.iter()
     }
 
-    /// What would be served of the file alone: of each name the entry that counts.
-    pub fn counting(&self) -> impl Iterator<Item = &Entry> {
+    /// The effective entry of each name: the one that is served if this file is the only one.
+    pub fn effective(&self) -> impl Iterator<Item = &Entry> {
         let names = self.list.chunk_by(|a, b| a.name == b.name);
-        names.filter_map(|same| counting(same, |entry| entry))
+        names.filter_map(|same| effective(same, |entry| entry))
     }
 
-    /// The entry of this name that counts.
+    /// The effective entry of this name.
     pub fn get(&self, name: &Name) -> Option<&Entry> {
-        counting(self.named(name), |entry| entry)
+        effective(self.named(name), |entry| entry)
     }
 
-    /// The entries of this name, that under the old name first.
+    /// The entries of this name, the one with the old name first.
     pub(super) fn named(&self, name: &Name) -> &[Entry] {
         let first = self.list.partition_point(|entry| entry.name < *name);
         let rest = &self.list[first..];
         &rest[..rest.partition_point(|entry| entry.name == *name)]
     }
 
-    /// How many names there are.
+    /// The number of names.
     pub fn len(&self) -> usize {
         self.list.chunk_by(|a, b| a.name == b.name).count()
     }
 
-    /// Whether there is none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 }
 
-/// Of what has one name, lowest precedence first, that whose entry counts: the last. But a broken one does not
-/// hide a good one under the other way to write the name, if that is the last of its own way.
-pub(super) fn counting<T>(same: &[T], entry: impl Fn(&T) -> &Entry) -> Option<&T> {
+/// The effective one of several entries with the same name, lowest precedence first: the last. But a broken
+/// entry does not hide a good one under the other spelling of the name, if that is the last of its spelling.
+pub(super) fn effective<T>(same: &[T], entry: impl Fn(&T) -> &Entry) -> Option<&T> {
     let last = same.last()?;
     if entry(last).value.is_ok() {
         return Some(last);
@@ -111,9 +112,9 @@ mod tests {
     use crate::resource::file::Kind;
     use crate::resource::parse::parse_object;
 
-    /// Each name is there once, by the entry that counts, and no other is found in its place.
+    /// Each name has one effective entry, and looking the name up finds that entry.
     #[test]
-    fn each_name_counts_once() {
+    fn each_name_has_one_effective_entry() {
         let text = r#"{"b/c/d":"Yg==","Policy":"YQ==","default/security-policy/test":"!",
             "Credential":"YQ==","default/credential/test":"Yg==","a":"!"}"#;
         let entries = parse_object(text.as_bytes(), &Kind::Resources)
@@ -129,9 +130,9 @@ mod tests {
             "default/security-policy/test=a",
             "\"a\" is broken",
         ];
-        assert_eq!(entries.counting().map(shown).collect::<Vec<_>>(), expected);
+        assert_eq!(entries.effective().map(shown).collect::<Vec<_>>(), expected);
         assert_eq!((entries.len(), entries.iter().count()), (4, 6));
-        for entry in entries.counting() {
+        for entry in entries.effective() {
             let found = entries.get(&entry.name).unwrap();
             assert!(std::ptr::eq(found, entry));
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What about a file, beside its content, lets others at its secrets or keeps the daemon from them.
-//! None of it is a reason not to serve.
+//! What exposes a file's secrets to others, or keeps the daemon from reading them: mode, owner and file
+//! system. The daemon serves such a file nevertheless.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -11,8 +11,7 @@ use nix::sys::statfs::fstatfs;
 
 use crate::resource::problem::{Problem, Severity};
 
-/// File systems whose server, or whoever is on the way to it, sees the file: their magic numbers, as
-/// statfs(2) has them.
+/// Network file systems, whose server and network can see the file. The magic numbers are those of statfs(2).
 const NETWORK: &[(u32, &str)] = &[
     (0x0102_1997, "9p"),
     (0x5346_414f, "AFS"),
@@ -23,14 +22,14 @@ const NETWORK: &[(u32, &str)] = &[
     (0xfe53_4d42, "SMB 2"),
 ];
 
-/// One such thing, with what to type.
+/// One such finding about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// The mode lets others read the file, or write to it.
     Mode(u32),
-    /// It lies on a network file system.
+    /// The file is on a network file system.
     Network(&'static str),
-    /// Its owner and mode keep out a root without capabilities, which is what the daemon's unit is.
+    /// Its owner and mode keep out root without capabilities, as which the daemon's unit runs.
     NotForRoot {
         /// The owner.
         uid: u32,
@@ -40,7 +39,7 @@ pub enum Exposure {
 }
 
 impl Exposure {
-    /// What there is of a file that is open.
+    /// The findings about an open file.
     pub fn of(file: &File, metadata: &Metadata) -> Vec<Self> {
         let mode = metadata.mode() & 0o7777;
         let mut found = Vec::new();
@@ -54,7 +53,7 @@ impl Exposure {
             found.push(Self::NotForRoot { uid, mode });
         }
         if let Ok(statfs) = fstatfs(file) {
-            // The kernel's numbers have 32 bits; the type is wider on some architectures.
+            // The magic numbers have 32 bits; the type is wider on some architectures.
             let magic = statfs.filesystem_type().0 as u32;
             let network = NETWORK.iter().find(|(known, _)| *known == magic);
             found.extend(network.map(|(_, name)| Self::Network(name)));
@@ -62,12 +61,12 @@ impl Exposure {
         found
     }
 
-    /// Whether the daemon can't serve the file for it, as its unit runs it.
+    /// Whether it keeps the daemon, as its unit runs it, from reading the file.
     fn is_error(&self) -> bool {
         matches!(self, Self::NotForRoot { .. })
     }
 
-    /// It, as a problem of the file at this path.
+    /// The finding as a problem of the file at this path.
     pub fn problem(&self, path: &Path) -> Problem {
         let path = path.display();
         let (code, what, fix) = match self {
@@ -86,12 +85,12 @@ impl Exposure {
             Self::Network(name) => (
                 "file-network",
                 format!("on a network file system ({name}), whose server sees the secrets"),
-                "copy it to a local one".to_owned(),
+                "copy it to a local file system".to_owned(),
             ),
             Self::NotForRoot { uid, mode } => (
                 "file-owner",
                 format!(
-                    "root without capabilities, as which the unit runs, can't read it (owner {uid}, mode \
+                    "the unit runs as root without capabilities and can't read it (owner {uid}, mode \
                      {mode:04o})"
                 ),
                 format!("`chown root:root {path}; chmod 0600 {path}`"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One file as it was loaded last, or one directory of files.
+//! The last state of one file, or of one directory of files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
-use crate::rate::{Before, CHANGES, Rate};
+use crate::rate::{CHANGES_PER_PERIOD, RateLimit, Suppressed};
 use crate::resource::directory::{self, Listing};
 use crate::resource::entries::Entries;
 use crate::resource::file::{self, Identity, Kind, is_absent, unreadable};
@@ -20,77 +20,77 @@ use crate::resource::problem::{NO_MEMORY, Problem, Severity};
 use crate::resource::snapshot::{FileState, FileStatus, LOGGED_PROBLEMS, Source};
 use crate::text::count;
 
-/// What is remembered of one file.
+/// One file or directory, with its last good content.
 pub(super) struct Loaded {
     source: Source,
-    /// The path again, as the resources share it.
+    /// The path again, shared with the resources.
     file: Arc<Path>,
-    seen: Seen,
+    last_check: LastCheck,
     state: FileState,
-    /// The last good content.
+    /// The content of the last successful load.
     entries: Entries,
-    /// When that was read.
-    since: Option<Instant>,
-    /// What went wrong last, and when.
+    /// When that content was read.
+    loaded_at: Option<Instant>,
+    /// The last error, and when it occurred.
     last_error: Option<(Instant, String)>,
-    /// How often its state is logged; the files of a directory have one rate together.
-    rate: Arc<Rate>,
-    /// The directory, without links, outside of which it must not be read.
+    /// Limits how often the state is logged; the files of a directory share one limit.
+    rate: Arc<RateLimit>,
+    /// The directory, with symbolic links resolved, outside of which the file must not be read.
     root: Option<PathBuf>,
-    /// Whether its state was not logged, since it changes too often.
-    unsaid: bool,
-    /// Of a directory, the files in it.
+    /// Whether the rate limit kept the present state out of the log.
+    unlogged: bool,
+    /// The files of a directory.
     children: BTreeMap<ChildKey, Loaded>,
 }
 
-/// How often a directory that changes while its files are read is listed again: the names of a secret volume
-/// are swapped all at once, and files of two states of it don't belong together.
+/// How often a directory is listed again if it changes while its files are read: Kubernetes swaps all names
+/// of a secret volume at once, and files from before and after a swap do not belong together.
 const LIST_ATTEMPTS: usize = 8;
 
-/// How many changes of a directory's files are logged in a rate's time: all files of a usual one at once.
+/// How many changes of a directory's files are logged in a period: enough for all files of a usual directory.
 const DIRECTORY_CHANGES: u32 = 64;
 
-/// What tells a directory's files apart: by old names first, so that of two names of one resource the path
-/// counts.
+/// The key of a directory's file. Old names sort first, so that the path overrides the old name of the same
+/// resource.
 type ChildKey = (bool, Name);
 
-/// What was found at a file's path when it was looked at last.
+/// What the last check found at the file's path.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum LastCheck {
     Never,
     Absent,
-    /// It could not be read. Nothing shows when that ends, so each check tries again.
+    /// It could not be read. Nothing shows when it can be read again, so each check tries.
     Unreadable,
     Read {
         identity: Identity,
         settled: bool,
     },
-    /// It is a directory, which is listed at each check.
+    /// It is a directory, which is listed again at each check.
     Listed,
 }
 
 impl Loaded {
     pub(super) fn new(source: Source) -> Self {
         Self {
-            rate: Arc::new(Rate::new(match source.kind {
+            rate: Arc::new(RateLimit::new(match source.kind {
                 Kind::Directory => DIRECTORY_CHANGES,
-                _ => CHANGES,
+                _ => CHANGES_PER_PERIOD,
             })),
             file: Arc::from(source.path.as_path()),
             source,
-            seen: Seen::Never,
+            last_check: LastCheck::Never,
             state: FileState::Absent,
             entries: Entries::default(),
-            since: None,
+            loaded_at: None,
             last_error: None,
             root: None,
-            unsaid: false,
+            unlogged: false,
             children: BTreeMap::new(),
         }
     }
 
-    /// Reads what changed since it was read last, or all of it, and logs what is new about it. Tells
-    /// whether anything was read, or went away.
+    /// Reads the files that have changed, or all of them, and logs what is new. Returns whether any file was
+    /// read, or has gone.
     pub(super) fn refresh(&mut self, all: bool) -> bool {
         let changed = match self.source.kind {
             Kind::Directory => self.load_directory(all),
@@ -104,16 +104,16 @@ impl Loaded {
         (all || self.may_have_changed()) && self.load()
     }
 
-    /// This file, or the directory's own and all files in it.
+    /// This file, or the directory and all files in it.
     pub(super) fn parts(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(self.children.values())
     }
 
-    pub(super) fn is_unsaid(&self) -> bool {
-        self.parts().any(|part| part.unsaid)
+    pub(super) fn has_unlogged_changes(&self) -> bool {
+        self.parts().any(|part| part.unlogged)
     }
 
-    /// What it gives to the snapshot.
+    /// Its part of the snapshot.
     pub(super) fn layer(&self) -> Layer<'_> {
         Layer {
             kind: &self.source.kind,
@@ -126,26 +126,28 @@ impl Loaded {
         FileStatus {
             source: self.source.clone(),
             state: self.state.clone(),
-            since: self.since,
+            loaded_at: self.loaded_at,
             last_error: self.last_error.clone(),
         }
     }
 
     fn may_have_changed(&self) -> bool {
-        match self.seen {
-            Seen::Never | Seen::Unreadable | Seen::Listed => true,
-            Seen::Absent => !matches!(Identity::of(&self.source.path), Err(e) if is_absent(&e)),
-            Seen::Read { identity, settled } => {
+        match self.last_check {
+            LastCheck::Never | LastCheck::Unreadable | LastCheck::Listed => true,
+            LastCheck::Absent => {
+                !matches!(Identity::of(&self.source.path), Err(e) if is_absent(&e))
+            }
+            LastCheck::Read { identity, settled } => {
                 !settled || !matches!(Identity::of(&self.source.path), Ok(now) if now == identity)
             }
         }
     }
 
-    /// Reads and parses the file; tells whether anything about it is new.
+    /// Reads and parses the file. Returns whether anything about it is new.
     fn load(&mut self) -> bool {
-        let (seen, state) = match file::read_within(&self.source.path, self.root.as_deref()) {
+        let (last_check, state) = match file::read_within(&self.source.path, self.root.as_deref()) {
             Ok(content) => {
-                let seen = Seen::Read {
+                let last_check = LastCheck::Read {
                     identity: content.identity,
                     settled: content.settled,
                 };
@@ -159,38 +161,40 @@ impl Loaded {
                             exposures: content.exposures,
                         };
                         self.entries = entries;
-                        (seen, state)
+                        (last_check, state)
                     }
-                    // There may be some at the next look.
+                    // The next check may have enough memory.
                     Err(problem) if problem.code == NO_MEMORY => {
-                        (Seen::Unreadable, self.failed(problem))
+                        (LastCheck::Unreadable, self.failed(problem))
                     }
-                    Err(problem) => (seen, self.failed(problem)),
+                    Err(problem) => (last_check, self.failed(problem)),
                 }
             }
             Err(error) if is_absent(&error) => {
                 self.entries = Entries::default();
-                (Seen::Absent, FileState::Absent)
+                (LastCheck::Absent, FileState::Absent)
             }
             Err(error) => (
-                Seen::Unreadable,
+                LastCheck::Unreadable,
                 self.failed(unreadable(&error, &self.file)),
             ),
         };
-        // A second look at the same state, because the clock left doubt, is no news.
-        let same_file = match (&self.seen, &seen) {
-            (Seen::Read { identity: old, .. }, Seen::Read { identity: new, .. }) => old == new,
+        // A second read of the same file, which the clock's resolution made necessary, is not news.
+        let same_file = match (&self.last_check, &last_check) {
+            (LastCheck::Read { identity: old, .. }, LastCheck::Read { identity: new, .. }) => {
+                old == new
+            }
             (old, new) => old == new,
         };
         let news = !(same_file && self.state == state);
-        // The same state of a file may still be another content: see CLOCK_DOUBT.
-        let changed = news || matches!(seen, Seen::Read { .. });
-        self.seen = seen;
+        // A file with the same metadata may still have other content: see CLOCK_DOUBT.
+        let changed = news || matches!(last_check, LastCheck::Read { .. });
+        self.last_check = last_check;
         self.set(state, news);
         changed
     }
 
-    /// Lists the directory and refreshes the files in it; tells whether anything about them is new.
+    /// Lists the directory and refreshes its files. Returns whether anything about them is new.
     fn load_directory(&mut self, all: bool) -> bool {
         let mut changed = false;
         let mut state = FileState::Absent;
@@ -198,7 +202,7 @@ impl Loaded {
         for _ in 0..LIST_ATTEMPTS {
             match directory::list(&self.source.path) {
                 Ok(listing) => {
-                    // It is the same as before the files were read, so they are of one state of it.
+                    // The listing did not change while the files were read, so they belong together.
                     if before.as_ref() == Some(&listing.files) {
                         break;
                     }
@@ -224,14 +228,13 @@ impl Loaded {
         for child in self.children.values_mut() {
             child.log_news();
         }
-        let news = self.seen == Seen::Never || self.state != state;
-        self.seen = Seen::Listed;
+        let news = self.last_check == LastCheck::Never || self.state != state;
+        self.last_check = LastCheck::Listed;
         self.set(state, news);
         news || changed
     }
 
-    /// Loads the files that were listed; tells whether anything about them is new, and how the directory
-    /// stands.
+    /// Loads the listed files. Returns whether anything about them is new, and the state of the directory.
     fn load_files(&mut self, listing: &Listing, all: bool) -> (bool, FileState) {
         let mut changed = false;
         let mut before = std::mem::take(&mut self.children);
@@ -242,7 +245,7 @@ impl Loaded {
                 kind: Kind::Whole(listed.name.clone()),
             };
             let mut child = match before.remove(&key) {
-                Some(child) => child.moved(source),
+                Some(child) => child.with_source(source),
                 None => Self {
                     rate: Arc::clone(&self.rate),
                     ..Self::new(source)
@@ -252,13 +255,13 @@ impl Loaded {
             changed |= child.load_file(all);
             self.children.insert(key, child);
         }
-        // What could not be looked at may still be there.
+        // Files at a path that could not be read may still exist.
         let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = before
             .into_iter()
-            .partition(|((_, name), _)| listing.may_have(name));
+            .partition(|((_, name), _)| listing.may_contain(name));
         self.children.extend(kept);
         changed |= !gone.is_empty();
-        let state = match listing.unseen.first() {
+        let state = match listing.unreadable.first() {
             Some((_, problem)) => self.failed(problem.clone()),
             None => FileState::Loaded {
                 entries: self.children.len(),
@@ -270,12 +273,12 @@ impl Loaded {
         (changed, state)
     }
 
-    /// The same at another path: what it held is kept until that is read.
-    fn moved(mut self, source: Source) -> Self {
+    /// The same file at another path. Its content is kept until the new path is read.
+    fn with_source(mut self, source: Source) -> Self {
         if self.source != source {
             self.file = Arc::from(source.path.as_path());
             self.source = source;
-            self.seen = Seen::Never;
+            self.last_check = LastCheck::Never;
         }
         self
     }
@@ -289,23 +292,23 @@ impl Loaded {
 
     fn set(&mut self, state: FileState, news: bool) {
         match &state {
-            FileState::Loaded { .. } => self.since = Some(Instant::now()),
+            FileState::Loaded { .. } => self.loaded_at = Some(Instant::now()),
             FileState::Failed { problem, .. } if news => {
                 self.last_error = Some((Instant::now(), problem.to_string()));
             }
             FileState::Failed { .. } => {}
-            FileState::Absent => self.since = None,
+            FileState::Absent => self.loaded_at = None,
         }
         self.state = state;
-        self.unsaid |= news;
+        self.unlogged |= news;
     }
 
-    /// Logs the file's state if that is news and there was not too much of it.
+    /// Logs the file's state if it is new and the rate limit allows.
     fn log_news(&mut self) {
-        if self.unsaid {
-            if let Some(before) = self.rate.now() {
-                self.unsaid = false;
-                self.log(before);
+        if self.unlogged {
+            if let Some(suppressed) = self.rate.allow() {
+                self.unlogged = false;
+                self.log(suppressed);
             }
         }
     }
@@ -315,10 +318,10 @@ impl Loaded {
         FileState::Failed { problem, kept }
     }
 
-    fn log(&self, before: Before) {
+    fn log(&self, suppressed: Suppressed) {
         let path = self.file.display();
         match &self.state {
-            FileState::Absent => info!("{path}: absent{before}"),
+            FileState::Absent => info!("{path}: absent{suppressed}"),
             FileState::Loaded {
                 entries,
                 bytes,
@@ -330,7 +333,7 @@ impl Loaded {
                     (Kind::Directory, n) => count(*n, "file", "files"),
                     (_, n) => count(*n, "entry", "entries"),
                 };
-                info!("{path}: {entries}, {bytes} bytes{before}");
+                info!("{path}: {entries}, {bytes} bytes{suppressed}");
                 let exposures = exposures
                     .iter()
                     .map(|exposure| exposure.problem(&self.file));
@@ -350,12 +353,12 @@ impl Loaded {
                 problem,
                 kept: true,
             } => {
-                error!("{path}: {problem} (until then what it held before is served){before}");
+                error!("{path}: {problem} (its last good content is still served){suppressed}");
             }
             FileState::Failed {
                 problem,
                 kept: false,
-            } => error!("{path}: {problem}{before}"),
+            } => error!("{path}: {problem}{suppressed}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which of several files' entries of one name is served.
+//! Which entry is served if several files have the same name.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,9 +11,9 @@ use crate::resource::file::Kind;
 use crate::resource::name::{ALIASES, Name};
 use crate::resource::snapshot::{FileStatus, Resource, Snapshot};
 
-/// What one file gives to a snapshot.
+/// One file's part of a snapshot.
 pub(super) struct Layer<'a> {
-    /// What it holds.
+    /// The kind of its entries.
     pub kind: &'a Kind,
     /// Its path.
     pub file: &'a Arc<Path>,
@@ -21,7 +21,7 @@ pub(super) struct Layer<'a> {
     pub entries: &'a Entries,
 }
 
-/// A snapshot of one text alone.
+/// A snapshot of one file.
 pub fn of_entries(kind: &Kind, file: &Path, entries: &Entries) -> Snapshot {
     let file = &Arc::from(file);
     let layer = Layer {
@@ -32,8 +32,9 @@ pub fn of_entries(kind: &Kind, file: &Path, entries: &Entries) -> Snapshot {
     merge(std::iter::once(layer), Vec::new())
 }
 
-/// Puts the layers together, lowest precedence first: the last that has a name wins, and in one file the path over
-/// the old name. A broken entry does not hide a good one under the other name.
+/// Merges the layers, lowest precedence first: the last layer that has a name overrides the others, and
+/// within a file the path overrides the old name. A broken entry does not hide a good one under the other
+/// name.
 pub(super) fn merge<'a>(
     layers: impl Iterator<Item = Layer<'a>>,
     statuses: Vec<FileStatus>,
@@ -46,20 +47,20 @@ pub(super) fn merge<'a>(
     }
 }
 
-/// Of each name the entry that counts, where the lowest layer comes first.
+/// The effective entry of each name; the lowest layer comes first.
 fn pick(layers: &[Layer<'_>]) -> BTreeMap<Name, Resource> {
     let mut picked = BTreeMap::new();
     for Layer { file, entries, .. } in layers {
         let entries = entries.iter();
         let these = entries.map(|entry| (entry.name.clone(), resource(entry, file)));
         if picked.is_empty() {
-            // Made at once, which takes less time and memory than one by one.
+            // Collecting at once takes less time and memory than inserting one by one.
             picked = these.collect();
         } else {
             picked.extend(these);
         }
     }
-    // No other names can come both ways.
+    // Only these names have two spellings.
     for (_, path) in ALIASES {
         let name = Name::Path(path.into());
         let same = layers.iter().flat_map(|layer| {
@@ -67,7 +68,7 @@ fn pick(layers: &[Layer<'_>]) -> BTreeMap<Name, Resource> {
             same.map(|entry| (entry, layer.file))
         });
         let same: Vec<_> = same.collect();
-        if let Some((entry, file)) = entries::counting(&same, |(entry, _)| entry) {
+        if let Some((entry, file)) = entries::effective(&same, |(entry, _)| entry) {
             picked.insert(name, resource(entry, file));
         }
     }

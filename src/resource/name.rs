@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The names of resources: KBS resource paths, and the old names that mean the same.
+//! The names of resources: KBS resource paths, and the old names for some of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::text::{EntryName, Escaped, Quoted};
 
-/// The old names with their paths, equal in both directions.
+/// The old names with their paths. Both names of a pair mean the same resource.
 pub const ALIASES: [(&str, &str); 5] = [
     ("Credential", CREDENTIAL),
     ("Policy", "default/security-policy/test"),
@@ -22,7 +22,7 @@ pub const ALIASES: [(&str, &str); 5] = [
 /// The path of the registry credential.
 pub const CREDENTIAL: &str = "default/credential/test";
 
-/// What a resource is looked up by, whatever way it was written. Clones share the text.
+/// The name of a resource in the form in which it is looked up, whatever its spelling. Clones share the text.
 ///
 /// ```
 /// use offline_fs_kbc::resource::name::Name;
@@ -34,35 +34,35 @@ pub const CREDENTIAL: &str = "default/credential/test";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Name {
-    /// `<repository>/<type>/<tag>`; an old name is kept as its path.
+    /// `<repository>/<type>/<tag>`; an old name is stored as its path.
     Path(Arc<str>),
-    /// Anything else. No resource can be asked for by it; a key can.
+    /// Any other text. It can be the id of a key, but no client can ask for a resource by it.
     Other(Arc<str>),
 }
 
-/// A `kbs+<plugin>://` name: plugins are a key broker's, a store of files has none.
+/// The error for a `kbs+<plugin>://` name: only a key broker has plugins.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{} names a plugin of a key broker; files hold only kbs:///<repository>/<type>/<tag>",
+    "{} names a plugin of a key broker; this daemon serves only kbs:///<repository>/<type>/<tag>",
     EntryName(.0)
 )]
 pub struct PluginName(String);
 
 impl Name {
-    /// Reads a name in any of its spellings: an old name, a `kbs://` URI (its host is ignored, its
-    /// query dropped), or a path with or without a leading slash.
+    /// Parses a name in any spelling: an old name, a `kbs://` URI (the host and the query are ignored), or a
+    /// path with or without a leading slash.
     ///
     /// # Errors
     ///
-    /// Only for `kbs+<plugin>://…`.
+    /// For `kbs+<plugin>://…` only.
     pub fn parse(text: &str) -> Result<Self, PluginName> {
         if let Some((_, path)) = ALIASES.iter().find(|(old, _)| *old == text) {
             return Ok(Self::Path((*path).into()));
         }
-        // Most have no colon, and a look for one byte costs a part of that for a text.
+        // Most names have no colon, and searching for one byte is cheaper than for a string.
         let scheme = memchr(b':', text.as_bytes()).and_then(|_| text.split_once("://"));
         let rest = match scheme {
-            // What comes before the first slash is the host, often empty.
+            // The part before the first slash is the host, which is often empty.
             Some(("kbs", rest)) => rest.split_once('/').map_or("", |(_, path)| path),
             Some((scheme, _)) if scheme.starts_with("kbs+") => {
                 return Err(PluginName(text.to_owned()));
@@ -93,7 +93,7 @@ impl Name {
         ALIASES.iter().any(|(old, _)| *old == text)
     }
 
-    /// The text that it is looked up by.
+    /// The text of the name.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Path(text) | Self::Other(text) => text,
@@ -101,7 +101,7 @@ impl Name {
     }
 }
 
-/// By bytes: each request comes here, and an iterator over segments takes four times as long.
+/// This loops over bytes because it runs at each request; an iterator over segments takes four times as long.
 fn has_three_segments(path: &str) -> bool {
     let mut segments = 0;
     let mut before = b'/';
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_three_segments_is_no_path() {
+    fn a_path_has_three_segments() {
         for text in [
             "",
             "/",
@@ -187,13 +187,13 @@ mod tests {
     fn a_plugin_is_refused_by_name() {
         let error = Name::parse("kbs+pkcs11:///a/b/c").unwrap_err();
         assert!(error.to_string().contains("kbs+pkcs11:///a/b/c"));
-        // What is longer than names are may be a value in the wrong place.
+        // A text that is too long for a name may be a value in the wrong place.
         let error = Name::parse(&format!("kbs+x://{}", "hunter2".repeat(15))).unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 
     proptest! {
-        /// A path prints as it was read, and no text makes the reader fail but a plugin's.
+        /// A path prints as it was parsed, and parsing fails only for a plugin's name.
         #[test]
         fn a_path_parses_back(text in "\\PC{0,60}") {
             if let Ok(name @ Name::Path(_)) = Name::parse(&text) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Bytes that wipe themselves and never print.
+//! Bytes that are wiped when they are dropped, and never printed.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 
 /// The decoded bytes of a resource or a key.
 ///
-/// Clones and parts share the bytes, which are overwritten when the last of them goes: so the values of one
-/// file lie in one piece of memory, and go together. It prints as `[redacted]` whatever formats it.
+/// Clones and parts share the bytes, which are overwritten when the last of them is dropped. So the values of
+/// one file share one allocation and are wiped together. `Debug` prints `[redacted]`.
 #[derive(Clone)]
 pub struct Secret {
     all: Arc<Wiped>,
@@ -19,8 +19,8 @@ pub struct Secret {
     length: usize,
 }
 
-/// Wipes itself as a whole. `Zeroizing` overwrites what is in use byte by byte and the room behind it at once,
-/// which is many times faster; so nothing is left in use.
+/// Wipes the whole allocation at once. `Zeroizing` overwrites the elements one by one, but the spare capacity
+/// in one go, which is many times faster; so the vector is cleared first.
 struct Wiped(Zeroizing<Vec<u8>>);
 
 impl Drop for Wiped {
@@ -30,7 +30,7 @@ impl Drop for Wiped {
 }
 
 impl Secret {
-    /// Takes the bytes over.
+    /// Takes ownership of the bytes.
     pub fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
         Self {
             start: 0,
@@ -39,7 +39,7 @@ impl Secret {
         }
     }
 
-    /// These of its bytes, or as many of them as there are.
+    /// A part of the bytes; the range is cut to those that exist.
     pub fn part(&self, range: Range<usize>) -> Self {
         let start = range.start.min(self.length);
         let end = range.end.clamp(start, self.length);
@@ -50,12 +50,12 @@ impl Secret {
         }
     }
 
-    /// The bytes. The name is long so that a reader sees each place that looks inside.
+    /// The bytes. The name makes each use stand out in the code.
     pub fn expose(&self) -> &[u8] {
         &self.all.0[self.start..self.start + self.length]
     }
 
-    /// How many bytes they are, which is no secret.
+    /// The number of bytes, which is not secret.
     pub fn len(&self) -> usize {
         self.length
     }
@@ -76,14 +76,14 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
-    /// A value can't reach a log by way of `{:?}`, however deep it sits.
+    /// A value can't reach a log through `{:?}`, however deeply it is nested.
     #[test]
     fn debug_shows_nothing() {
         let secret = Secret::new(Zeroizing::new(b"hunter2".to_vec()));
         assert_eq!(format!("{:?}", Some(secret)), "Some([redacted])");
     }
 
-    /// A part is never more than what it is a part of.
+    /// A part never exceeds the bytes that it is a part of.
     #[test]
     fn parts_lie_within() {
         let all = Secret::new(Zeroizing::new(b"hunter2".to_vec()));

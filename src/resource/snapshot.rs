@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is served at one moment: the resources, and the state of the files that they come from.
+//! A snapshot: the resources that are served at one moment, and the state of their files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,91 +13,91 @@ use crate::resource::file::Kind;
 use crate::resource::name::Name;
 use crate::resource::problem::Problem;
 
-/// How many problems of a file are logged at a load, so that a file of nothing but mistakes neither
-/// fills the journal nor holds up the serving thread.
+/// How many problems of a file are logged at a load: a file full of mistakes should neither fill the journal
+/// nor block the serving thread.
 pub const LOGGED_PROBLEMS: usize = 20;
 
-/// A file to serve from.
+/// A file to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Where it is, whether or not it exists now.
+    /// Its path; the file need not exist.
     pub path: PathBuf,
-    /// What its entries are.
+    /// The kind of its entries.
     pub kind: Kind,
 }
 
-/// A resource or key as it is served.
+/// A resource or key in the form in which it is served.
 #[derive(Clone, Debug)]
 pub struct Resource {
-    /// Its bytes, or why there are none.
+    /// Its bytes, or why it can't be served.
     pub value: Value,
-    /// The file that it comes from.
+    /// The file that it comes from, for messages.
     pub file: Arc<Path>,
     /// Whether the file has it under its old name.
     pub old: bool,
-    /// What was found in it and done to it before it is served: of most nothing, which takes no room.
+    /// The changes to it before it is served. Most have none, and a missing box takes little memory.
     pub outcome: Option<Box<Outcome>>,
 }
 
-/// What was found in a resource and done to it before it is served.
+/// The changes to a resource before it is served, and their consequence.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// How the bytes differ from the file's, a sentence each; mostly not at all.
+    /// How the served bytes differ from the file's, a sentence each.
     pub changes: Vec<String>,
-    /// What it makes a client do that gets it, where that is not what a person would expect; whether that
-    /// is to be repaired, and the words. Of what is refused for its content, why.
+    /// What a client does with the resource, if a person would not expect that: whether it needs a fix, and
+    /// the text. If the resource is refused because of its content, the reason.
     pub consequence: Option<(bool, String)>,
 }
 
 impl Resource {
-    /// How the bytes differ from the file's.
+    /// How the served bytes differ from the file's.
     pub fn changes(&self) -> &[String] {
         self.outcome
             .as_ref()
             .map_or(&[], |outcome| &outcome.changes)
     }
 
-    /// What it makes a client do that gets it.
+    /// What a client does with the resource, if that is unexpected.
     pub fn consequence(&self) -> Option<&(bool, String)> {
         self.outcome.as_ref()?.consequence.as_ref()
     }
 }
 
-/// How a file stands.
+/// The state of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileState {
-    /// It does not exist, which is normal for every default.
+    /// It does not exist, which is normal for a default path.
     Absent,
-    /// It was read.
+    /// It was loaded.
     Loaded {
-        /// How many names it has.
+        /// The number of names in it.
         entries: usize,
-        /// Its length.
+        /// Its length in bytes.
         bytes: u64,
         /// What is wrong with single entries.
         problems: Vec<Problem>,
-        /// What else about it is worth saying.
+        /// What is wrong with its mode, owner or file system.
         exposures: Vec<Exposure>,
     },
-    /// It could not be used as it is now.
+    /// Its present content can't be used.
     Failed {
         /// Why.
         problem: Problem,
-        /// Whether what it held before is still served.
+        /// Whether the last good content is still served.
         kept: bool,
     },
 }
 
-/// A file and how it stands.
+/// A file and its state.
 #[derive(Clone, Debug)]
 pub struct FileStatus {
     /// The file.
     pub source: Source,
-    /// How it stands.
+    /// Its state.
     pub state: FileState,
-    /// When what is served of it was read or seen to be still the same.
-    pub since: Option<Instant>,
-    /// What went wrong last, and when, be it repaired or not.
+    /// When its content was last read, or found unchanged.
+    pub loaded_at: Option<Instant>,
+    /// The last error and when it occurred, even if it is fixed now.
     pub last_error: Option<(Instant, String)>,
 }
 
@@ -106,7 +106,8 @@ pub struct FileStatus {
 pub struct Snapshot {
     /// Resources by name.
     pub resources: BTreeMap<Name, Resource>,
-    /// Keys by key id, apart from the resources so that no request for a resource finds one.
+    /// Keys by key id. They are separate from the resources, so that a request for a resource never finds a
+    /// key.
     pub keys: BTreeMap<Name, Resource>,
     /// The files in order of precedence, lowest first.
     pub files: Vec<FileStatus>,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The snapshot that is served, and how it follows the files.
+//! The snapshot that is served, and its reload when the files change.
 //!
-//! A snapshot never changes: a reload parses everything first and then swaps the whole. Clients keep
-//! what they got for the life of the VM, so a stale answer is for ever: [`Store::refresh`] compares
-//! each file's identity with what was loaded and belongs before each batch of answers.
+//! A snapshot is immutable: a reload parses everything first and then swaps the whole snapshot. Clients keep
+//! what they got for the life of the VM, so a stale answer is never corrected. Therefore [`Store::refresh`],
+//! which compares each file's identity with that of the loaded one, must be called before each batch of
+//! answers.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -12,56 +13,56 @@ use crate::resource::loaded::Loaded;
 use crate::resource::merge::merge;
 use crate::resource::snapshot::{Snapshot, Source};
 
-/// What is done to each snapshot before it is served.
-type Finish = Box<dyn Fn(&mut Snapshot) + Send + Sync>;
+/// Changes each snapshot before it is served.
+type Prepare = Box<dyn Fn(&mut Snapshot) + Send + Sync>;
 
-/// Loads files and holds the snapshot of what they held last.
+/// Loads files, and holds the snapshot of their last good content.
 pub struct Store {
     loaded: Mutex<Vec<Loaded>>,
-    // There is one thread, and it holds the lock for as long as cloning a pointer takes.
+    // There is one thread, and it holds the lock only while it clones a pointer.
     snapshot: RwLock<Arc<Snapshot>>,
-    finish: Finish,
+    prepare: Prepare,
 }
 
 impl Store {
     /// A store of `sources`, lowest precedence first, with nothing loaded yet.
     pub fn new(sources: Vec<Source>) -> Self {
-        Self::finished_by(sources, |_| {})
+        Self::with_preparation(sources, |_| {})
     }
 
-    /// The same, where `finish` changes each snapshot before it is served.
-    pub fn finished_by(
+    /// The same, with a function that changes each snapshot before it is served.
+    pub fn with_preparation(
         sources: Vec<Source>,
-        finish: impl Fn(&mut Snapshot) + Send + Sync + 'static,
+        prepare: impl Fn(&mut Snapshot) + Send + Sync + 'static,
     ) -> Self {
         let loaded = sources.into_iter().map(Loaded::new).collect();
         Self {
             loaded: Mutex::new(loaded),
             snapshot: RwLock::default(),
-            finish: Box::new(finish),
+            prepare: Box::new(prepare),
         }
     }
 
-    /// What is served now.
+    /// The snapshot that is served now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&snapshot)
     }
 
-    /// Reads the files that changed since they were read last, logs what is new about them, and swaps
-    /// the snapshot. Tells whether any file was read, or went away.
+    /// Reads the files that have changed, logs what is new about them, and swaps the snapshot. Returns
+    /// whether any file was read, or has gone.
     pub fn refresh(&self) -> bool {
         self.load(false)
     }
 
-    /// Whether there is news of a file that was not logged, since it changes too often. The next
-    /// [`Store::refresh`] after a while logs it.
-    pub fn is_behind(&self) -> bool {
+    /// Whether the rate limit held back a message about a file. A [`Store::refresh`] in the next period logs
+    /// it.
+    pub fn has_unlogged_changes(&self) -> bool {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.iter().any(Loaded::is_unsaid)
+        loaded.iter().any(Loaded::has_unlogged_changes)
     }
 
-    /// Reads every file anew, changed or not.
+    /// Reads every file again, changed or not.
     pub fn reload(&self) {
         self.load(true);
     }
@@ -76,7 +77,7 @@ impl Store {
             let parts = || loaded.iter().flat_map(Loaded::parts);
             let statuses = parts().map(Loaded::status).collect();
             let mut snapshot = merge(parts().map(Loaded::layer), statuses);
-            (self.finish)(&mut snapshot);
+            (self.prepare)(&mut snapshot);
             *self
                 .snapshot
                 .write()
@@ -115,16 +116,16 @@ mod tests {
         format!(r#"{{"Credential":"{value}"}}"#)
     }
 
-    /// Whatever happens to the file, the next look serves its present content.
+    /// Whatever happens to the file, the next refresh serves its present content.
     #[test]
-    fn a_change_is_seen_at_the_next_look() {
+    fn a_change_is_served_after_the_next_refresh() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         let store = store(&[&path]);
         assert!(served(&store).is_none());
         fs::write(&path, credential("YQ==")).unwrap();
         assert_eq!(served(&store).unwrap().unwrap(), b"a");
-        // The same size, within one tick of the clock.
+        // The same size, within one tick of the file system's clock.
         fs::write(&path, credential("Yg==")).unwrap();
         assert_eq!(served(&store).unwrap().unwrap(), b"b");
         fs::write(dir.path().join("new"), credential("Yw==")).unwrap();
@@ -134,7 +135,7 @@ mod tests {
         assert!(served(&store).is_none());
     }
 
-    /// A half-written file must not take away what was good; an entry that breaks is an error.
+    /// A half-written file must not replace the last good content; a broken entry is an error.
     #[test]
     fn last_good_is_kept_for_files_and_not_for_entries() {
         let dir = tempfile::tempdir().unwrap();
@@ -161,7 +162,8 @@ mod tests {
         assert!(served(&store).unwrap().is_err());
     }
 
-    /// The last file that has a name wins; a broken one hides a good one only under the same name.
+    /// The last file that has a name overrides the others; a broken entry hides a good one only under the
+    /// same name.
     #[test]
     fn precedence_across_files() {
         let dir = tempfile::tempdir().unwrap();

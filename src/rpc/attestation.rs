@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `attestation_agent.AttestationAgentService`: what units and confidential-data-hub wait for. Nothing
-//! is attested or measured here, and nothing is faked.
+//! `attestation_agent.AttestationAgentService`: systemd units and confidential-data-hub wait for this
+//! service. This daemon attests and measures nothing, and fakes nothing.
 
 use protobuf::Message;
 
@@ -23,14 +23,14 @@ pub fn service() -> Vec<Method> {
         refused::<GetAdditionalEvidenceRequest>("GetAdditionalEvidence", evidence),
         refused::<GetTokenRequest>("GetToken", "no token"),
         Method::new(SERVICE, "ExtendRuntimeMeasurement", extend),
-        refused::<BindInitDataRequest>("BindInitData", "initdata is bound to nothing"),
+        refused::<BindInitDataRequest>("BindInitData", "no binding of initdata"),
         refused::<GetTeeTypeRequest>("GetTeeType", "no TEE type"),
         refused::<GetAdditionalTeesRequest>("GetAdditionalTees", "no TEEs"),
     ]
 }
 
-/// The stock confidential-data-hub asks this after each pull. An error would fail the pull; that it
-/// is not supported is the truth, and is accepted.
+/// The stock confidential-data-hub calls this after each pull. An error would fail the pull, so the answer is
+/// the truth, "not supported", which it accepts.
 fn extend(
     _request: ExtendRuntimeMeasurementRequest,
     _notes: &mut Notes,
@@ -41,7 +41,7 @@ fn extend(
     })
 }
 
-/// A method that is refused, whatever a request that decodes says.
+/// A method that refuses each request that decodes.
 fn refused<Q: Message>(name: &'static str, what: &'static str) -> Method {
     Method::refused(SERVICE, name, move |_: Q, _| {
         status::unimplemented(format_args!(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `getresource.GetResourceService`: what the attestation-agent of 2023 serves, in both meanings that
-//! its one request has had.
+//! `getresource.GetResourceService`: the service of the attestation-agent of 2023. Its one request message
+//! has had two meanings, and both are served.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::server::method::{Method, Notes, Result};
 use crate::server::output::response_bytes;
 use crate::text::Quoted;
 
-/// The name of this KBC, as clients configure and send it.
+/// The name of this KBC in clients' configuration and requests.
 pub const KBC_NAME: &str = "offline_fs_kbc";
 
 /// The most members of a resource description, which has two.
@@ -32,8 +32,8 @@ pub fn service(store: Arc<Store>) -> Vec<Method> {
     )]
 }
 
-/// The length of the frame's body that carries a resource of `length` bytes, to be held against
-/// ttrpc's cap.
+/// The length of the body of a frame that carries a resource of `length` bytes, to compare with ttrpc's
+/// limit.
 pub fn answer_bytes(length: usize) -> u64 {
     let length = length as u64;
     response_bytes(match length {
@@ -47,10 +47,10 @@ fn get_resource(
     request: &GetResourceRequest,
     notes: &mut Notes,
 ) -> Result<GetResourceResponse> {
-    let asked = Asked::from(request);
+    let asked = ParsedRequest::from(request);
     let name = lookup::name(&asked.name, notes)?;
     let snapshot = store.snapshot();
-    let secret = lookup::explained(&name, &snapshot, notes, || {
+    let secret = lookup::with_consequence(&name, &snapshot, notes, || {
         if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
             return Err(status::invalid_argument(format_args!(
                 "this is {KBC_NAME}, the request is for the KBC {}; fix aa_kbc_params",
@@ -65,15 +65,15 @@ fn get_resource(
     })
 }
 
-/// What a request asks for, of whichever generation it is.
-struct Asked<'a> {
+/// What a request of either generation asks for.
+struct ParsedRequest<'a> {
     name: Cow<'a, str>,
     kbc: &'a str,
 }
 
-impl<'a> From<&'a GetResourceRequest> for Asked<'a> {
+impl<'a> From<&'a GetResourceRequest> for ParsedRequest<'a> {
     fn from(request: &'a GetResourceRequest) -> Self {
-        match described(&request.KbsUri) {
+        match name_in_description(&request.KbsUri) {
             // The first generation (image-rs 0.3 and 0.4): KBC, KBS URI, resource description.
             Some(name) => Self {
                 name: Cow::Owned(name),
@@ -88,8 +88,8 @@ impl<'a> From<&'a GetResourceRequest> for Asked<'a> {
     }
 }
 
-/// The name in a resource description, `{"name":"…","optional":{}}`; none if the text isn't one.
-fn described(text: &str) -> Option<String> {
+/// The name in a resource description, `{"name":"…","optional":{}}`. Returns none if the text is not one.
+fn name_in_description(text: &str) -> Option<String> {
     if !text.trim_ascii_start().starts_with('{') {
         return None;
     }
@@ -110,11 +110,11 @@ mod tests {
             KbsUri: third,
             ..GetResourceRequest::default()
         };
-        let asked = Asked::from(&request);
+        let asked = ParsedRequest::from(&request);
         (asked.name.into_owned(), asked.kbc.to_owned())
     }
 
-    /// What `check` says of a size is what the server finds when it answers.
+    /// The size that `check` predicts is the size of the server's answer.
     #[test]
     fn the_size_of_an_answer_is_known_beforehand() {
         for length in [1, 127, 128, 16_383, 16_384, 4 << 20] {
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(answer_bytes(crate::lint::MAX_RESOURCE_BYTES), cap);
     }
 
-    /// One message, two meanings: the third field decides.
+    /// The third field decides which of the two meanings a request has.
     #[test]
     fn generations_are_told_apart() {
         let old = ("Credential".to_owned(), "offline_fs_kbc".to_owned());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `keyprovider.KeyProviderService`: unwrapped keys of image layers.
+//! `keyprovider.KeyProviderService`: unwraps the keys of image layers.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ pub fn service(store: Arc<Store>) -> Vec<Method> {
             "WrapKey",
             |_: KeyProviderKeyWrapProtocolInput, _| {
                 status::unimplemented(
-                    "keys are wrapped on the build host, by `offline-fs-kbc keyprovider` as ocicrypt's \
-                     command; over a socket no peer may name a key or a file for the daemon to use",
+                    "keys are wrapped on the build host, by `offline-fs-kbc keyprovider` as ocicrypt's key-provider \
+                     command; a peer on a socket may not choose a key or a file for the daemon to use",
                 )
             },
         ),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Finding what a name or a key id means, or the status that refuses it.
+//! Looks up resources and keys; the error is the status of the refusal.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::resource::snapshot::{FileState, FileStatus, Resource, Snapshot};
 use crate::rpc::status;
 use crate::server::method::{Consequence, Notes, Result, Subject};
 
-/// Reads the name that a request has, and notes it for the log.
+/// Parses the name in a request, and notes it for the log.
 pub fn name(text: &str, notes: &mut Notes) -> Result<Name> {
     let name = Name::parse(text).map_err(|error| {
         notes.subject = Subject::Quoted(text.into());
@@ -24,7 +24,7 @@ pub fn name(text: &str, notes: &mut Notes) -> Result<Name> {
     Ok(name)
 }
 
-/// The resource of this name. Keys are none.
+/// The resource of this name; never a key.
 pub fn resource(snapshot: &Snapshot, name: &Name) -> Result<Secret> {
     match (name, snapshot.resources.get(name)) {
         (Name::Path(_), Some(resource)) => usable(name, resource),
@@ -32,7 +32,7 @@ pub fn resource(snapshot: &Snapshot, name: &Name) -> Result<Secret> {
     }
 }
 
-/// The resource of this name, or else the key, which only a daemon that exposes keys hands out.
+/// The resource of this name, or else the key of this name: only for a daemon that exposes keys.
 pub fn resource_or_key(snapshot: &Snapshot, name: &Name) -> Result<Secret> {
     match (
         snapshot.resources.contains_key(name),
@@ -43,9 +43,9 @@ pub fn resource_or_key(snapshot: &Snapshot, name: &Name) -> Result<Secret> {
     }
 }
 
-/// The key of this id: one of the keys file, or else a resource that is as long as a key.
+/// The key of this id: from a keys file, or else a resource that is as long as a key.
 pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
-    // What is no name of ours, as a plugin's, may still be an id.
+    // A key's id may be a text that is not a valid name, such as a plugin's.
     let name = Name::parse(kid).unwrap_or_else(|_| Name::Other(kid.into()));
     if let Some(key) = snapshot.keys.get(&name) {
         return usable(&name, key);
@@ -59,15 +59,15 @@ pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
         length => {
             let file = resource.file.display();
             Err(status::failed_precondition(format_args!(
-                "{name} in {file} is no key: it has {length} bytes, a key has {KEY_BYTES}"
+                "{name} in {file} is not a key: it has {length} bytes, a key has {KEY_BYTES}"
             )))
         }
     }
 }
 
-/// Looks for what a request is about, and notes for the log what the outcome makes of a client that asked for
-/// the credential: no client says it.
-pub fn explained(
+/// Runs `find`. If the request is for the credential, notes for the log what the result makes the client do,
+/// since no client logs that.
+pub fn with_consequence(
     name: &Name,
     snapshot: &Snapshot,
     notes: &mut Notes,
@@ -90,8 +90,8 @@ pub fn explained(
     result
 }
 
-/// What becomes of a client that gets no credential. That none is configured is normal: clients ask for
-/// public images too.
+/// What a client does that gets no credential. A missing credential is normal: clients ask for it before they
+/// pull public images too.
 fn without_credential(status: &ttrpc::Status, snapshot: &Snapshot) -> Consequence {
     let failed = |file: &FileStatus| matches!(file.state, FileState::Failed { .. });
     let is_warning = status.code() != ttrpc::Code::NOT_FOUND || snapshot.files.iter().any(failed);

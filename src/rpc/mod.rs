@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The services: a file each, and thin. Decode, ask the store, encode.
+//! The ttrpc services, one file each. They decode a request, ask the store, and encode the answer.
 
 pub mod attestation;
 pub mod getresource;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `offline_fs_kbc.Status`: how the daemon stands, in names and numbers.
+//! `offline_fs_kbc.Status`: the daemon's status, with names and sizes and never a value.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::server::method::{Method, Subject};
 use crate::server::request_log::{Record, RequestLog};
 use crate::text::{EntryName, Escaped};
 
-/// How many entries are listed of resources and keys each: far above any use, and below what one message
-/// carries.
+/// How many resources, and how many keys, are listed: far more than anybody has, and few enough for one
+/// message.
 const LISTED_ENTRIES: usize = 1_000;
 
 /// What the report is made from.
 pub struct Report {
     /// The version of the program.
     pub version: &'static str,
-    /// What is served.
+    /// The resources and keys.
     pub store: Arc<Store>,
-    /// Who is in.
+    /// The counts of connections.
     pub admission: Arc<Admission>,
-    /// What was answered.
+    /// The answered requests.
     pub request_log: Arc<RequestLog>,
-    /// How it stands, in a line.
+    /// Returns the status in one line.
     pub summary: Box<dyn Fn() -> String + Send + Sync>,
 }
 
@@ -41,7 +41,7 @@ pub const STATUS: (&str, &str) = ("offline_fs_kbc.Status", "Get");
 pub fn service(report: Arc<Report>) -> Vec<Method> {
     let (service, get) = STATUS;
     vec![Method::new(service, get, move |_: GetRequest, notes| {
-        notes.is_private = true;
+        notes.is_unlogged = true;
         Ok(report.get())
     })]
 }
@@ -111,7 +111,7 @@ fn file(status: &FileStatus) -> File {
         entries: entries as u64,
         bytes,
         problems: problems as u64,
-        loaded_seconds_ago: status.since.map(seconds_since),
+        loaded_seconds_ago: status.loaded_at.map(seconds_since),
         last_error: status
             .last_error
             .as_ref()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `api.GetResourceService`: what confidential-data-hub serves.
+//! `api.GetResourceService`: the resources that confidential-data-hub serves.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ fn get_resource(
 ) -> Result<GetResourceResponse> {
     let name = lookup::name(&request.ResourcePath, notes)?;
     let snapshot = store.snapshot();
-    let secret = lookup::explained(&name, &snapshot, notes, || {
+    let secret = lookup::with_consequence(&name, &snapshot, notes, || {
         if expose_keys {
             lookup::resource_or_key(&snapshot, &name)
         } else {

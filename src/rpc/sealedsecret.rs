@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `api.SealedSecretService`: what a sealed secret names.
+//! `api.SealedSecretService`: opens a sealed secret, by returning the resource that it names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::sealedsecret::{Error, PublicKey, Sealed};
 use crate::server::method::{Method, Notes, Result, Subject};
 use crate::text::Quoted;
 
-/// Whether signatures count.
+/// Whether signatures are verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verification {
-    /// They do. A key may be a resource, or a file of this directory.
+    /// They are. A public key is a resource, or a file in this directory.
     On(PathBuf),
-    /// They don't: older secrets carry a placeholder.
+    /// They are not: older secrets have a placeholder instead of a signature.
     Off,
 }
 
@@ -45,7 +45,7 @@ fn unseal(
     let text = std::str::from_utf8(&request.secret)
         .map_err(|_| status::invalid_argument(Error::Malformed("it is not UTF-8")))?;
     let sealed = Sealed::parse(text).map_err(refusal)?;
-    // What files can't open is said first: no signature would help it.
+    // Secrets that this daemon can't open are refused before their signature is checked.
     let name = sealed.resource_name().map_err(refusal)?;
     let snapshot = store.snapshot();
     if let Verification::On(directory) = verification {
@@ -78,7 +78,7 @@ fn public_key(kid: &str, snapshot: &Snapshot, directory: &Path) -> Result<Public
             .map_err(|error| status::about("the sealed secret's signing key", error))?;
         PublicKey::from_jwk(key.expose())
     } else {
-        // The peer chooses the name; it must not choose a directory.
+        // The peer chooses the file's name, but must not choose the directory.
         if kid.is_empty() || kid.contains(['/', '\0']) || kid == "." || kid == ".." {
             return Err(status::invalid_argument(format_args!(
                 "the sealed secret's kid {shown} is neither a kbs:// URI nor a file name"

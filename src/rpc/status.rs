@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The statuses of refused requests. No client looks at the code, all log the text: it is what a
+//! The statuses of refused requests. No client looks at the code, but all log the text, which is what a
 //! person sees.
 
 use std::fmt::{self, Write as _};
@@ -11,10 +11,10 @@ use crate::resource::name::Name;
 use crate::resource::snapshot::{FileState, Snapshot};
 use crate::text::{EntryName, Escaped};
 
-/// How many existing names an answer lists.
+/// How many existing names a refusal lists.
 const LISTED_NAMES: usize = 20;
 
-/// The length of a list of names, in bytes: an answer should fit a line of a log.
+/// The longest list of names, in bytes: a refusal should fit a line of a log.
 const LISTED_BYTES: usize = 1024;
 
 /// An INVALID_ARGUMENT with this text.
@@ -37,12 +37,12 @@ pub fn absent(text: impl fmt::Display) -> Status {
     refuse(Code::NOT_FOUND, text)
 }
 
-/// The same status, its text saying what it is about.
+/// The same status, with `what` before its text.
 pub fn about(what: &str, status: Status) -> Status {
     refuse(status.code(), format_args!("{what}: {}", status.message))
 }
 
-/// A NOT_FOUND for a key, with the ids that there are.
+/// A NOT_FOUND for a key, with a list of the existing ids.
 pub fn key_not_found(kid: &Name, snapshot: &Snapshot) -> Status {
     let known = snapshot.keys.keys().map(Name::as_str);
     let known: Vec<_> = known
@@ -52,13 +52,13 @@ pub fn key_not_found(kid: &Name, snapshot: &Snapshot) -> Status {
     refuse(
         Code::NOT_FOUND,
         match known[..] {
-            [] => format!("no key {kid}; there is none in the keys file, and no such resource"),
+            [] => format!("no key {kid}; the keys file has no keys, and there is no such resource"),
             _ => format!("no key {kid}; the keys file has: {}", list(&known)),
         },
     )
 }
 
-/// A NOT_FOUND that names what was asked for, and what is there instead.
+/// A NOT_FOUND for a resource, with a list of the existing names.
 pub fn not_found(name: &Name, snapshot: &Snapshot) -> Status {
     let mut text = format!("no resource {name}");
     match (name, name.old()) {
@@ -69,23 +69,23 @@ pub fn not_found(name: &Name, snapshot: &Snapshot) -> Status {
         (Name::Path(_), None) => {}
     }
     if snapshot.keys.contains_key(name) {
-        text.push_str("; it is a key of the keys file, and keys are not handed out");
+        text.push_str("; it is a key in the keys file, and keys are not served as resources");
     }
     if snapshot.resources.is_empty() {
-        text.push_str("; nothing is configured: ");
+        text.push_str("; no resources are configured: ");
         let files = snapshot.files.iter().map(|file| {
             let path = file.source.path.display();
             match &file.state {
                 FileState::Absent => format!("{path} is absent"),
-                FileState::Loaded { .. } => format!("{path} has no usable name"),
+                FileState::Loaded { .. } => format!("{path} has no usable entry"),
                 FileState::Failed { problem, .. } => format!("{path}: {}", problem.what),
             }
         });
         text.push_str(&list(&files.collect::<Vec<_>>()));
     } else {
-        text.push_str("; there are: ");
+        text.push_str("; the resources are: ");
         let names = snapshot.resources.keys().filter_map(|name| match name {
-            // Any other name can't be asked for; a very long one may be a value in the wrong place.
+            // No client can ask for any other name, and a very long name may be a value in the wrong place.
             Name::Path(path) if !EntryName(path).is_hidden() => Some(Escaped(path)),
             _ => None,
         });
@@ -98,7 +98,7 @@ fn refuse(code: Code, text: impl fmt::Display) -> Status {
     get_status(code, text.to_string())
 }
 
-/// The first items, as many as fit.
+/// Joins the first items, as many as fit.
 fn list<T: fmt::Display>(items: &[T]) -> String {
     let all = items.len();
     let mut text = String::new();
@@ -121,7 +121,7 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
 mod tests {
     use super::*;
 
-    /// However many names there are, the answer stays short and says how many it left out.
+    /// However many names there are, the list stays short and says how many are left out.
     #[test]
     fn lists_are_bounded() {
         let names: Vec<_> = (0..30).map(|n| format!("a/b/{n:02}")).collect();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `api.SecureMountService` and `api.ImagePullService`: what a daemon without network and without the
-//! right to mount does not do, and what does it instead.
+//! `api.SecureMountService` and `api.ImagePullService`: refused, because this daemon has no network and may
+//! not mount. The refusals name what to run instead.
 
 use crate::proto::api::{ImagePullRequest, SecureMountRequest};
 use crate::rpc::status;

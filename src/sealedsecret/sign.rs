@@ -20,17 +20,17 @@ use crate::sealedsecret::MAX_MEMBERS;
 /// The length of a coordinate and of a private key on P-256, in bytes.
 const SCALAR_BYTES: usize = 32;
 
-/// Why a text is not a private key. No text holds a part of it.
+/// Why a text is not a private key. The messages show no part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Error {
-    /// Another kind of key, or no key at all.
+    /// It is another kind of key, or no key at all.
     #[error("not a JWK of an EC key on P-256")]
     NotAKey,
-    /// The public half alone.
-    #[error("a public key; the private one has a member \"d\"")]
+    /// It is only the public key.
+    #[error("a public key; a private key has a member \"d\"")]
     Public,
-    /// `x` and `y` are another key's.
-    #[error("its members x and y are not those of the private key d")]
+    /// `x` and `y` belong to another key.
+    #[error("its members x and y do not match the private key d")]
     Mismatch,
 }
 
@@ -42,10 +42,10 @@ impl PrivateKey {
     ///
     /// # Errors
     ///
-    /// Where there are no random bytes.
+    /// If the kernel gives no random bytes.
     pub fn generate() -> io::Result<Self> {
         loop {
-            // One of 2^32 texts is no scalar of the curve.
+            // One in 2^32 values is not a scalar of the curve.
             if let Ok(key) = SigningKey::from_slice(&*random::bytes::<SCALAR_BYTES>()?) {
                 return Ok(Self(key));
             }
@@ -56,7 +56,7 @@ impl PrivateKey {
     ///
     /// # Errors
     ///
-    /// Where it is something else.
+    /// If the text is anything else.
     pub fn from_jwk(text: &[u8]) -> Result<Self, Error> {
         let jwk = json::members(text, MAX_MEMBERS).map_err(|_| Error::NotAKey)?;
         let is = |name, value: &str| json::string(&jwk, name).is_some_and(|found| found == value);
@@ -74,7 +74,7 @@ impl PrivateKey {
         Ok(key)
     }
 
-    /// The private JWK, a line of text.
+    /// The private JWK, as one line.
     pub fn private_jwk(&self) -> Zeroizing<String> {
         let (x, y) = self.coordinates();
         let scalar = Zeroizing::new(self.0.to_bytes().to_vec());
@@ -87,13 +87,13 @@ impl PrivateKey {
         )
     }
 
-    /// The public JWK, a line of text.
+    /// The public JWK, as one line.
     pub fn public_jwk(&self) -> String {
         let (x, y) = self.coordinates();
         format!(r#"{{"kty":"EC","crv":"P-256","alg":"ES256","x":"{x}","y":"{y}"}}"#) + "\n"
     }
 
-    /// A sealed secret that is the resource `kbs:///<path>`, signed by the key that is known as `kid`.
+    /// A sealed secret for the resource `kbs:///<path>`, signed by this key, whose id is `kid`.
     pub fn seal(&self, path: &str, kid: &str) -> String {
         let header = json!({"alg": "ES256", "kid": kid});
         let payload = json!({
@@ -113,7 +113,7 @@ impl PrivateKey {
 
     fn coordinates(&self) -> (String, String) {
         let point = self.0.verifying_key().to_sec1_point(false);
-        // SEC 1's form: a tag that says "not compressed", and both coordinates.
+        // SEC 1's encoding: a tag for "uncompressed", and both coordinates.
         let (x, y) = point.as_bytes()[1..].split_at(SCALAR_BYTES);
         (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y))
     }
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::sealedsecret::{PublicKey, Sealed};
 
-    /// What is sealed is read and verified by the reader that the daemon has, and by that key alone.
+    /// The daemon's own reader verifies what `seal` makes, and only with the right key.
     #[test]
     fn round_trip() {
         let [key, other] = [(); 2].map(|()| PrivateKey::generate().unwrap());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who is let in, how many, and how much they may make the daemon hold, over all sockets together.
+//! Admission control over all sockets together: which peers are accepted, how many connections there may be,
+//! and how much memory they may use.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,28 +11,28 @@ use nix::unistd::geteuid;
 use thiserror::Error;
 use tracing::warn;
 
-use crate::rate::Rate;
+use crate::rate::RateLimit;
 use crate::server::limits::{
-    FREE_BYTES, MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS,
+    MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_PROCESS, UNCOUNTED_BYTES,
 };
 use crate::server::peer::Peer;
 
-/// Why a peer is not let in.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 enum Refusal {
     #[error("its user is neither root nor the daemon's own")]
     User,
-    #[error("there are {MAX_CONNECTIONS} connections, which is the cap")]
+    #[error("there are {MAX_CONNECTIONS} connections, the limit")]
     TooMany,
-    #[error("it has {MAX_CONNECTIONS_OF_PROCESS} connections, which is the cap for one process")]
+    #[error("it has {MAX_CONNECTIONS_OF_PROCESS} connections, the limit for one process")]
     TooManyOfProcess,
 }
 
-/// What is counted over all sockets.
+/// The counts over all sockets.
 pub struct Admission {
     counts: Mutex<Counts>,
-    refusals: Rate,
-    give_back: fn(),
+    refusals: RateLimit,
+    release_memory: fn(),
 }
 
 #[derive(Default)]
@@ -43,18 +44,18 @@ struct Counts {
 }
 
 impl Admission {
-    /// Nobody is in. `give_back` is called when a crowd of connections has gone, whose memory may then
-    /// go back to the system.
-    pub fn new(give_back: fn()) -> Self {
+    /// Starts with no connections. `release_memory` is called after many connections have closed, to return their
+    /// memory to the system.
+    pub fn new(release_memory: fn()) -> Self {
         Self {
             counts: Mutex::default(),
-            refusals: Rate::new(1),
-            give_back,
+            refusals: RateLimit::new(1),
+            release_memory,
         }
     }
 
-    /// Lets the peer in, or logs why not; then its connection is to be closed.
-    pub fn admit(self: &Arc<Self>, peer: Peer) -> Option<Ticket> {
+    /// Admits the peer, or logs why it is refused; the caller then closes the connection.
+    pub fn admit(self: &Arc<Self>, peer: Peer) -> Option<Permit> {
         let mut counts = self.counts();
         let refusal = match counts.check(peer) {
             Ok(()) => {
@@ -63,10 +64,10 @@ impl Admission {
                     *counts.by_process.entry(pid).or_default() += 1;
                 }
                 let admission = Arc::clone(self);
-                return Some(Ticket {
+                return Some(Permit {
                     admission,
                     peer,
-                    held: 0,
+                    counted: 0,
                 });
             }
             Err(refusal) => {
@@ -75,22 +76,22 @@ impl Admission {
             }
         };
         drop(counts);
-        if let Some(before) = self.refusals.now() {
+        if let Some(suppressed) = self.refusals.allow() {
             let peer = peer.describe();
-            warn!("a connection of {peer} is closed: {refusal}{before}");
+            warn!("refused a connection from {peer}: {refusal}{suppressed}");
         }
         None
     }
 
-    /// How many connections there are, and how many were refused since the start.
+    /// The number of open connections, and of those refused since the start.
     pub fn tally(&self) -> (usize, u64) {
         let counts = self.counts();
         (counts.connections, counts.refused)
     }
 
-    /// Gives memory back.
-    pub fn give_back(&self) {
-        (self.give_back)();
+    /// Returns free memory to the system.
+    pub fn release_memory(&self) {
+        (self.release_memory)();
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -116,44 +117,45 @@ impl Counts {
     }
 }
 
-/// A place for one connection, given back when dropped.
-pub struct Ticket {
+/// The admission of one connection. It ends when the value is dropped.
+pub struct Permit {
     admission: Arc<Admission>,
     peer: Peer,
-    /// How much of what is buffered in all is this connection's.
-    held: usize,
+    /// How many of the counted bytes belong to this connection.
+    counted: usize,
 }
 
-impl Ticket {
-    /// Whose place it is.
+impl Permit {
+    /// The peer.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// Says how many bytes the connection buffers now; tells whether there is room for that. What
-    /// every connection may hold is not counted, so that large ones don't push out small ones.
+    /// Sets how many bytes the connection buffers now. Returns false if all connections together would buffer
+    /// too much. The first `UNCOUNTED_BYTES` of each connection are not counted, so that large buffers do not
+    /// block small ones.
     #[must_use]
-    pub fn hold(&mut self, bytes: usize) -> bool {
-        let bytes = bytes.saturating_sub(FREE_BYTES);
-        if bytes == self.held {
+    pub fn set_buffered(&mut self, bytes: usize) -> bool {
+        let bytes = bytes.saturating_sub(UNCOUNTED_BYTES);
+        if bytes == self.counted {
             return true;
         }
         let mut counts = self.admission.counts();
-        let buffered = counts.buffered - self.held + bytes;
-        if bytes > self.held && buffered > MAX_BUFFERED_BYTES {
+        let buffered = counts.buffered - self.counted + bytes;
+        if bytes > self.counted && buffered > MAX_BUFFERED_BYTES {
             return false;
         }
         counts.buffered = buffered;
-        self.held = bytes;
+        self.counted = bytes;
         true
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.admission.counts();
         counts.connections -= 1;
-        counts.buffered -= self.held;
+        counts.buffered -= self.counted;
         if let Some(pid) = self.peer.pid {
             if let Entry::Occupied(mut count) = counts.by_process.entry(pid) {
                 *count.get_mut() -= 1;
@@ -177,19 +179,19 @@ mod tests {
         }
     }
 
-    /// One process can't take all places, all together can't take more than there are, and a place
-    /// that is given back is free again.
+    /// One process can't use all connections, all processes together can't have more than the limit, and a
+    /// closed connection makes room for another.
     #[test]
     fn places_are_counted() {
         let admission = Arc::new(Admission::new(|| {}));
-        let mut tickets: Vec<_> = (0..MAX_CONNECTIONS_OF_PROCESS)
+        let mut permits: Vec<_> = (0..MAX_CONNECTIONS_OF_PROCESS)
             .map(|_| admission.admit(peer(1)).unwrap())
             .collect();
         assert!(admission.admit(peer(1)).is_none());
         let others = MAX_CONNECTIONS - MAX_CONNECTIONS_OF_PROCESS;
-        tickets.extend((0..others).map(|_| admission.admit(peer(2)).unwrap()));
+        permits.extend((0..others).map(|_| admission.admit(peer(2)).unwrap()));
         assert!(admission.admit(peer(3)).is_none());
-        tickets.clear();
+        permits.clear();
         assert!(admission.admit(peer(1)).is_some());
         assert!(admission.counts().by_process.is_empty());
     }
@@ -204,17 +206,17 @@ mod tests {
         assert!(admission.admit(peer(1)).is_some());
     }
 
-    /// What is buffered in all is bounded; small buffers are always there.
+    /// The total of buffered bytes is limited; small buffers are always allowed.
     #[test]
     fn bytes_are_counted() {
         let admission = Arc::new(Admission::new(|| {}));
         let mut large = admission.admit(peer(1)).unwrap();
         let mut other = admission.admit(peer(1)).unwrap();
-        assert!(large.hold(FREE_BYTES + MAX_BUFFERED_BYTES));
-        assert!(!other.hold(FREE_BYTES + 1));
-        assert!(other.hold(FREE_BYTES));
-        assert!(large.hold(FREE_BYTES + 10));
-        assert!(other.hold(FREE_BYTES + 1));
+        assert!(large.set_buffered(UNCOUNTED_BYTES + MAX_BUFFERED_BYTES));
+        assert!(!other.set_buffered(UNCOUNTED_BYTES + 1));
+        assert!(other.set_buffered(UNCOUNTED_BYTES));
+        assert!(large.set_buffered(UNCOUNTED_BYTES + 10));
+        assert!(other.set_buffered(UNCOUNTED_BYTES + 1));
         drop((large, other));
         assert_eq!(admission.counts().buffered, 0);
     }

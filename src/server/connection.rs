@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One peer's connection: frames in, answers out, in order, by one task.
+//! The connection of one peer: one task reads frames and writes the answers in order.
 //!
-//! What was read together is answered together. While the peer does not read its answers nothing more
-//! is read from it, so that what it can make the daemon hold is bounded.
+//! Requests that were read together are answered together. While the peer does not read its answers, nothing
+//! more is read from it, which bounds the memory that it can use.
 
 use std::future::pending;
 use std::io;
@@ -23,45 +23,46 @@ use ttrpc::MessageHeader;
 use ttrpc::proto::MESSAGE_HEADER_LENGTH;
 use zeroize::Zeroize as _;
 
-use crate::server::admission::Ticket;
-use crate::server::fdstore::Place;
+use crate::server::admission::Permit;
+use crate::server::fdstore::Slot;
 use crate::server::limits::{
-    ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, KEEP_AFTER, KEPT_BYTES, MAX_MESSAGE_BYTES,
+    ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, IDLE_BUFFER_BYTES, MAX_MESSAGE_BYTES, STORE_AFTER,
 };
 use crate::server::output::Output;
 use crate::server::router::Router;
 
-/// Serves one peer until it closes the connection, or `stop` turns true; then what has arrived is
-/// answered, and the connection closed or left in the service manager's store.
+/// Serves one peer until it closes the connection or `stop` becomes true. After `stop`, requests that have
+/// arrived are still answered; then the connection is closed, or left in the service manager's descriptor
+/// store.
 ///
-/// With a `place` in that store, the connection is in it while it rests between two requests.
+/// If there is a `slot` in that store, the connection is in it while it is idle between two requests.
 ///
 /// # Errors
 ///
-/// As reading from or writing to the socket fails.
+/// If reading from or writing to the socket fails.
 pub async fn run(
     mut stream: UnixStream,
-    mut ticket: Ticket,
-    mut place: Option<Place>,
+    mut permit: Permit,
+    mut slot: Option<Slot>,
     router: Arc<Router>,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let peer = ticket.peer();
+    let peer = permit.peer();
     let mut input = Input::default();
     let mut output = Output::default();
     let (mut last, mut stopped) = (false, false);
-    // An error means that the sender is gone, which stops too.
+    // An error means that the sender was dropped, which ends the connection too.
     let mut stopping = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
-    // When the connection goes into the store, if it rests until then.
-    let mut rested = Some(Instant::now() + KEEP_AFTER);
+    // When the connection is put into the store, if it is still idle then.
+    let mut store_at = Some(Instant::now() + STORE_AFTER);
     while !last {
         if stopped && input.is_between_frames() {
-            if let Some(mut kept) = place.take() {
+            if let Some(mut kept) = slot.take() {
                 if has_unread(&stream)? {
-                    // It was sent before the end, so it is answered.
-                    place = Some(kept);
-                } else if kept.put(&stream) {
-                    kept.leave();
+                    // The request was sent before the end, so it is answered.
+                    slot = Some(kept);
+                } else if kept.store(&stream) {
+                    kept.leave_in_store();
                     return Ok(());
                 } else {
                     end_input(&stream)?;
@@ -69,39 +70,40 @@ pub async fn run(
             }
         }
         let deadline = input.deadline();
-        let rest = match &place {
-            Some(place) if !place.is_taken() && input.is_between_frames() => rested,
+        let rest = match &slot {
+            Some(slot) if !slot.is_stored() && input.is_between_frames() => store_at,
             _ => None,
         };
         tokio::select! {
-            // First: a peer that never rests must not keep the end away.
+            // `stop` is checked first: a peer that is never idle must not delay the end.
             biased;
             () = &mut stopping, if !stopped => {
                 stopped = true;
-                if place.is_none() {
+                if slot.is_none() {
                     end_input(&stream)?;
                 }
                 continue;
             }
-            ended = input.wait_and_read(&mut stream, &mut place) => last = ended?,
+            ended = input.wait_and_read(&mut stream, &mut slot) => last = ended?,
             () = at(deadline) => return Err(io::Error::other("a frame took too long")),
             () = at(rest) => {
-                if let Some(place) = &mut place {
-                    // Where the store is full, it has to do without.
-                    place.put(&stream);
-                    rested = None;
+                if let Some(slot) = &mut slot {
+                    // If the store is full, the connection stays out of it.
+                    slot.store(&stream);
+                    store_at = None;
                 }
                 continue;
             }
         }
-        if place.is_some() {
-            rested = Some(Instant::now() + KEEP_AFTER);
+        if slot.is_some() {
+            store_at = Some(Instant::now() + STORE_AFTER);
         }
         let mut read = router.note_read();
         if input.has_several() {
-            // A busy peer is seldom alone: the others that are ready read first, and one look at the files is
-            // enough for all. A single request doesn't wait for that. What all of them hold meanwhile is bounded.
-            if !ticket.hold(input.size() + output.size()) {
+            // A busy peer is seldom alone. The other connections that are ready read first, so that one check
+            // of the files serves all of them. A single request does not wait for that. The memory that they
+            // all hold meanwhile is limited.
+            if !permit.set_buffered(input.size() + output.size()) {
                 return Err(no_room());
             }
             yield_now().await;
@@ -113,26 +115,26 @@ pub async fn run(
                 None => router.oversized(header, peer, &mut output)?,
             }
             if output.len() >= ANSWERED_BYTES {
-                if !ticket.hold(input.size() + output.size()) {
+                if !permit.set_buffered(input.size() + output.size()) {
                     return Err(no_room());
                 }
                 output.flush(&mut stream).await?;
-                // While the peer took its time the files may have changed.
+                // The files may have changed while the peer read its answers.
                 read = router.note_read();
             }
         }
-        if !ticket.hold(input.size() + output.size()) {
+        if !permit.set_buffered(input.size() + output.size()) {
             return Err(no_room());
         }
         output.flush(&mut stream).await?;
         input.compact();
-        // It is less than before.
-        let _ = ticket.hold(input.size());
+        // This always succeeds, since it is less than before.
+        let _ = permit.set_buffered(input.size());
     }
     Ok(())
 }
 
-/// Waits until then, or for ever.
+/// Waits until `time`, or for ever if there is none.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -140,12 +142,12 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// What is in the socket can still be read, then comes the end; nothing more arrives.
+/// Shuts down the receiving side: data that has arrived can still be read, and nothing more arrives.
 fn end_input(stream: &UnixStream) -> io::Result<()> {
     Ok(shutdown(stream.as_raw_fd(), Shutdown::Read)?)
 }
 
-/// Whether something has arrived that was not read, be it the end.
+/// Whether unread data, or the end of the stream, has arrived.
 fn has_unread(stream: &UnixStream) -> io::Result<bool> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     match recv(stream.as_raw_fd(), &mut [0], flags) {
@@ -160,55 +162,55 @@ fn no_memory() -> io::Error {
 }
 
 fn no_room() -> io::Error {
-    io::Error::other("all connections together buffer as much as they may")
+    io::Error::other("the limit on what all connections together may buffer is reached")
 }
 
-/// What was read and is not yet answered.
+/// Bytes that were read and not yet answered.
 ///
-/// The buffer grows with the bytes that arrive, never with the length that a header announces.
+/// The buffer grows with the bytes that arrive, never by the length that a header announces.
 #[derive(Default)]
 struct Input {
     buffer: Vec<u8>,
-    /// How much of the buffer is done with.
-    done: usize,
-    /// An oversized frame's header, and how much of its body is still to be thrown away.
+    /// How many bytes at the beginning of the buffer were answered.
+    answered: usize,
+    /// The header of an oversized frame, and how many bytes of its body are still to be discarded.
     oversized: Option<(MessageHeader, usize)>,
-    /// When the frame began to arrive that has not arrived as a whole.
-    begun: Option<Instant>,
-    /// Whether a frame has been taken since that was set.
-    moved: bool,
+    /// When the incomplete frame at the end of the buffer began to arrive.
+    frame_start: Option<Instant>,
+    /// Whether a frame was taken since `frame_start` was set.
+    took_frame: bool,
 }
 
 impl Input {
-    /// How much memory it takes.
+    /// How much memory the buffer takes.
     fn size(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// When the frame that has begun must have arrived; between frames a peer may rest for ever.
+    /// When the incomplete frame must be complete. There is no deadline between two frames.
     fn deadline(&self) -> Option<Instant> {
-        self.begun.map(|begun| begun + FRAME_TIME)
+        self.frame_start.map(|frame_start| frame_start + FRAME_TIME)
     }
 
-    /// Whether nothing of a frame has been read that was not answered.
+    /// Whether no part of an unanswered frame has been read.
     fn is_between_frames(&self) -> bool {
         self.buffer.is_empty() && self.oversized.is_none()
     }
 
-    /// Waits for bytes and reads what is there; tells whether the peer has sent its last byte.
+    /// Waits for data and reads what has arrived. Returns whether the peer has closed its side.
     ///
-    /// Nothing is lost when the wait is given up.
+    /// It is safe to cancel this: no data is lost.
     async fn wait_and_read(
         &mut self,
         stream: &mut UnixStream,
-        place: &mut Option<Place>,
+        slot: &mut Option<Slot>,
     ) -> io::Result<bool> {
         let enough = self.buffer.len() + BATCH_BYTES;
-        let mut more = match place {
-            Some(place) if place.is_taken() => {
+        let mut more = match slot {
+            Some(slot) if slot.is_stored() => {
                 stream.readable().await?;
-                // From here on a crash must end the connection.
-                place.take_back();
+                // A byte is about to be read, so from here on a crash must end the connection.
+                slot.remove();
                 true
             }
             _ => {
@@ -220,7 +222,7 @@ impl Input {
                 self.is_full()
             }
         };
-        // A read that fills its space may have left something.
+        // If a read filled the buffer, there may be more.
         while more && self.buffer.len() < enough {
             self.make_room()?;
             let space = enough - self.buffer.len();
@@ -235,10 +237,10 @@ impl Input {
         Ok(false)
     }
 
-    /// Makes room for another read. Where memory is limited, a peer that sends too much for it loses its
-    /// connection, and the process goes on.
+    /// Makes room for another read. If there is no memory, only this peer's connection ends, and the process
+    /// goes on.
     fn make_room(&mut self) -> io::Result<()> {
-        let made = self.buffer.try_reserve(KEPT_BYTES);
+        let made = self.buffer.try_reserve(IDLE_BUFFER_BYTES);
         made.map_err(|_| no_memory())
     }
 
@@ -246,65 +248,65 @@ impl Input {
         self.buffer.len() == self.buffer.capacity()
     }
 
-    /// Whether something follows the first frame.
+    /// Whether anything follows the first frame.
     fn has_several(&self) -> bool {
         let first = self.buffer.get(..MESSAGE_HEADER_LENGTH);
         let first = first.map(|header| MessageHeader::from(header).length as usize);
         first.is_some_and(|length| self.buffer.len() > MESSAGE_HEADER_LENGTH + length)
     }
 
-    /// The next frame that has arrived as a whole, with its body unless that was oversized.
+    /// The next complete frame, with its body unless that is oversized.
     fn next_frame(&mut self) -> Option<(MessageHeader, Option<&[u8]>)> {
         if let Some((header, missing)) = &mut self.oversized {
-            let thrown = (*missing).min(self.buffer.len() - self.done);
-            self.done += thrown;
+            let thrown = (*missing).min(self.buffer.len() - self.answered);
+            self.answered += thrown;
             *missing -= thrown;
             if *missing > 0 {
                 return None;
             }
             let header = *header;
             self.oversized = None;
-            self.moved = true;
+            self.took_frame = true;
             return Some((header, None));
         }
-        let body = self.done + MESSAGE_HEADER_LENGTH;
-        let header = MessageHeader::from(self.buffer.get(self.done..body)?);
+        let body = self.answered + MESSAGE_HEADER_LENGTH;
+        let header = MessageHeader::from(self.buffer.get(self.answered..body)?);
         let length = header.length as usize;
         if length > MAX_MESSAGE_BYTES {
-            self.done = body;
+            self.answered = body;
             self.oversized = Some((header, length));
             return self.next_frame();
         }
         let bytes = self.buffer.get(body..body + length)?;
-        self.done = body + length;
-        self.moved = true;
+        self.answered = body + length;
+        self.took_frame = true;
         Some((header, Some(bytes)))
     }
 
-    /// Wipes what is done with and keeps the beginning of the next frame.
+    /// Wipes the answered bytes, and moves the beginning of the next frame to the front.
     fn compact(&mut self) {
-        let rest = self.buffer.len() - self.done;
-        if self.done > 0 {
-            self.buffer.copy_within(self.done.., 0);
+        let rest = self.buffer.len() - self.answered;
+        if self.answered > 0 {
+            self.buffer.copy_within(self.answered.., 0);
             self.buffer[rest..].zeroize();
             self.buffer.truncate(rest);
         }
-        self.done = 0;
-        self.begun = match self.begun {
+        self.answered = 0;
+        self.frame_start = match self.frame_start {
             _ if self.is_between_frames() => None,
-            Some(begun) if !self.moved => Some(begun),
+            Some(frame_start) if !self.took_frame => Some(frame_start),
             _ => Some(Instant::now()),
         };
-        self.moved = false;
-        // What a large frame or a batch needed is not kept for the next.
+        self.took_frame = false;
+        // The memory that a large frame or a batch needed is not kept.
         let much = if rest == 0 {
-            KEPT_BYTES
+            IDLE_BUFFER_BYTES
         } else {
             2 * BATCH_BYTES
         };
         if self.buffer.capacity() > much && rest <= BATCH_BYTES {
-            // The heap wipes the place that is left.
-            self.buffer.shrink_to(KEPT_BYTES);
+            // The allocator wipes the memory that is freed.
+            self.buffer.shrink_to(IDLE_BUFFER_BYTES);
         }
     }
 }

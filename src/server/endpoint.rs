@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One address for as long as the daemon runs: waited for while another process answers there, then
-//! served.
+//! One address for as long as the daemon runs: it waits while another process answers there, then serves it.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -16,46 +15,46 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{error, info};
 
 use crate::server::limits::{PATH_CHECK, PATH_GONE_PAUSE, TAKE_OVER_PAUSE, WATCHED_PATH_CHECK};
-use crate::server::listener::{self, Address, Bound, Claim, Mark};
-use crate::server::{Kept, Serving};
+use crate::server::listener::{self, Address, BindOutcome, BoundSocket, SocketFile};
+use crate::server::{Shared, StoredConnection};
 use crate::watch::Watch;
 
-/// Serves `address` until the end. While another process answers there it waits, and takes over when
-/// that one is gone. Connections that were `kept` from another process are served at once.
+/// Serves `address` until the end. While another process answers there, it waits, and takes over when that
+/// process is gone. Connections in `kept`, from the descriptor store, are served at once.
 ///
-/// A `vigilant` one also notices when its path is taken away, as kata-agent does before it starts a
-/// copy: it serves the connections that it has, and waits for the address again.
+/// If `watch_path`, it also notices when its path is removed, as kata-agent does before it starts a copy: it
+/// goes on serving the connections that it has, and waits to bind the address again.
 ///
-/// `waiting` is told whether it waits, at each change.
+/// `waiting` is called at each change with whether it waits.
 ///
 /// # Errors
 ///
-/// Where a socket can't be handed to the runtime.
+/// If tokio can't register the socket.
 pub async fn serve(
     address: Address,
-    first: Claim,
-    vigilant: bool,
-    kept: Vec<Kept>,
-    serving: Serving,
+    first: BindOutcome,
+    watch_path: bool,
+    kept: Vec<StoredConnection>,
+    shared: Shared,
     waiting: impl Fn(bool),
 ) -> io::Result<()> {
-    let mut stop = serving.stop.clone();
+    let mut stop = shared.stop.clone();
     let mut tasks = JoinSet::new();
     if !kept.is_empty() {
-        tasks.spawn(super::resume(kept, serving.clone()));
+        tasks.spawn(super::resume(kept, shared.clone()));
     }
-    let mut claim = first;
+    let mut outcome = first;
     loop {
-        let bound = match claim {
-            Claim::Bound(bound) => bound,
-            Claim::Live(holder) => {
+        let bound = match outcome {
+            BindOutcome::Bound(bound) => bound,
+            BindOutcome::InUse(holder) => {
                 waiting(true);
                 tokio::select! {
                     bound = take_over(&address, Some(holder)) => {
-                        info!("listening on {address}, which the other process has left");
+                        info!("listening on {address}: the other process is gone");
                         bound
                     }
-                    // An error means that the sender is gone, which stops too.
+                    // An error means that the sender was dropped, which stops too.
                     _ = stop.wait_for(|stop| *stop) => break,
                 }
             }
@@ -63,22 +62,24 @@ pub async fn serve(
         waiting(false);
         let listener = UnixListener::from_std(bound.listener)?;
         let gone = Arc::new(Notify::new());
-        let serve = super::serve(listener, bound.path, Arc::clone(&gone), serving.clone());
+        let serve = super::serve(listener, bound.path, Arc::clone(&gone), shared.clone());
         tasks.spawn(serve);
         tokio::select! {
-            () = lost(&bound.mark), if vigilant => gone.notify_one(),
+            () = path_removed(&bound.socket_file), if watch_path => gone.notify_one(),
             _ = stop.wait_for(|stop| *stop) => break,
         }
-        info!("{address}: the path was taken away; serving on, and waiting for it");
-        // Whoever took it is about to use it.
+        info!(
+            "{address}: the path was removed; open connections are served, waiting to bind it again"
+        );
+        // Whoever removed the path is about to bind it.
         tokio::select! {
             () = sleep(PATH_GONE_PAUSE) => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
-        claim = match listener::claim(&address, Duration::ZERO) {
-            Ok(claim) => claim,
+        outcome = match listener::bind(&address, Duration::ZERO) {
+            Ok(outcome) => outcome,
             Err(_) => tokio::select! {
-                bound = take_over(&address, None) => Claim::Bound(bound),
+                bound = take_over(&address, None) => BindOutcome::Bound(bound),
                 _ = stop.wait_for(|stop| *stop) => break,
             },
         };
@@ -87,12 +88,13 @@ pub async fn serve(
     Ok(())
 }
 
-/// Waits until the path is no longer the socket that was bound there.
-async fn lost(mark: &Mark) {
-    let mut watch = Watch::new(vec![mark.path().to_owned()], Vec::new).ok();
-    while mark.is_there() {
+/// Waits until the path no longer leads to the socket that was bound there.
+async fn path_removed(socket_file: &SocketFile) {
+    let mut watch = Watch::new(vec![socket_file.path().to_owned()], Vec::new).ok();
+    while socket_file.is_in_place() {
         match &mut watch {
-            // What happens further up, as a directory that is renamed or mounted over, it doesn't see.
+            // The watch does not see changes further up, such as a parent directory that is renamed or
+            // mounted over.
             Some(seen) => {
                 if let Ok(Err(_)) = timeout(WATCHED_PATH_CHECK, seen.changed()).await {
                     watch = None;
@@ -103,36 +105,37 @@ async fn lost(mark: &Mark) {
     }
 }
 
-/// Waits until nobody else answers on the address, and takes it.
-async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> Bound {
-    let mut said = None;
+/// Waits until no other process answers on the address, then binds it.
+async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> BoundSocket {
+    let mut logged = None;
     loop {
-        // Their end shows at once; that the path was taken from them, only a look at it.
+        // The end of the other process shows at once. That its path was removed shows only when it is
+        // checked.
         let next = Instant::now() + TAKE_OVER_PAUSE;
         match holder.take() {
-            Some(holder) => drop(timeout_at(next, end_of(holder)).await),
+            Some(holder) => drop(timeout_at(next, closed_by_peer(holder)).await),
             None => sleep_until(next).await,
         }
-        match listener::claim(address, Duration::ZERO) {
-            Ok(Claim::Bound(bound)) => return bound,
-            // The end of a connection need not be the end of the process.
-            Ok(Claim::Live(stream)) => {
+        match listener::bind(address, Duration::ZERO) {
+            Ok(BindOutcome::Bound(bound)) => return bound,
+            // The other process may have closed this connection and still run.
+            Ok(BindOutcome::InUse(stream)) => {
                 holder = Some(stream);
                 sleep_until(next).await;
             }
             Err(failure) => {
                 let failure = failure.to_string();
-                if said.as_ref() != Some(&failure) {
+                if logged.as_ref() != Some(&failure) {
                     error!("{failure}");
                 }
-                said = Some(failure);
+                logged = Some(failure);
             }
         }
     }
 }
 
-/// Waits until the other end closes the connection, on which nothing is asked.
-async fn end_of(stream: UnixStream) {
+/// Waits until the other end closes the connection. No request is sent on it.
+async fn closed_by_peer(stream: UnixStream) {
     let wait = async {
         stream.set_nonblocking(true)?;
         let mut stream = tokio::net::UnixStream::from_std(stream)?;
@@ -140,6 +143,6 @@ async fn end_of(stream: UnixStream) {
         while stream.read(&mut buffer).await? > 0 {}
         io::Result::Ok(())
     };
-    // However it ends, the next attempt shows what is so.
+    // Whatever the result is, the next attempt to bind shows the state.
     let _ = wait.await;
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Taking an address, without taking it from somebody who answers there.
+//! Binding an address, but never one on which another process answers.
 //!
-//! Addresses are decided one by one, under a lock on a file in the socket's directory. A socket file
-//! that nobody listens on is left over from a process that was killed, and is replaced. What is not a
-//! socket is never touched.
+//! Each address is decided on its own, under a lock on a file in the socket's directory. A socket file on
+//! which nobody listens was left by a process that was killed, and is replaced. Anything that is not a socket
+//! is left alone.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
@@ -31,8 +31,8 @@ use tracing::warn;
 
 use crate::server::limits::LOCK_RETRY;
 
-/// The file in a socket's directory whose lock decides who takes an address. It stays there: removing
-/// a lock file would let two processes hold two locks.
+/// The lock file in a socket's directory: whoever holds the lock may bind an address there. The file is never
+/// removed, since two processes could then hold two locks.
 const LOCK_FILE: &str = ".offline-fs-kbc.lock";
 
 /// The directory of the attestation components' sockets, which other users may enter.
@@ -49,11 +49,11 @@ pub enum AddressError {
     #[error("not a unix socket address; write unix:///absolute/path")]
     NotUnix,
     /// The kernel's limit on such paths.
-    #[error("{0} bytes long; the path of a unix socket has {MAX_PATH_BYTES} at most")]
+    #[error("{0} bytes long; the path of a unix socket has at most {MAX_PATH_BYTES} bytes")]
     TooLong(usize),
 }
 
-/// The longest path that fits `sockaddr_un` with its end, as unix(7) has it.
+/// The longest path that fits `sockaddr_un` with its NUL byte: unix(7).
 const MAX_PATH_BYTES: usize = 107;
 
 impl Address {
@@ -61,7 +61,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// Where the path is relative or too long.
+    /// If the path is relative or too long.
     pub fn new(path: PathBuf) -> Result<Self, AddressError> {
         let length = path.as_os_str().len();
         if !path.is_absolute() || path.file_name().is_none() {
@@ -99,7 +99,7 @@ impl fmt::Display for Address {
 /// Why an address can't be served.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Something that is not a socket is in its place, and is left alone.
+    /// Something that is not a socket is at the path; it is left alone.
     #[error("{} is {what}, not a socket, and is left alone; remove it or choose another address", path.display())]
     NotASocket {
         /// The address.
@@ -141,20 +141,20 @@ pub enum Error {
     },
 }
 
-/// What became of an attempt to take an address.
-pub enum Claim {
-    /// It is ours.
-    Bound(Bound),
-    /// Somebody answers there. The connection that showed it ends when they do.
-    Live(UnixStream),
+/// The result of an attempt to bind an address.
+pub enum BindOutcome {
+    /// The address is bound by this process.
+    Bound(BoundSocket),
+    /// Another process answers there. This connection to it ends when that process does.
+    InUse(UnixStream),
 }
 
-impl Claim {
-    /// The id of the process that answers there, if it is another one and the kernel tells.
-    pub fn holder(&self) -> Option<i32> {
+impl BindOutcome {
+    /// The process id of the other process, if the kernel knows it.
+    pub fn peer_pid(&self) -> Option<i32> {
         match self {
             Self::Bound(_) => None,
-            Self::Live(stream) => {
+            Self::InUse(stream) => {
                 let peer = socket::getsockopt(stream, PeerCredentials).ok()?;
                 Some(peer.pid()).filter(|pid| *pid > 0)
             }
@@ -163,23 +163,23 @@ impl Claim {
 }
 
 /// A listening socket and its path.
-pub struct Bound {
+pub struct BoundSocket {
     /// The socket.
     pub listener: UnixListener,
-    /// What tells whether the path still leads to it.
-    pub mark: Mark,
-    /// What removes the path at the end; none where the socket was handed over, and stays for who comes
-    /// next.
+    /// Tells whether the path still leads to the socket.
+    pub socket_file: SocketFile,
+    /// Removes the path at the end; none if the socket came from the service manager, which keeps it for the
+    /// next process.
     pub path: Option<BoundPath>,
 }
 
-impl Bound {
-    /// A listening socket that the service manager made, with its address.
+impl BoundSocket {
+    /// A listening socket that the service manager passed to this process, with its address.
     ///
     /// # Errors
     ///
-    /// Where it is no listening unix socket with a path.
-    pub fn handed_over(listener: UnixListener) -> io::Result<(Address, Self)> {
+    /// If it is not a listening unix socket with a path.
+    pub fn from_activation(listener: UnixListener) -> io::Result<(Address, Self)> {
         if !socket::getsockopt(&listener, AcceptConn)? {
             return Err(io::Error::other("not a listening socket"));
         }
@@ -187,13 +187,13 @@ impl Bound {
         let path = address.as_pathname().unwrap_or(Path::new(""));
         let address = Address::new(path.to_owned()).map_err(io::Error::other)?;
         listener.set_nonblocking(true)?;
-        let mark = Mark::of(path);
+        let socket_file = SocketFile::of(path);
         let path = None;
         Ok((
             address,
             Self {
                 listener,
-                mark,
+                socket_file,
                 path,
             },
         ))
@@ -202,25 +202,25 @@ impl Bound {
 
 /// The path of a socket that this process bound.
 pub struct BoundPath {
-    mark: Mark,
-    /// Keeps the inode from being given to another file as long as the two are compared.
+    socket_file: SocketFile,
+    /// While this descriptor is open, the kernel gives the inode to no other file, so inodes can be compared.
     _socket: UnixListener,
 }
 
-/// What tells whether a path still is the socket that was bound there.
+/// Identifies the socket file at a path, to tell whether the path still leads to it.
 #[derive(Clone)]
-pub struct Mark {
+pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode of the socket file, which tell ours from another's; none if it was gone already.
-    file: Option<(u64, u64)>,
+    /// Device and inode of the socket file, which tell it from another; none if it was gone already.
+    identity: Option<(u64, u64)>,
 }
 
-impl Mark {
-    /// The mark of what is at `path` now.
+impl SocketFile {
+    /// Identifies what is at `path` now.
     fn of(path: &Path) -> Self {
         let path = path.to_owned();
-        let file = file_at(&path);
-        Self { path, file }
+        let identity = identity_of(&path);
+        Self { path, identity }
     }
 
     /// The path.
@@ -228,53 +228,52 @@ impl Mark {
         &self.path
     }
 
-    /// Whether it is. It can't be told any more once the socket is closed.
-    pub fn is_there(&self) -> bool {
-        self.file.is_some() && file_at(&self.path) == self.file
+    /// Whether the path still leads to the socket. This is reliable only while the socket is open.
+    pub fn is_in_place(&self) -> bool {
+        self.identity.is_some() && identity_of(&self.path) == self.identity
     }
 }
 
 /// Device and inode of what is at `path`.
-fn file_at(path: &Path) -> Option<(u64, u64)> {
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
 impl BoundPath {
-    /// Removes the path if it still is the socket that this process bound.
+    /// Removes the path if it still leads to the socket that this process bound.
     ///
-    /// To be called while the listener still accepts, so that nobody connects to a socket that nobody
-    /// serves.
+    /// To be called while the listener still accepts, so that nobody connects to a socket that nobody serves.
     ///
     /// # Errors
     ///
-    /// Where it can't be removed.
+    /// If the path can't be removed.
     pub fn remove(self) -> Result<(), Error> {
-        // Without the lock it is not much worse: who finds this socket alive leaves it alone.
-        let path = self.mark.path.clone();
+        // Without the lock this is nearly as safe: another copy that finds this socket answering leaves it
+        // alone.
+        let path = self.socket_file.path.clone();
         let _lock = lock_directory_of(&path, Duration::ZERO);
-        if self.mark.is_there() {
+        if self.socket_file.is_in_place() {
             fs::remove_file(&path).map_err(|error| Error::Remove { path, error })?;
         }
         Ok(())
     }
 }
 
-/// Takes the address unless somebody answers there, and makes its directories where they are missing.
+/// Binds the address unless another process answers there, and creates missing directories. Waits at most
+/// `lock_timeout` for another copy that holds the lock on the directory.
 ///
 /// # Errors
 ///
-/// Where the address is neither free nor answered.
-///
-/// It waits for at most `patience` for another copy that is about to decide about the same directory.
-pub fn claim(address: &Address, patience: Duration) -> Result<Claim, Error> {
+/// If the address can't be bound and no other process answers there.
+pub fn bind(address: &Address, lock_timeout: Duration) -> Result<BindOutcome, Error> {
     let path = address.path();
     let failed = |error: io::Error| Error::Bind {
         path: path.to_owned(),
         error,
     };
     prepare_directory_of(path)?;
-    let _lock = lock_directory_of(path, patience)?;
+    let _lock = lock_directory_of(path, lock_timeout)?;
     match fs::symlink_metadata(path) {
         Ok(metadata) => {
             let kind = metadata.file_type();
@@ -290,46 +289,45 @@ pub fn claim(address: &Address, patience: Duration) -> Result<Claim, Error> {
                 return Err(Error::NotASocket { path, what });
             }
             if let Some(stream) = probe(path).map_err(|error| failed(error.into()))? {
-                return Ok(Claim::Live(stream));
+                return Ok(BindOutcome::InUse(stream));
             }
             fs::remove_file(path).map_err(failed)?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    // 0600 from its first moment; the file mode creation mask is the only way to have that.
+    // The socket has mode 0600 from the start; only the process's umask can do that.
     let before = umask(Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(path);
     umask(before);
     let listener = listener.map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
-    let mark = Mark::of(path);
+    let socket_file = SocketFile::of(path);
     let path = BoundPath {
-        mark: mark.clone(),
+        socket_file: socket_file.clone(),
         _socket: listener.try_clone().map_err(failed)?,
     };
-    Ok(Claim::Bound(Bound {
+    Ok(BindOutcome::Bound(BoundSocket {
         listener,
-        mark,
+        socket_file,
         path: Some(path),
     }))
 }
 
-/// Connects to the socket at `path`, without waiting; none if nobody listens.
+/// Connects to the socket at `path` without blocking. Returns none if nobody listens.
 fn probe(path: &Path) -> nix::Result<Option<UnixStream>> {
-    // Of the standard library's own connect a full backlog would make a wait without end.
+    // The standard library's connect would block for ever if the backlog is full.
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let stream = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?) {
-        // EAGAIN is a full backlog: somebody listens, and is busy.
+        // EAGAIN means that the backlog is full: a process listens and is busy.
         Ok(()) | Err(Errno::EAGAIN) => Ok(Some(stream.into())),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Makes the missing directories above `socket`, and warns where others could put a socket of theirs
-/// in its place.
+/// Creates the missing directories above `socket`, and warns if another user could replace the socket.
 fn prepare_directory_of(socket: &Path) -> Result<(), Error> {
     let Some(parent) = socket.parent() else {
         return Ok(());
@@ -359,10 +357,10 @@ fn prepare_directory_of(socket: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes one directory of exactly this mode, unless another process is quicker.
+/// Creates one directory with exactly this mode, unless another process has just created it.
 fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
-        // The mask of the process took bits away, or would if it were another.
+        // Set the mode explicitly, since the process's umask removes bits.
         Ok(()) => fs::set_permissions(directory, Permissions::from_mode(mode)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
@@ -372,20 +370,21 @@ fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
 fn warn_if_writable(directory: &Path, metadata: &Metadata, is_parent: bool) {
     const OTHERS_WRITE: u32 = 0o022;
     const STICKY: u32 = 0o1000;
-    // Above the socket's own directory a sticky one, as /tmp, is safe: nobody renames what is another's.
+    // A sticky directory such as /tmp is safe above the socket's own directory: nobody can rename another
+    // user's entries.
     let safe = metadata.mode() & OTHERS_WRITE == 0 || !is_parent && metadata.mode() & STICKY != 0;
     let path = directory.display();
     if !safe {
-        warn!("others can write to {path} and take the socket's place; `chmod go-w {path}`");
+        warn!("others can write to {path} and replace the socket; `chmod go-w {path}`");
     }
     let owner = metadata.uid();
     if owner != 0 && owner != geteuid().as_raw() {
-        warn!("uid {owner} owns {path} and can take the socket's place; `chown root:root {path}`");
+        warn!("uid {owner} owns {path} and can replace the socket; `chown root:root {path}`");
     }
 }
 
-/// The lock on the directory of `socket`, for as long as the value lives.
-fn lock_directory_of(socket: &Path, patience: Duration) -> Result<Flock<File>, Error> {
+/// Locks the directory of `socket` until the returned value is dropped.
+fn lock_directory_of(socket: &Path, lock_timeout: Duration) -> Result<Flock<File>, Error> {
     let path = socket.with_file_name(LOCK_FILE);
     let failed = |error: io::Error| Error::Lock {
         path: path.clone(),
@@ -403,7 +402,7 @@ fn lock_directory_of(socket: &Path, patience: Duration) -> Result<Flock<File>, E
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((back, Errno::EAGAIN | Errno::EINTR)) if start.elapsed() < patience => {
+            Err((back, Errno::EAGAIN | Errno::EINTR)) if start.elapsed() < lock_timeout => {
                 file = back;
                 thread::sleep(LOCK_RETRY);
             }
@@ -417,10 +416,10 @@ mod tests {
     #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
 
-    fn bound(address: &Address) -> Bound {
-        match claim(address, Duration::ZERO).unwrap() {
-            Claim::Bound(bound) => bound,
-            Claim::Live(_) => panic!("{address} is live"),
+    fn bound(address: &Address) -> BoundSocket {
+        match bind(address, Duration::ZERO).unwrap() {
+            BindOutcome::Bound(bound) => bound,
+            BindOutcome::InUse(_) => panic!("{address} is in use"),
         }
     }
 
@@ -452,7 +451,7 @@ mod tests {
         assert_eq!(long.parse::<Address>(), Err(AddressError::TooLong(108)));
     }
 
-    /// Nobody but the owner gets near the socket, whatever the mask of the process is.
+    /// Only the owner can access the socket, whatever the umask of the process is.
     #[test]
     fn modes_are_exact() {
         let dir = tempfile::tempdir().unwrap();
@@ -466,7 +465,8 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// A live address is its owner's; a dead one is free; what is no socket is nobody's business.
+    /// An address on which a process answers stays that process's; a dead socket is replaced; another file is
+    /// left alone.
     #[test]
     fn an_address_is_taken_only_when_nobody_answers() {
         let dir = tempfile::tempdir().unwrap();
@@ -474,8 +474,8 @@ mod tests {
         drop(UnixListener::bind(address.path()).unwrap());
         let first = bound(&address);
         assert!(matches!(
-            claim(&address, Duration::ZERO).unwrap(),
-            Claim::Live(_)
+            bind(&address, Duration::ZERO).unwrap(),
+            BindOutcome::InUse(_)
         ));
         // The first one's end must not remove the second one's socket.
         fs::remove_file(address.path()).unwrap();
@@ -485,13 +485,13 @@ mod tests {
         second.path.unwrap().remove().unwrap();
         fs::write(address.path(), "mine").unwrap();
         assert!(matches!(
-            claim(&address, Duration::ZERO),
+            bind(&address, Duration::ZERO),
             Err(Error::NotASocket { .. })
         ));
         assert_eq!(fs::read_to_string(address.path()).unwrap(), "mine");
     }
 
-    /// A socket whose owner is busy, its backlog full, is live.
+    /// A socket whose backlog is full is in use: its owner is busy.
     #[test]
     fn a_full_backlog_is_live() {
         let dir = tempfile::tempdir().unwrap();
@@ -502,8 +502,11 @@ mod tests {
         socket::listen(&busy, socket::Backlog::new(0).unwrap()).unwrap();
         let mut held = Vec::new();
         while held.len() < 3 {
-            held.push(claim(&address, Duration::ZERO).unwrap());
+            held.push(bind(&address, Duration::ZERO).unwrap());
         }
-        assert!(held.iter().all(|claim| matches!(claim, Claim::Live(_))));
+        assert!(
+            held.iter()
+                .all(|outcome| matches!(outcome, BindOutcome::InUse(_)))
+        );
     }
 }

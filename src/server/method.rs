@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a socket offers: methods, each with what answers it, and what an answer tells the log.
+//! The methods that a socket offers, and what a call reports to the log.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use ttrpc::{Code, Status, get_status};
 use crate::server::output::Reply;
 use crate::text::{Escaped, Quoted};
 
-/// An answer, or the status that refuses the request.
+/// An answer, or the status of a refusal.
 pub type Result<T> = std::result::Result<T, Status>;
 
-/// Answers the payload of a request.
+/// Answers a request with this payload.
 type Call = dyn Fn(&[u8], &mut Notes, Reply<'_>) -> Result<()> + Send + Sync;
 
 /// One method of a service.
 pub struct Method {
-    /// The service, with its package.
+    /// The service's name, with its package.
     pub service: &'static str,
-    /// The method.
+    /// The method's name.
     pub name: &'static str,
     /// Both as ttrpc writes them, `/service/method`, for the log.
     pub path: Arc<str>,
@@ -68,7 +68,7 @@ impl Method {
     ///
     /// # Errors
     ///
-    /// The status that refuses it; nothing whole was sent then.
+    /// The status of the refusal; the caller removes what was written of an answer.
     pub fn call(&self, payload: &[u8], notes: &mut Notes, reply: Reply<'_>) -> Result<()> {
         (self.call)(payload, notes, reply)
     }
@@ -83,33 +83,33 @@ fn decode<Q: Message>(payload: &[u8]) -> Result<Q> {
     })
 }
 
-/// What a call lets the log know, beside its answer.
+/// What a call reports to the log, besides its answer.
 #[derive(Debug, Default)]
 pub struct Notes {
     /// What the call is about.
     pub subject: Subject,
     /// What the answer makes the client do, where that is not what a person would expect.
     pub consequence: Option<Consequence>,
-    /// Whether the call is nobody's business, as one for the status.
-    pub is_private: bool,
+    /// Whether the call is left out of the request log, such as a call for the status.
+    pub is_unlogged: bool,
 }
 
-/// What a call is about: the name of a resource, never a value. It is made into a text where somebody reads it.
+/// What a call is about: the name of a resource, never a value. It is formatted only when it is shown.
 #[derive(Clone, Debug, Default)]
 pub enum Subject {
     /// Nothing that has a name.
     #[default]
     None,
-    /// A name as it is looked up.
+    /// A name in the form in which it is looked up.
     Name(Arc<str>),
-    /// What a peer called it.
+    /// A name as the peer sent it.
     Quoted(Arc<str>),
-    /// Words of our own.
+    /// A text of this program.
     Text(Arc<str>),
 }
 
 impl Subject {
-    /// How much memory its text takes, in bytes: as much as a peer's frame where the peer chose it.
+    /// The length of the text in bytes. If the peer chose the text, it can be as long as a frame.
     pub fn size(&self) -> usize {
         match self {
             Self::None => 0,
@@ -129,10 +129,10 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What a client makes of an answer, in words that follow its name.
+/// What an answer makes a client do: a phrase that follows the client's name.
 #[derive(Debug)]
 pub struct Consequence {
-    /// The words.
+    /// The phrase.
     pub text: String,
     /// Whether somebody has something to fix.
     pub is_warning: bool,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Sockets, frames and peers: who calls, how many, and in which order they are answered.
+//! Sockets, frames and peers: which peers are admitted, how many, and in which order their requests are
+//! answered.
 //!
-//! It calls methods by a table, and knows nothing of what is served.
+//! It calls methods from a table, and does not depend on what is served.
 
 pub mod admission;
 pub mod connection;
@@ -27,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
-use crate::rate::Rate;
+use crate::rate::RateLimit;
 use crate::server::admission::Admission;
 use crate::server::fdstore::FdStore;
 use crate::server::listener::BoundPath;
@@ -36,30 +37,30 @@ use crate::server::router::Router;
 
 /// What the connections of one address share.
 #[derive(Clone)]
-pub struct Serving {
-    /// Who answers.
+pub struct Shared {
+    /// Answers the requests.
     pub router: Arc<Router>,
-    /// Who is let in.
+    /// Decides which peers are admitted.
     pub admission: Arc<Admission>,
-    /// Where connections outlive the process.
+    /// Keeps connections across a restart of the process.
     pub fdstore: Arc<FdStore>,
-    /// The end, when it turns true or its sender is gone.
+    /// Tells the daemon to stop, when it becomes true or its sender is dropped.
     pub stop: watch::Receiver<bool>,
 }
 
 /// A connection from the service manager's store, with its name there.
-pub type Kept = (UnixStream, String);
+pub type StoredConnection = (UnixStream, String);
 
-impl Serving {
-    /// Serves the connection in a task of its own, unless its peer is not let in: then it is closed.
+impl Shared {
+    /// Serves the connection in a task of its own, or closes it if the peer is refused.
     fn start(&self, stream: UnixStream, kept: Option<String>, tasks: &mut Connections) {
-        let place = match kept {
-            Some(name) => Some(self.fdstore.place_of_kept(name)),
-            None => self.fdstore.place(&stream),
+        let slot = match kept {
+            Some(name) => Some(self.fdstore.stored_slot(name)),
+            None => self.fdstore.slot(&stream),
         };
-        if let Some(ticket) = self.admission.admit(Peer::of(&stream)) {
+        if let Some(permit) = self.admission.admit(Peer::of(&stream)) {
             let (router, stop) = (Arc::clone(&self.router), self.stop.clone());
-            tasks.spawn(connection::run(stream, ticket, place, router, stop));
+            tasks.spawn(connection::run(stream, permit, slot, router, stop));
         }
     }
 }
@@ -67,13 +68,13 @@ impl Serving {
 /// The tasks of connections.
 type Connections = JoinSet<io::Result<()>>;
 
-/// Answers the peers of connections that outlived another process, whose callers are checked anew.
-pub async fn resume(kept: Vec<Kept>, serving: Serving) {
+/// Serves the connections of an earlier process, from the descriptor store. Their peers are checked again.
+pub async fn resume(kept: Vec<StoredConnection>, shared: Shared) {
     let mut connections = JoinSet::new();
     for (stream, name) in kept {
-        serving.start(stream, Some(name), &mut connections);
+        shared.start(stream, Some(name), &mut connections);
     }
-    let mut stop = serving.stop;
+    let mut stop = shared.stop;
     loop {
         tokio::select! {
             ended = connections.join_next() => match ended {
@@ -87,7 +88,7 @@ pub async fn resume(kept: Vec<Kept>, serving: Serving) {
     finish(connections).await;
 }
 
-/// The next connection; none ever where nobody listens.
+/// Waits for the next connection, or for ever if there is no listener.
 async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
     match listener {
         Some(listener) => Ok(listener.accept().await?.0),
@@ -95,35 +96,36 @@ async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
     }
 }
 
-/// Answers every peer of `listener` until the end. What has arrived by then is still answered.
+/// Serves every peer of `listener` until the end. Requests that have arrived by then are still answered.
 ///
-/// When a socket of this process's own is `gone` from its path nobody is accepted any more, and this ends with the last
-/// connection.
+/// `gone` says that the path of a socket that this process bound was removed: no connection is accepted any
+/// more, and this function returns after the last connection.
 ///
-/// `path` is removed at the end, before connections are closed: nobody is to connect to a socket that
-/// nobody serves. Without one the socket lives on elsewhere, and who waits there is left to the next
-/// process.
+/// `path` is removed at the end, before connections are closed, so that nobody connects to a socket that
+/// nobody serves. Without a `path`, the service manager keeps the socket, and clients that are waiting to
+/// connect are left to the next process.
 pub async fn serve(
     listener: UnixListener,
     mut path: Option<BoundPath>,
     gone: Arc<Notify>,
-    serving: Serving,
+    shared: Shared,
 ) {
     let mut listener = Some(listener);
     let mut connections = JoinSet::new();
-    let mut stop = serving.stop.clone();
-    let failures = Rate::new(1);
-    // The most connections since memory was given back.
-    let mut crowd = 0;
+    let mut stop = shared.stop.clone();
+    let failures = RateLimit::new(1);
+    // The most connections since memory was last released.
+    let mut most = 0;
     loop {
         let accepted = tokio::select! {
             accepted = accept(listener.as_ref()) => accepted,
-            // Nobody finds it any more, but who had connected. The path is another's. A socket that was handed over
-            // may have its path where this process doesn't see it.
+            // Nobody can connect to the socket any more; only connections that are waiting to be accepted are
+            // left. The path belongs to another process now. A socket from the service manager may have its
+            // path where this process can't see it.
             () = gone.notified(), if path.is_some() => {
                 path = None;
                 for stream in listener.take().map(backlog).unwrap_or_default() {
-                    serving.start(stream, None, &mut connections);
+                    shared.start(stream, None, &mut connections);
                 }
                 if connections.is_empty() {
                     return;
@@ -132,28 +134,28 @@ pub async fn serve(
             }
             // An error means that the sender is gone, which stops too.
             _ = stop.wait_for(|stop| *stop) => break,
-            // Collects what ended, so that the set doesn't grow.
+            // Removes tasks that have ended, so that the set does not grow.
             Some(ended) = connections.join_next() => {
                 log_ended(ended);
                 if listener.is_none() && connections.is_empty() {
                     return;
                 }
                 let left = connections.len();
-                if crowd >= limits::CROWD && left <= crowd / 4 {
-                    crowd = left;
-                    serving.admission.give_back();
+                if most >= limits::MANY_CONNECTIONS && left <= most / 4 {
+                    most = left;
+                    shared.admission.release_memory();
                 }
                 continue;
             }
         };
         match accepted {
             Ok(stream) => {
-                serving.start(stream, None, &mut connections);
-                crowd = crowd.max(connections.len());
+                shared.start(stream, None, &mut connections);
+                most = most.max(connections.len());
             }
             Err(error) => {
-                if let Some(before) = failures.now() {
-                    warn!("can't accept a connection, trying on: {error}{before}");
+                if let Some(suppressed) = failures.allow() {
+                    warn!("can't accept a connection, trying again: {error}{suppressed}");
                 }
                 sleep(limits::ACCEPT_BACK_OFF).await;
             }
@@ -163,15 +165,15 @@ pub async fn serve(
         if let Err(error) = path.remove() {
             warn!("{error}");
         }
-        // Who connected before the end is among those whose requests have arrived.
+        // Clients that connected before the end are answered too.
         for stream in backlog(listener) {
-            serving.start(stream, None, &mut connections);
+            shared.start(stream, None, &mut connections);
         }
     }
     finish(connections).await;
 }
 
-/// Waits for the connections' last answers, for a while.
+/// Waits, for a limited time, until the connections' last answers are written.
 async fn finish(mut connections: Connections) {
     let rest = async {
         while let Some(ended) = connections.join_next().await {
@@ -179,12 +181,12 @@ async fn finish(mut connections: Connections) {
         }
     };
     if timeout(limits::LAST_ANSWERS, rest).await.is_err() {
-        warn!("a peer did not take its last answers; its connection is closed");
+        warn!("a peer did not read its last answers; its connection is closed");
     }
 }
 
-/// The connections that wait to be accepted. The kernel is asked, since the runtime may not have heard
-/// of the last of them.
+/// The connections that wait to be accepted. The kernel is asked directly, since tokio may not know of the
+/// last ones yet.
 fn backlog(listener: UnixListener) -> Vec<UnixStream> {
     let Ok(listener) = listener.into_std() else {
         return Vec::new();
@@ -202,9 +204,11 @@ fn log_ended(ended: Result<io::Result<()>, tokio::task::JoinError>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!("connection ended: {error}"),
         Err(error) => {
-            static PANICS: Rate = Rate::new(1);
-            if let Some(before) = PANICS.now() {
-                error!("a bug: a connection's task panicked; the daemon goes on: {error}{before}");
+            static PANICS: RateLimit = RateLimit::new(1);
+            if let Some(suppressed) = PANICS.allow() {
+                error!(
+                    "a bug: the task of a connection panicked; the daemon goes on: {error}{suppressed}"
+                );
             }
         }
     }

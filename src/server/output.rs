@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Answers on their way to a peer. They hold secrets, so they lie in one buffer that is wiped.
+//! Answers that are to be written to a peer. They hold secrets, so they are in one buffer that is wiped.
 
 use std::io;
 
@@ -13,13 +13,13 @@ use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, Response, Status, get_status};
 use zeroize::Zeroize as _;
 
-use crate::server::limits::{ANSWER_TIME, KEPT_BYTES, MAX_MESSAGE_BYTES};
+use crate::server::limits::{ANSWER_TIME, IDLE_BUFFER_BYTES, MAX_MESSAGE_BYTES};
 
-/// The fields of ttrpc's `Response`.
+/// The field numbers of ttrpc's `Response`.
 const STATUS: u32 = 1;
 const PAYLOAD: u32 = 2;
 
-/// Answers that are not yet written.
+/// Answers that were not yet written.
 #[derive(Default)]
 pub struct Output(Vec<u8>);
 
@@ -39,12 +39,12 @@ impl Output {
         &self.0
     }
 
-    /// How much memory it takes.
+    /// How much memory the buffer takes.
     pub fn size(&self) -> usize {
         self.0.capacity()
     }
 
-    /// The place for the answer to the request of this stream id.
+    /// Where to write the answer to the request of this stream id.
     pub fn reply(&mut self, stream_id: u32) -> Reply<'_> {
         Reply {
             stream_id,
@@ -56,7 +56,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// Where there is no memory for it.
+    /// If there is no memory for it.
     pub fn refuse(&mut self, stream_id: u32, status: Status) -> io::Result<()> {
         let mut response = Response::new();
         response.set_status(status);
@@ -66,7 +66,7 @@ impl Output {
         })
     }
 
-    /// Takes back what was added after it had so many bytes.
+    /// Removes and wipes what follows the first `length` bytes.
     pub fn cut(&mut self, length: usize) {
         if let Some(rest) = self.0.get_mut(length..) {
             rest.zeroize();
@@ -94,11 +94,13 @@ impl Output {
             .map_err(io::Error::other)
     }
 
-    /// Makes room for `more` bytes; where the buffer must move, the old place is wiped.
+    /// Makes room for `more` bytes. If the buffer must move, the old memory is wiped.
     fn make_room(&mut self, more: usize) -> io::Result<()> {
         if self.0.capacity() - self.0.len() < more {
             let mut larger = Vec::new();
-            let capacity = (self.0.len() + more).max(KEPT_BYTES).next_power_of_two();
+            let capacity = (self.0.len() + more)
+                .max(IDLE_BUFFER_BYTES)
+                .next_power_of_two();
             larger
                 .try_reserve_exact(capacity)
                 .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
@@ -109,16 +111,16 @@ impl Output {
         Ok(())
     }
 
-    /// Writes all of it, and wipes it.
+    /// Writes all answers to the peer, and wipes the buffer.
     ///
     /// # Errors
     ///
-    /// As writing to the socket fails, or where the peer doesn't take it in time.
+    /// If writing to the socket fails, or the peer does not read in time.
     pub async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {
         if self.0.is_empty() {
             return Ok(());
         }
-        // Mostly the socket takes all at once, and no clock is needed.
+        // Mostly the socket takes all of it at once, and no timer is needed.
         let taken = loop {
             match stream.try_write(&self.0) {
                 Ok(taken) => break taken,
@@ -134,12 +136,12 @@ impl Output {
             match timeout(ANSWER_TIME, stream.write_all(rest)).await {
                 Ok(written) => written,
                 Err(_) => Err(io::Error::other(
-                    "the peer did not take its answers in time",
+                    "the peer did not read its answers in time",
                 )),
             }
         };
         self.0.zeroize();
-        if self.0.capacity() > KEPT_BYTES {
+        if self.0.capacity() > IDLE_BUFFER_BYTES {
             self.0 = Vec::new();
         }
         written
@@ -147,35 +149,35 @@ impl Output {
 }
 
 impl Drop for Output {
-    /// A connection that is given up while the peer doesn't read leaves nothing behind.
+    /// Wipes answers that a closed connection did not write.
     fn drop(&mut self) {
         self.0.zeroize();
     }
 }
 
-/// The place for one good answer.
+/// Where to write one successful answer.
 pub struct Reply<'a> {
     stream_id: u32,
     output: &'a mut Output,
 }
 
 impl Reply<'_> {
-    /// Puts the answer there.
+    /// Writes the answer.
     ///
     /// # Errors
     ///
-    /// The status that says so where the answer is larger than what a client takes, or than the memory there is.
+    /// RESOURCE_EXHAUSTED if the answer is larger than a client accepts, or than the memory that is free.
     pub fn send(self, answer: &impl Message) -> Result<(), Status> {
         let payload = answer.compute_size();
         let size = response_bytes(payload);
         if size > MAX_MESSAGE_BYTES as u64 {
             return Err(get_status(
                 Code::RESOURCE_EXHAUSTED,
-                format!("the answer has {size} bytes; ttrpc's cap is {MAX_MESSAGE_BYTES}"),
+                format!("the answer has {size} bytes; ttrpc's limit is {MAX_MESSAGE_BYTES}"),
             ));
         }
         let written = self.output.frame(self.stream_id, size, |stream| {
-            // Released clients want a status with each answer, and take an empty one for good.
+            // Released clients require a status in each answer, and take an empty one for OK.
             stream.write_tag(STATUS, WireType::LengthDelimited)?;
             stream.write_raw_varint64(0)?;
             if payload > 0 {
@@ -191,7 +193,7 @@ impl Reply<'_> {
     }
 }
 
-/// The length of a frame's body that carries a good answer of `payload` bytes.
+/// The length of a frame's body that carries a successful answer with a payload of `payload` bytes.
 pub fn response_bytes(payload: u64) -> u64 {
     // An empty status has a tag and a length.
     let status = 2;

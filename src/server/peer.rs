@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who is calling.
+//! The peer of a connection, by its peer credentials.
 
 use std::fmt;
 use std::fs;
@@ -9,12 +9,12 @@ use tokio::net::UnixStream;
 
 use crate::text::Quoted;
 
-/// The process at the other end of a connection, as the kernel recorded it when it connected.
+/// The process at the other end of a connection, as the kernel recorded it when the connection was made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
-    /// Its process id, if it is in a pid namespace that this process sees.
+    /// Its process id, if this process's pid namespace has one for it.
     pub pid: Option<i32>,
-    /// Its user.
+    /// Its user id.
     pub uid: Option<u32>,
 }
 
@@ -28,7 +28,7 @@ impl Peer {
         }
     }
 
-    /// The process with what can be found out about it, for the log.
+    /// The process id with the command and the user id, for the log.
     pub fn describe(&self) -> String {
         let mut text = self.to_string();
         let comm = self

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What was answered: counts for each outcome, and the last requests, for a person who asks.
+//! The request log: how often each outcome was, and the last requests, for `offline-fs-kbc status`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,19 +12,19 @@ use crate::server::method::Subject;
 use crate::server::peer::Peer;
 use crate::text::Escaped;
 
-/// How many requests are remembered: what fits a screen, and a few KiB.
+/// How many requests are kept: as many as fit a screen, in a few KiB of memory.
 const RECENT: usize = 10;
 
-/// The longest text of a peer's that is kept as it came, in bytes: a method's or a resource's of any that exists.
-/// A peer can send one as long as a frame.
-const LONGEST: usize = 200;
+/// The longest text from a peer that is kept unshortened, in bytes: longer than the name of any real method
+/// or resource. A peer can send a text as long as a frame.
+const MAX_TEXT_BYTES: usize = 200;
 
 /// One answered request.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Who asked.
+    /// The peer.
     pub peer: Peer,
-    /// The method, as `/service/method`, in the peer's own words.
+    /// The method as the peer sent it, `/service/method`.
     pub method: Arc<str>,
     /// What it was about, never a value.
     pub subject: Subject,
@@ -34,7 +34,7 @@ pub struct Record {
     pub at: Instant,
 }
 
-/// What was answered since the start.
+/// The requests that were answered since the start.
 #[derive(Debug)]
 pub struct RequestLog {
     started: Instant,
@@ -43,7 +43,7 @@ pub struct RequestLog {
 
 #[derive(Debug, Default)]
 struct State {
-    /// As many as there were different ones.
+    /// One element for each outcome that has occurred.
     outcomes: Vec<(Code, u64)>,
     recent: VecDeque<Record>,
 }
@@ -58,12 +58,12 @@ impl Default for RequestLog {
 }
 
 impl RequestLog {
-    /// Notes one.
+    /// Adds a request.
     pub fn record(&self, mut record: Record) {
-        if record.method.len() > LONGEST {
+        if record.method.len() > MAX_TEXT_BYTES {
             record.method = Escaped(&record.method).to_string().into();
         }
-        if record.subject.size() > LONGEST {
+        if record.subject.size() > MAX_TEXT_BYTES {
             record.subject = Subject::Text(record.subject.to_string().into());
         }
         let mut state = self.state();
@@ -78,12 +78,12 @@ impl RequestLog {
         state.recent.push_front(record);
     }
 
-    /// When it began.
+    /// When the log was created.
     pub fn started(&self) -> Instant {
         self.started
     }
 
-    /// How often each outcome was.
+    /// How often each outcome occurred.
     pub fn outcomes(&self) -> Vec<(Code, u64)> {
         self.state().outcomes.clone()
     }
@@ -102,9 +102,9 @@ impl RequestLog {
 mod tests {
     use super::*;
 
-    /// However many requests there are, few are remembered, and all are counted.
+    /// All requests are counted, and only the last ones are kept.
     #[test]
-    fn few_are_remembered() {
+    fn only_the_last_requests_are_kept() {
         let request_log = RequestLog::default();
         for n in 0..25 {
             request_log.record(Record {

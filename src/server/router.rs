@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! From one frame to its answer: which method is meant, and what is said if there is none.
+//! Answers one frame: finds the method, calls it, or refuses the request.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use ttrpc::proto::MESSAGE_TYPE_REQUEST;
 use ttrpc::{Code, MessageHeader, Request, Status, get_status};
 
-use crate::rate::{CHANGES, Rate};
+use crate::rate::{CHANGES_PER_PERIOD, RateLimit};
 use crate::server::limits::MAX_MESSAGE_BYTES;
 use crate::server::method::{Consequence, Method, Notes, Result};
 use crate::server::output::Output;
@@ -24,19 +24,19 @@ use crate::text::Escaped;
 
 /// The services of one socket.
 pub struct Router {
-    /// Few enough to be looked through.
+    /// There are few enough for a linear search.
     methods: Vec<Method>,
     request_log: Arc<RequestLog>,
     refresh: Box<dyn Fn() + Send + Sync>,
-    /// How many reads there were.
+    /// The number of reads.
     reads: AtomicU64,
-    /// How many of them were before the last refresh.
+    /// How many of these reads came before the last refresh.
     refreshed: AtomicU64,
 }
 
 impl Router {
-    /// Serves `methods`, and notes in `request_log` what was answered. `refresh` brings the answers up to date: it is called
-    /// after requests were read and before they are answered.
+    /// Serves `methods`, and records the requests in `request_log`. `refresh` is called after requests were
+    /// read and before they are answered; it reloads files that changed.
     pub fn new(
         methods: Vec<Method>,
         request_log: Arc<RequestLog>,
@@ -51,13 +51,14 @@ impl Router {
         }
     }
 
-    /// To be called when requests were read. Gives what [`Router::refresh_after`] wants before they are answered.
+    /// To be called after requests were read. Returns the number to pass to [`Router::refresh_after`] before
+    /// they are answered.
     pub fn note_read(&self) -> u64 {
         self.reads.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Brings the answers up to date unless that was done after this read: one look at the files serves all
-    /// connections that had read by then.
+    /// Calls `refresh` unless it was called after this read: one check of the files serves all connections
+    /// that had read by then.
     pub fn refresh_after(&self, read: u64) {
         if self.refreshed.load(Ordering::Relaxed) < read {
             let reads = self.reads.load(Ordering::Relaxed);
@@ -66,11 +67,11 @@ impl Router {
         }
     }
 
-    /// Answers the frame of this header and body.
+    /// Answers the frame with this header and body.
     ///
     /// # Errors
     ///
-    /// Where there is no memory even for a refusal.
+    /// If there is no memory even for a refusal.
     pub fn answer(
         &self,
         header: MessageHeader,
@@ -97,7 +98,7 @@ impl Router {
             },
             Err(status) => (Arc::default(), Err(status)),
         };
-        // The text of a refusal names no value.
+        // The text of a refusal has no secret in it.
         let (outcome, reason) = match &result {
             Ok(()) => (Code::OK, ""),
             Err(status) => (status.code(), &*status.message),
@@ -110,9 +111,9 @@ impl Router {
             if reason.is_empty() { "" } else { ": " },
         );
         if let Some(consequence) = notes.consequence {
-            explain(peer, &consequence);
+            log_consequence(peer, &consequence);
         }
-        if !notes.is_private {
+        if !notes.is_unlogged {
             self.request_log.record(Record {
                 peer,
                 method,
@@ -127,11 +128,11 @@ impl Router {
         }
     }
 
-    /// Answers the frame whose body was too large to be read.
+    /// Refuses a frame whose body was too large to be read.
     ///
     /// # Errors
     ///
-    /// Where there is no memory for the refusal.
+    /// If there is no memory for the refusal.
     pub fn oversized(
         &self,
         header: MessageHeader,
@@ -139,7 +140,7 @@ impl Router {
         output: &mut Output,
     ) -> io::Result<()> {
         let length = header.length;
-        debug!("request from {peer}: a frame of {length} bytes is refused");
+        debug!("request from {peer}: refused a frame of {length} bytes");
         self.request_log.record(Record {
             peer,
             method: Arc::default(),
@@ -147,7 +148,7 @@ impl Router {
             outcome: Code::RESOURCE_EXHAUSTED,
             at: Instant::now(),
         });
-        let text = format!("the request has {length} bytes; ttrpc's cap is {MAX_MESSAGE_BYTES}");
+        let text = format!("the request has {length} bytes; ttrpc's limit is {MAX_MESSAGE_BYTES}");
         output.refuse(header.stream_id, get_status(Code::RESOURCE_EXHAUSTED, text))
     }
 
@@ -176,7 +177,7 @@ impl Router {
     }
 }
 
-/// Calls the method. A bug in it is this request's alone.
+/// Calls the method. If it panics, only this request fails.
 fn call(
     method: &Method,
     header: MessageHeader,
@@ -187,34 +188,37 @@ fn call(
     let reply = output.reply(header.stream_id);
     let called = AssertUnwindSafe(|| method.call(&request.payload, notes, reply));
     catch_unwind(called).unwrap_or_else(|_| {
-        static PANICS: Rate = Rate::new(1);
-        if let Some(before) = PANICS.now() {
-            error!("a bug: a request made its handler panic; the daemon goes on{before}");
+        static PANICS: RateLimit = RateLimit::new(1);
+        if let Some(suppressed) = PANICS.allow() {
+            error!("a bug: the handler of a request panicked; the daemon goes on{suppressed}");
         }
         Err(get_status(
             Code::INTERNAL,
-            "a bug in offline-fs-kbc; its log has the place",
+            "a bug in offline-fs-kbc; its log says where",
         ))
     })
 }
 
-/// Logs what an answer makes the client do: clients themselves don't say it.
-fn explain(peer: Peer, consequence: &Consequence) {
-    static EXPLAINED: Rate = Rate::new(CHANGES);
-    let Some(before) = EXPLAINED.now() else {
+/// Logs what an answer makes the client do, since clients do not log it themselves.
+fn log_consequence(peer: Peer, consequence: &Consequence) {
+    static LIMIT: RateLimit = RateLimit::new(CHANGES_PER_PERIOD);
+    let Some(suppressed) = LIMIT.allow() else {
         return;
     };
     let (peer, text) = (peer.describe(), &consequence.text);
     if consequence.is_warning {
-        warn!("{peer} {text}{before}");
+        warn!("{peer} {text}{suppressed}");
     } else {
-        info!("{peer} {text}{before}");
+        info!("{peer} {text}{suppressed}");
     }
 }
 
 fn check(header: MessageHeader) -> Result<()> {
     let what = if header.type_ != MESSAGE_TYPE_REQUEST {
-        format!("a frame of type {}; only requests are served", header.type_)
+        format!(
+            "a frame of type {}; only requests are accepted",
+            header.type_
+        )
     } else if header.stream_id % 2 == 0 {
         format!("stream id {} is even; a client's are odd", header.stream_id)
     } else {
@@ -240,26 +244,26 @@ mod tests {
     use ttrpc::Response;
     use ttrpc::proto::MESSAGE_HEADER_LENGTH;
 
-    /// A look at the files counts for what was read before it, and for nothing that is read after.
+    /// One check of the files serves the requests read before it, and none that are read after it.
     #[test]
-    fn one_look_serves_all_reads_before_it() {
-        let looks = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&looks);
+    fn one_refresh_serves_all_reads_before_it() {
+        let refreshes = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&refreshes);
         let router = Router::new(Vec::new(), Arc::default(), move || {
             counted.fetch_add(1, Ordering::Relaxed);
         });
         let (one, two) = (router.note_read(), router.note_read());
         router.refresh_after(two);
         router.refresh_after(one);
-        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        assert_eq!(refreshes.load(Ordering::Relaxed), 1);
         let three = router.note_read();
         router.refresh_after(two);
-        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        assert_eq!(refreshes.load(Ordering::Relaxed), 1);
         router.refresh_after(three);
-        assert_eq!(looks.load(Ordering::Relaxed), 2);
+        assert_eq!(refreshes.load(Ordering::Relaxed), 2);
     }
 
-    /// A bug in one request is that request's alone.
+    /// A panic fails only the request that caused it.
     #[test]
     fn a_panic_is_answered() {
         let panics = |_: GetResourceRequest, _: &mut Notes| -> Result<GetResourceResponse> {

@@ -67,5 +67,5 @@ fn everything_else_is_refused_with_the_reason() {
     );
     let (code, text) = bound.expect_err("bound");
     assert_eq!(code, Code::UNIMPLEMENTED);
-    assert!(text.contains("initdata is bound to nothing"), "{text}");
+    assert!(text.contains("no binding of initdata"), "{text}");
 }

@@ -148,7 +148,7 @@ fn get_says_what_went_wrong() {
     for (args, part) in [
         (
             &["get", "a/b/c", "--root", &dir][..],
-            "NOT_FOUND: no resource a/b/c; there are: default/credential/test",
+            "NOT_FOUND: no resource a/b/c; the resources are: default/credential/test",
         ),
         (
             &["get", "a/b/c", "--as", "cdh", "--root", &dir],
@@ -280,8 +280,8 @@ note: no credential \
     }
     let args = ["check", "--resource-dir", "resources.d", "--root", "."];
     let (stdout, _, code) = output(command().current_dir(root.dir()).args(args));
-    let found = "error: resources.d: more than 256 files; what comes after is not served [too-many]\n  \
-                 fix: leave only what clients ask for\n";
+    let found = "error: resources.d: more than 256 files; the rest is not served [too-many]\n  \
+                 fix: keep only the files that clients ask for\n";
     assert!(stdout.contains(found), "{stdout}");
     assert_eq!(code, Some(1));
 }

@@ -86,7 +86,7 @@ fn which_sockets_are_served() {
     let mut daemon = Daemon::spawn(command);
     assert_eq!(daemon.wait().code(), Some(1));
     assert!(
-        daemon.log().contains("every socket is switched off"),
+        daemon.log().contains("all sockets are switched off"),
         "{}",
         daemon.log()
     );
@@ -176,7 +176,7 @@ fn every_legacy_command_line_starts() {
         ),
         (
             vec!["--attestation_sock", &address, "-c", "y"],
-            vec!["y: can't be read"],
+            vec!["y: can't read the file"],
         ),
         (
             vec!["-a", &address, "-i", "digest", "-t", "x"],
@@ -205,7 +205,7 @@ fn the_hub_starts_without_its_file() {
     let daemon = Daemon::spawn(command);
     daemon.wait_for_log("listening on unix:///run/confidential-containers/cdh.sock\n");
     let log = daemon.log();
-    assert!(log.contains("z: can't be read"), "{log}");
+    assert!(log.contains("z: can't read the file"), "{log}");
     assert_eq!(log.matches("listening on").count(), 1, "{log}");
 }
 
@@ -244,7 +244,7 @@ fn kata_agents_start_beside_the_unit() {
         ANONYMOUS.as_bytes()
     );
     let log = copy.log();
-    assert_eq!(log.matches("it is left to that one").count(), 2, "{log}");
+    assert_eq!(log.matches("not serving it").count(), 2, "{log}");
     assert_eq!(log.matches("listening on").count(), 1, "{log}");
 
     // The unit has noticed that its path is another's now, and takes over when that one is killed.

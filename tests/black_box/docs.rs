@@ -79,7 +79,7 @@ fn what_the_daemon_says_is_what_the_docs_show() {
         get.args(["get", "Credential", "--socket"]).arg(&socket);
         let stranger = ["--reuid=65534", "--clear-groups"];
         output(&mut started_by("setpriv", &stranger, &get));
-        daemon.wait_for_log("is closed: its user is neither root nor the daemon's own");
+        daemon.wait_for_log(": its user is neither root nor the daemon's own");
         fs::write(root.resources(), one("Credential", ANONYMOUS)).unwrap();
         chown(root.resources(), Some(65534), Some(65534)).unwrap();
         ask();

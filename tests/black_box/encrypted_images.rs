@@ -191,7 +191,7 @@ fn skopeo_shows_what_is_wrong() {
     for (parameters, part) in [
         (
             "",
-            "no key is named; write provider:attestation-agent:keyid=",
+            "no key is given; write provider:attestation-agent:keyid=",
         ),
         (":keyid=kbs:///default/key/k2", "has no key default/key/k2"),
         (
@@ -211,7 +211,10 @@ fn skopeo_shows_what_is_wrong() {
     keygen("kbs:///default/key/k1", &keys_file(&root));
     let (stderr, code) = decrypt(&root);
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("does not decrypt with its key"), "{stderr}");
+    assert!(
+        stderr.contains("cannot be decrypted with its key"),
+        "{stderr}"
+    );
 }
 
 /// The walk-through of the docs, to the letter.
@@ -300,7 +303,11 @@ fn a_key_may_be_a_file() {
         let parameters = of(&format!("keypath={}{more}", path.display()));
         let (answer, stderr, code) = ask(&keys, &wrap(parameters.clone()));
         assert_eq!(code, Some(0), "{stderr}");
-        assert_eq!(stderr.contains("keyid=ID says another"), warns, "{stderr}");
+        assert_eq!(
+            stderr.contains("keyid=ID chooses another"),
+            warns,
+            "{stderr}"
+        );
         let annotation = annotation(&answer);
         assert_eq!(packet(&annotation)["kid"], kid);
         let (answer, stderr, code) = ask(&keys, &unwrap(parameters, &annotation));
@@ -355,8 +362,8 @@ fn what_cannot_be_answered_is_said() {
             wrap(json!({"other": ["eA=="]})),
             "no parameters of the provider attestation-agent",
         ),
-        (wrap(of("Enabled")), "no key is named"),
-        (wrap(of("algorithm=A256GCM")), "no key is named"),
+        (wrap(of("Enabled")), "no key is given"),
+        (wrap(of("algorithm=A256GCM")), "no key is given"),
         (
             wrap(of("keyid=default/key/1::sample=true")),
             "\"sample\" is unknown",
@@ -379,11 +386,11 @@ fn what_cannot_be_answered_is_said() {
         ),
         (
             wrap(of(&path("base64"))),
-            "has 44 bytes; a key has 32, raw and not in base64",
+            "has 44 bytes; a key file has 32, raw and not base64",
         ),
         (
             wrap(json!({"attestation-agent": ["eA==", "eA=="]})),
-            "2 sets of them",
+            "2 sets were given",
         ),
         (unwrap(json!({}), "!"), "\"annotation\" is not base64"),
         (unwrap(json!({}), "e30="), "annotation packet is malformed"),

@@ -101,7 +101,7 @@ fn a_file_that_cannot_be_read_any_more() {
     assert!(
         daemon
             .log()
-            .contains("until then what it held before is served")
+            .contains("its last good content is still served")
     );
 }
 
@@ -157,7 +157,7 @@ fn a_lasting_fault_is_said_once() {
     let fault = ["inject=accept4:error=ENFILE:when=3+"];
     let daemon = Daemon::start(faulty(&root, None, &fault), &root.socket());
     let _waiting: Vec<_> = (0..5).map(|_| Wire::connect(&root.socket())).collect();
-    daemon.wait_for_log("can't accept a connection, trying on");
+    daemon.wait_for_log("can't accept a connection, trying again");
     thread::sleep(std::time::Duration::from_secs(1));
     let said = daemon.log().matches("can't accept").count();
     assert!(said <= 2, "{said}");

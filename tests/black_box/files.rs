@@ -221,11 +221,7 @@ fn exposed_files_are_warned_about_and_served() {
     .unwrap();
     let daemon = root.start();
     let path = root.resources().display().to_string();
-    assert!(
-        daemon.log().contains("WARN swap is active"),
-        "{}",
-        daemon.log()
-    );
+    assert!(daemon.log().contains("WARN swap is on"), "{}", daemon.log());
     assert!(!daemon.log().contains("others can"), "{}", daemon.log());
     let mode = |mode: u32| {
         fs::set_permissions(root.resources(), fs::Permissions::from_mode(mode)).unwrap();
@@ -253,7 +249,7 @@ fn exposed_files_are_warned_about_and_served() {
         std::os::unix::fs::chown(root.resources(), Some(65534), Some(65534)).unwrap();
         assert_eq!(served(&root).unwrap(), b"x");
         let said = format!(
-            "ERROR {path}: root without capabilities, as which the unit runs, can't read it (owner 65534, mode 0600)"
+            "ERROR {path}: the unit runs as root without capabilities and can't read it (owner 65534, mode 0600)"
         );
         assert!(daemon.log().contains(&said), "{}", daemon.log());
     }

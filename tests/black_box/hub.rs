@@ -58,7 +58,7 @@ fn resources_are_served_as_image_rs_asks() {
     );
     let text = refused(get(&root, "kbs:///default/a/b"), Code::NOT_FOUND);
     assert!(
-        text.contains("there are: default/credential/test"),
+        text.contains("the resources are: default/credential/test"),
         "{text}"
     );
     // The other generation's service has its own socket.
@@ -91,7 +91,7 @@ fn keys_are_exposed_only_on_request() {
     let daemon = root.start_hub();
     let text = refused(get(&root, "kbs:///default/key/1"), Code::NOT_FOUND);
     assert!(
-        text.contains("it is a key of the keys file, and keys are not handed out"),
+        text.contains("it is a key in the keys file, and keys are not served as resources"),
         "{text}"
     );
     assert_eq!(get(&root, "kbs:///default/key/both").unwrap(), b"resource");
@@ -166,7 +166,7 @@ fn sealed_secrets_are_verified() {
         (
             "names a key of the keys file",
             Code::NOT_FOUND,
-            "keys are not handed out",
+            "keys are not served as resources",
         ),
         ("names nothing", Code::NOT_FOUND, "default/secret/none"),
         ("of another provider", Code::UNIMPLEMENTED, "\"aliyun\""),

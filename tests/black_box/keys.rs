@@ -122,7 +122,7 @@ fn a_missing_key_is_not_found_by_its_id() {
         Code::NOT_FOUND,
     );
     assert!(
-        text.contains("\"key_id1\"") && text.contains("none in the keys file"),
+        text.contains("\"key_id1\"") && text.contains("the keys file has no keys"),
         "{text}"
     );
     root.write_keys(&one("other", [0; 32]));
@@ -190,7 +190,7 @@ fn what_does_not_decrypt_is_refused_with_one_text() {
     for case in cases {
         let text = refused(unwrap(&root, &case), Code::INVALID_ARGUMENT);
         assert_eq!(
-            text, "the annotation packet does not decrypt with its key",
+            text, "the annotation packet cannot be decrypted with its key",
             "{case}"
         );
     }
@@ -227,7 +227,7 @@ fn malformed_packets_are_invalid_arguments() {
     for (request, part) in [
         ("hunter2".to_owned(), "not JSON"),
         ("{}".to_owned(), "no \"keyunwrapparams\""),
-        (r#"{"keyunwrapparams":null}"#.to_owned(), "is no object"),
+        (r#"{"keyunwrapparams":null}"#.to_owned(), "is not an object"),
         (
             r#"{"keyunwrapparams":{}}"#.to_owned(),
             "no string \"annotation\"",

@@ -143,7 +143,7 @@ fn what_clients_hide_is_logged() {
     let daemon = root.start_as_installed();
     assert!(served(&root).is_err());
     daemon.wait_for_log(
-        "of uid 0 asked for the credential and got NOT_FOUND: no resource default/credential/test (old name: Credential); nothing is configured",
+        "of uid 0 asked for the credential and got NOT_FOUND: no resource default/credential/test (old name: Credential); no resources are configured",
     );
     let line = |part: &str| {
         let log = daemon.log();

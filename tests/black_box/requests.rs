@@ -134,7 +134,7 @@ fn an_unknown_resource_is_not_found() {
     for part in [
         "default/security-policy/test",
         "Policy",
-        "there are: default/credential/test",
+        "the resources are: default/credential/test",
     ] {
         assert!(text.contains(part), "{text}");
     }
@@ -173,7 +173,7 @@ fn the_list_of_names_is_short() {
         let root = Root::with(&format!("{{{}}}", names.collect::<Vec<_>>().join(",")));
         let _daemon = root.start();
         let text = refused(get(&root.socket(), &g2(CREDENTIAL)), Code::NOT_FOUND);
-        let (_, list) = text.split_once("there are: ").unwrap();
+        let (_, list) = text.split_once("the resources are: ").unwrap();
         assert!(list.len() <= 1024, "{}", list.len());
         assert!(list.matches("a/b/").count() <= 20, "{list}");
         assert!(list.contains("a/b/00") && list.contains(" more"), "{list}");
@@ -244,7 +244,7 @@ fn keys_are_not_resources() {
     std::fs::write(keys, one("default/key/1", [7; 32])).unwrap();
     let _daemon = root.start();
     let text = refused(get(&root.socket(), &g2("/default/key/1")), Code::NOT_FOUND);
-    assert!(text.contains("keys are not handed out"), "{text}");
+    assert!(text.contains("keys are not served as resources"), "{text}");
 }
 
 /// Each malformed request is answered on its connection, which then serves on.

@@ -116,7 +116,7 @@ fn the_private_key_is_private() {
     let (stdout, stderr, code) = run(&["keygen", "--signing", &shown]);
     assert_eq!((stdout.as_str(), code), ("", Some(1)));
     assert!(
-        stderr.contains("can't create") && stderr.contains("it exists, and is not replaced"),
+        stderr.contains("can't create") && stderr.contains("it exists and is never replaced"),
         "{stderr}"
     );
     assert_eq!(fs::read_to_string(&private).unwrap(), before);
@@ -165,8 +165,8 @@ fn what_cannot_be_looked_up_is_not_sealed() {
             "kbs:///a/b",
             "write kbs:///<repository>/<type>/<tag>",
         ),
-        ("a/b/c", "../x", "neither a kbs:// URI nor a file's name"),
-        ("a/b/c", "..", "neither a kbs:// URI nor a file's name"),
+        ("a/b/c", "../x", "neither a kbs:// URI nor a file name"),
+        ("a/b/c", "..", "neither a kbs:// URI nor a file name"),
         (
             "a/b/c",
             "http://h/a/b/c",
@@ -228,7 +228,7 @@ fn unseal_verifies_and_shows() {
             "its header is not",
         ),
         (sealed("alg none"), "vectors.jwk", "alg \"none\""),
-        (sealed("envelope"), "vectors.jwk", "files have none"),
+        (sealed("envelope"), "vectors.jwk", "this daemon has none"),
         ("hunter2".to_owned(), "public.jwk", "not a sealed secret"),
         ("sealed.a.b".to_owned(), "public.jwk", "four parts"),
     ] {

@@ -73,7 +73,7 @@ fn the_units_instance_takes_over() {
         );
         wait_for("the second to answer", || get_if_there(&root.socket()));
         assert!(
-            second.log().contains("which the other process has left"),
+            second.log().contains("the other process is gone"),
             "{}",
             second.log()
         );
@@ -134,7 +134,7 @@ fn a_race_has_one_winner_for_each_address() {
             wait_for(&format!("copy {index} to decide"), || {
                 let log = copy.log();
                 let decided = log.contains("resources.json: 1 entry");
-                (decided || log.contains("nothing left to serve")).then_some(())
+                (decided || log.contains("other processes answer on all addresses")).then_some(())
             });
         }
         for name in [
@@ -152,7 +152,10 @@ fn a_race_has_one_winner_for_each_address() {
         }
         assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
         for copy in &mut copies {
-            if copy.log().contains("nothing left to serve") {
+            if copy
+                .log()
+                .contains("other processes answer on all addresses")
+            {
                 assert_eq!(copy.wait().code(), Some(0));
             }
         }

@@ -317,7 +317,7 @@ fn the_process_is_not_traceable() {
 fn memory_is_locked_or_warned_about() {
     let root = Root::with(&one("Credential", "x"));
     let daemon = root.start();
-    let refused = |daemon: &Daemon| daemon.log().contains("memory can't be locked");
+    let refused = |daemon: &Daemon| daemon.log().contains("can't lock memory");
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
     let locked = line.unwrap().trim() != "0 kB";

@@ -92,7 +92,7 @@ fn the_daemon_tells_how_it_stands() {
     let (text, _, _) = status(&root, &[]);
     for line in [
         "offline-fs-kbc ",
-        "can't be used as it is; what it held ",
+        "can't be used; the content of ",
         "    last error ",
         "  default/credential/test: 39 bytes, from ",
         "    repaired: registry \"r\": left out",
@@ -147,7 +147,7 @@ fn who_does_not_answer_is_said() {
     let (_, stderr, code) = status(&root, &["--socket", &socket]);
     assert_eq!(code, Some(1));
     assert!(
-        stderr.contains("another program answers there, which has no status"),
+        stderr.contains("another program answers there, and it has no status"),
         "{stderr}"
     );
 }

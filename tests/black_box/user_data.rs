@@ -137,8 +137,7 @@ fn a_credential_that_would_be_dropped_is_refused() {
         ] {
             let (stdout, stderr, code) = pack(args);
             assert_eq!((stdout.as_str(), code), ("", Some(1)));
-            let said =
-                "the credential has 12288 bytes; cloud-api-adaptor leaves out one of 12288 or more";
+            let said = "the credential has 12288 bytes; cloud-api-adaptor silently leaves out one of 12288 or more";
             assert!(stderr.contains(said), "{stderr}");
         }
     }
