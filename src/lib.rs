@@ -11,20 +11,27 @@
 //!   which key is meant.
 //! - [`credential`] reads `auth.json` as clients do, and repairs what they would reject; [`lint`] finds what is
 //!   wrong with resources.
+//! - `kubernetes` and `initdata` read what people have instead of an auth.json or a cdh.toml, on a build host.
 //! - [`userdata`] is the cloud-config by which a cloud hands a resources file to a VM.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
 //! - [`server`] knows sockets, frames and peers, and no resource.
 //! - [`watch`] notices that something happens beside files.
 //! - [`rate`] is how often messages come that peers and files cause.
-//! - [`text`] is how messages show what came from outside.
+//! - [`text`] is how messages show what came from outside; [`toml`] reads configuration files of a bounded depth.
 //!
 //! `resource` knows no ttrpc and `server` no resource; `rpc`, which knows both, brings them together. The
 //! library takes listeners and a shutdown signal; the program around it owns the sockets, the signals and
 //! the environment.
 
 pub mod credential;
+#[cfg(feature = "tools")]
+pub mod encoding;
+#[cfg(feature = "tools")]
+pub mod initdata;
 pub mod json;
 pub mod keyprovider;
+#[cfg(feature = "tools")]
+pub mod kubernetes;
 pub mod lint;
 #[cfg(feature = "tools")]
 pub mod random;
@@ -34,8 +41,11 @@ pub mod rpc;
 pub mod sealedsecret;
 pub mod server;
 pub mod text;
+pub mod toml;
 pub mod userdata;
 pub mod watch;
+#[cfg(feature = "tools")]
+pub mod yaml;
 
 /// Messages and services generated from `protos/`.
 pub mod proto {

@@ -3,12 +3,12 @@
 //! The configuration files of the components that this program stands in for, `aa.toml` and
 //! `cdh.toml`: what it can use of them, and the names of the rest.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::ValueEnum as _;
 use offline_fs_kbc::resource::file;
 use offline_fs_kbc::text::{Escaped, Quoted};
+use offline_fs_kbc::toml;
 use serde_json::Value;
 
 use crate::config::{Choice, kbc};
@@ -38,7 +38,10 @@ impl ComponentFile {
         let shown = Escaped(&shown);
         let table = file::read(path)
             .map_err(|error| format!("{shown}: can't be read: {error}; defaults are used"))
-            .and_then(|content| parse(&content.text).map_err(|error| format!("{shown}: {error}")));
+            .and_then(|content| {
+                toml::table(&content.text, toml::MAX_COMPONENT_BYTES)
+                    .map_err(|error| format!("{shown}: {error}; defaults are used"))
+            });
         match table {
             Ok(table) => {
                 for (name, value) in table {
@@ -95,44 +98,6 @@ impl ComponentFile {
         let what = Escaped(what);
         self.warnings.push(format!("{file}: ignored: {what}"));
     }
-}
-
-/// The largest configuration file that is parsed; real ones have a few KiB.
-const MAX_BYTES: usize = 64 << 10;
-
-/// The deepest nesting, by brackets or by dots in a line, that is parsed: real files have three levels.
-/// The parser recurses, and takes time with the square of the depth.
-const MAX_DEPTH: usize = 64;
-
-/// Whether the text is harmless to the parser. It doesn't look for strings, in which so many brackets
-/// and dots are as unlikely.
-fn is_shallow(text: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    let mut dots = 0;
-    text.iter().all(|byte| {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b'.' => dots += 1,
-            b'\n' => dots = 0,
-            _ => {}
-        }
-        depth <= MAX_DEPTH && dots <= MAX_DEPTH
-    })
-}
-
-/// The top level of a TOML file, without its values in the error: some are secrets.
-fn parse(text: &[u8]) -> Result<BTreeMap<String, Value>, String> {
-    if text.len() > MAX_BYTES || !is_shallow(text) {
-        return Err("too large or too deeply nested; defaults are used".to_owned());
-    }
-    let text = std::str::from_utf8(text).map_err(|_| "not UTF-8; defaults are used".to_owned())?;
-    basic_toml::from_str(text).map_err(|error| {
-        // The parser's own words may quote a value; only the place in them can't.
-        let error = error.to_string();
-        let place = error.rfind(" at line ").map_or("", |start| &error[start..]);
-        format!("can't be parsed as TOML (dates are not known here){place}; defaults are used")
-    })
 }
 
 /// The level of this name; what is finer than ours is our finest.
