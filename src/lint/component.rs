@@ -364,7 +364,7 @@ fn check_image(file: &mut File<'_>, image: &Map<String, Value>) {
             Severity::Error,
             "wrong-type",
             "image.image_pull_proxy",
-            "is a string, which confidential-data-hub has not read since 2024; it rejects the whole file, and no \
+            "is a string, which confidential-data-hub no longer reads; it rejects the whole file, and no \
              image is pulled",
             "write a line [image.image_pull_proxy], and https_proxy = \"http://…\" below it",
         );

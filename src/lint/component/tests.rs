@@ -102,7 +102,7 @@ fn cdh_toml_is_judged() {
         ),
         (
             with("authenticated_registry_credentials_uri = \"kbs:///a/b/c\"\n"),
-            &[(Warning, "unknown-key", "kbc.authenticated_registry_credentials_uri")],
+            &[(Error, "misplaced-key", "kbc.authenticated_registry_credentials_uri")],
         ),
         (
             "work_dir = \"/x\"\n[kbc]\nname = \"offline_fs_kbc\"\n".into(),
