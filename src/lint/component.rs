@@ -599,6 +599,12 @@ pub fn aa(text: &str) -> Vec<Problem> {
     file.found
 }
 
+/// Where the line of a key is, or of a table, in a TOML file; none if several lines can be it.
+pub fn position_of(text: &str, key: &str) -> Option<crate::json::Position> {
+    let keys = Keys::of(text);
+    keys.position(key).or_else(|| keys.header(key))
+}
+
 /// Whether a table can be the top of a `cdh.toml`: what no other file here has.
 pub fn is_cdh(table: &std::collections::BTreeMap<String, Value>) -> bool {
     table.get("kbc").is_some_and(Value::is_object)
