@@ -25,7 +25,7 @@ use crate::toml;
 /// The largest initdata that is read. The policies that genpolicy writes have some hundred KiB.
 pub const MAX_BYTES: usize = 4 << 20;
 
-/// The annotations whose value is initdata: today's, and that of peer pods before 2025.
+/// The annotations whose value is initdata: today's, and the one until August 2025.
 pub const ANNOTATIONS: [&str; 2] = [
     "io.katacontainers.config.hypervisor.cc_init_data",
     "io.katacontainers.config.runtime.cc_init_data",

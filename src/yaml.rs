@@ -54,6 +54,9 @@ pub enum Value {
     Mapping(Vec<(Rc<Node>, Rc<Node>)>),
 }
 
+/// A key of a mapping, and its value.
+pub type Member = (Rc<Node>, Rc<Node>);
+
 /// A scalar.
 pub struct Scalar {
     /// Its text.
@@ -349,11 +352,7 @@ impl Loader<'_> {
 
     /// The members of a mapping: what merge keys bring first, which the mapping's own members replace, and of these
     /// the last of a name counts.
-    fn mapping(
-        &mut self,
-        items: Vec<Rc<Node>>,
-        marker: &Marker,
-    ) -> Result<Vec<(Rc<Node>, Rc<Node>)>, Error> {
+    fn mapping(&mut self, items: Vec<Rc<Node>>, marker: &Marker) -> Result<Vec<Member>, Error> {
         let mut merged: Vec<Rc<Node>> = Vec::new();
         let mut own = Vec::with_capacity(items.len() / 2);
         let mut items = items.into_iter();

@@ -3,11 +3,12 @@
 //! The configuration files of the components in a VM, `cdh.toml` and `aa.toml`: as confidential-data-hub, image-rs and
 //! attestation-agent read them, and what they mean where offline-fs-kbc stands in for these.
 
+mod uri;
+
 use serde_json::{Map, Value};
 
 use super::keys::Keys;
 use super::registries::{registries_table, sigstore, strings, unknown, unread};
-use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::problem::{Problem, Severity};
 use crate::rpc::getresource::KBC_NAME;
 use crate::text::Quoted;
@@ -277,41 +278,10 @@ fn kbc(file: &mut File<'_>, top: &Map<String, Value>) {
     }
 }
 
-/// What `[image]` asks a resource or a file for.
-struct Asked {
-    key: &'static str,
-    /// What is served by this name where nothing else was said.
-    default: &'static str,
-    what: &'static str,
-}
-
-const ASKED: [Asked; 4] = [
-    Asked {
-        key: "authenticated_registry_credentials_uri",
-        default: CREDENTIAL,
-        what: "the registry credential",
-    },
-    Asked {
-        key: "image_security_policy_uri",
-        default: "default/security-policy/test",
-        what: "the image policy",
-    },
-    Asked {
-        key: "sigstore_config_uri",
-        default: "default/sigstore-config/test",
-        what: "the sigstore configuration",
-    },
-    Asked {
-        key: "registry_configuration_uri",
-        default: "default/registry-configuration/test",
-        what: "the registry configuration",
-    },
-];
-
 fn check_image(file: &mut File<'_>, image: &Map<String, Value>) {
-    for asked in &ASKED {
+    for asked in &uri::ASKED {
         if let Some(uri) = file.string(image, &format!("image.{}", asked.key)) {
-            check_uri(file, asked, uri);
+            uri::check(file, asked, uri);
         }
     }
     for (uri, inline, winner) in [
@@ -421,110 +391,6 @@ fn inline(file: &mut File<'_>, path: &str, found: Vec<Problem>) {
         let path = format!("{path}{}", within.unwrap_or_default());
         problem.about_entry(path, position)
     }));
-}
-
-fn check_uri(file: &mut File<'_>, asked: &Asked, uri: &str) {
-    let Asked { key, default, what } = asked;
-    let path = format!("image.{key}");
-    let mut add =
-        |severity, code, text: String, fix: String| file.add(severity, code, &path, text, fix);
-    let fails = "every pull fails";
-    let write = format!("write \"kbs:///{default}\", or file:/// and a path in the VM");
-    let is_credential = *default == CREDENTIAL;
-    match uri.split_once("://") {
-        _ if uri.is_empty() => add(
-            Severity::Error,
-            "uri",
-            format!("is empty; {fails}"),
-            "leave the line out, or ".to_owned() + &write,
-        ),
-        Some((scheme, _)) if scheme.starts_with("kbs+") => add(
-            Severity::Error,
-            "uri",
-            format!("names a plugin of a key broker, which offline-fs-kbc has not; {fails}"),
-            write,
-        ),
-        Some(("kbs", _)) => match Name::parse(uri) {
-            Ok(Name::Path(name)) if is_credential && &*name == CREDENTIAL => {}
-            Ok(Name::Path(name)) => {
-                let how = match is_credential || &*name != *default {
-                    true => format!("--resource {name}=FILE"),
-                    false => "--policy, --sigstore-config or --resource".to_owned(),
-                };
-                add(
-                    Severity::Note,
-                    "asks-for",
-                    format!(
-                        "asks for {what} as {}; if no such resource is served, {fails}",
-                        Quoted(&name)
-                    ),
-                    format!("see that it is there: `offline-fs-kbc pack {how}` packs it"),
-                );
-            }
-            _ => add(
-                Severity::Error,
-                "uri",
-                format!("names no <repository>/<type>/<tag>; {fails}"),
-                write,
-            ),
-        },
-        Some(("file", rest)) if rest.starts_with('/') => {
-            if is_credential {
-                add(
-                    Severity::Note,
-                    "credential-file",
-                    format!(
-                        "is the file {}: the image puller reads it there, and does not ask offline-fs-kbc for \
-                         the credential",
-                        Quoted(rest)
-                    ),
-                    format!(
-                        "write \"kbs:///{CREDENTIAL}\" if the credential that is packed is meant"
-                    ),
-                );
-            }
-        }
-        Some(("file", _)) => add(
-            Severity::Error,
-            "uri",
-            format!(
-                "is a file URL without an absolute path (file:// and a path that begins with /); {fails}"
-            ),
-            write,
-        ),
-        Some((scheme, _)) => add(
-            Severity::Error,
-            "uri",
-            format!(
-                "has the scheme {}, where image-rs knows kbs and file; {fails}",
-                Quoted(scheme)
-            ),
-            write,
-        ),
-        None if matches!(Name::parse(uri), Ok(Name::Path(_))) => {
-            let name = Name::parse(uri).map_or_else(|_| String::new(), |name| name.to_string());
-            add(
-                Severity::Error,
-                "uri",
-                format!(
-                    "has no scheme; image-rs looks for a file of that path, and if there is none {fails}"
-                ),
-                format!("write \"kbs:///{name}\" for the resource, or file:/// for a file"),
-            );
-        }
-        None if uri.starts_with('/') => add(
-            Severity::Warning,
-            "uri",
-            "has no scheme; image-rs takes it for a file, another image puller may not".to_owned(),
-            format!("write \"file://{uri}\""),
-        ),
-        None => add(
-            Severity::Error,
-            "uri",
-            format!("is neither a kbs:/// nor a file:/// URI; {fails}"),
-            write,
-        ),
-    }
 }
 
 /// Whether confidential-data-hub takes it for a truth value; its reader of configuration takes words for them.
