@@ -11,20 +11,28 @@
 //!   both of them the key.
 //! - [`credential`] reads `auth.json` as clients do, and repairs what they would reject; [`lint`] finds what
 //!   is wrong with resources.
+//! - `kubernetes` and `initdata` read, on a build host, what people have in place of an auth.json or a cdh.toml.
 //! - [`userdata`] reads and writes the cloud-config by which a cloud hands a resources file to a VM.
 //! - [`proto`] is generated from `protos/`; [`rpc`] implements its methods.
 //! - [`server`] handles sockets, frames and peers, and knows nothing of resources.
 //! - [`watch`] wakes the daemon when a watched file changes (inotify).
 //! - [`rate`] limits how often messages are logged that peers and files cause.
 //! - [`text`] escapes untrusted text for messages.
+//! - [`toml`] parses configuration files of limited depth.
 //!
 //! `resource` does not depend on ttrpc, and `server` does not depend on `resource`; `rpc` depends on both and
 //! connects them. The library takes listeners and a shutdown signal; the binary owns the sockets, the signals
 //! and the environment.
 
 pub mod credential;
+#[cfg(feature = "tools")]
+pub mod encoding;
+#[cfg(feature = "tools")]
+pub mod initdata;
 pub mod json;
 pub mod keyprovider;
+#[cfg(feature = "tools")]
+pub mod kubernetes;
 pub mod lint;
 #[cfg(feature = "tools")]
 pub mod random;
@@ -34,8 +42,11 @@ pub mod rpc;
 pub mod sealedsecret;
 pub mod server;
 pub mod text;
+pub mod toml;
 pub mod userdata;
 pub mod watch;
+#[cfg(feature = "tools")]
+pub mod yaml;
 
 /// Messages and services generated from `protos/`.
 pub mod proto {

@@ -3,12 +3,12 @@
 //! The configuration files of the components that this program replaces, `aa.toml` and `cdh.toml`: the
 //! settings that it can use, and the names of the others.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::ValueEnum as _;
 use offline_fs_kbc::resource::file;
 use offline_fs_kbc::text::{Escaped, Quoted};
+use offline_fs_kbc::toml;
 use serde_json::Value;
 
 use crate::config::{Choice, kbc};
@@ -38,7 +38,10 @@ impl ComponentFile {
         let shown = Escaped(&shown);
         let table = file::read(path)
             .map_err(|error| format!("{shown}: can't read the file: {error}; defaults are used"))
-            .and_then(|content| parse(&content.text).map_err(|error| format!("{shown}: {error}")));
+            .and_then(|content| {
+                toml::table(&content.text, toml::MAX_COMPONENT_BYTES)
+                    .map_err(|error| format!("{shown}: {error}; defaults are used"))
+            });
         match table {
             Ok(table) => {
                 for (name, value) in table {
@@ -95,44 +98,6 @@ impl ComponentFile {
         let what = Escaped(what);
         self.warnings.push(format!("{file}: ignored: {what}"));
     }
-}
-
-/// The largest configuration file that is parsed; real ones have a few KiB.
-const MAX_BYTES: usize = 64 << 10;
-
-/// The deepest nesting that is parsed, in brackets or in dots on one line; real files have three levels. The
-/// parser recurses, and its time grows with the square of the depth.
-const MAX_DEPTH: usize = 64;
-
-/// Whether the text is not nested too deeply for the parser. Brackets and dots in strings are counted too,
-/// since real files have few of them there.
-fn is_shallow(text: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    let mut dots = 0;
-    text.iter().all(|byte| {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b'.' => dots += 1,
-            b'\n' => dots = 0,
-            _ => {}
-        }
-        depth <= MAX_DEPTH && dots <= MAX_DEPTH
-    })
-}
-
-/// Parses the top level of a TOML file. The error never quotes a value, which may be a secret.
-fn parse(text: &[u8]) -> Result<BTreeMap<String, Value>, String> {
-    if text.len() > MAX_BYTES || !is_shallow(text) {
-        return Err("too large or too deeply nested; defaults are used".to_owned());
-    }
-    let text = std::str::from_utf8(text).map_err(|_| "not UTF-8; defaults are used".to_owned())?;
-    basic_toml::from_str(text).map_err(|error| {
-        // The parser's message may quote a value, so only the position in it is used.
-        let error = error.to_string();
-        let place = error.rfind(" at line ").map_or("", |start| &error[start..]);
-        format!("can't parse it as TOML (dates are not supported){place}; defaults are used")
-    })
 }
 
 /// The log level of this name. `trace` becomes `debug`, the finest level here.

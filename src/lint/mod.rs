@@ -3,8 +3,14 @@
 //! What is wrong with the content of resources, beyond their file's form: what each means for a pull, and
 //! what repairs it. No finding holds a part of a value.
 
+#[cfg(feature = "tools")]
+pub mod component;
 pub mod credential;
+#[cfg(feature = "tools")]
+mod keys;
 pub mod policy;
+#[cfg(feature = "tools")]
+pub mod registries;
 pub mod registry;
 pub mod signing;
 pub mod userdata;
