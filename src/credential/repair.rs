@@ -67,7 +67,7 @@ pub fn not_an_auth_file(text: &[u8], error: &Error) -> (String, &'static str) {
 }
 
 fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
-    let mut changes = vec!["base64 was applied twice, and both are undone".to_owned()];
+    let mut changes = vec!["base64 was applied once too often, and is undone".to_owned()];
     let rebuilt = match AuthFile::parse(&inner) {
         Ok(file) if !file.is_readable() => rebuild(&file, std::mem::take(&mut changes)),
         _ => Served::Untouched,

@@ -50,7 +50,7 @@ fn repairable(repairs: bool, what: &str, meaning: &str) -> (Severity, String) {
 fn lint_encoded_twice(inner: &[u8], repairs: bool) -> Vec<Problem> {
     let (severity, what) = repairable(
         repairs,
-        "base64 was applied twice",
+        "base64 was applied once too often",
         "it is served decoded, but an upstream agent's clients would reject it",
     );
     let fix = "apply `base64 -w 0` once";

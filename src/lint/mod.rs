@@ -52,6 +52,12 @@ pub fn resource(
     found.extend(match name.as_str() {
         CREDENTIAL => credential::lint(bytes, repairs),
         "default/security-policy/test" => policy::lint(bytes, others),
+        #[cfg(feature = "tools")]
+        "default/sigstore-config/test" => match std::str::from_utf8(bytes) {
+            Ok(text) => registries::sigstore(text),
+            Err(_) => signing::sigstore(bytes),
+        },
+        #[cfg(not(feature = "tools"))]
         "default/sigstore-config/test" => signing::sigstore(bytes),
         "default/gpg-public-config/test" => signing::gpg(bytes),
         "default/cosign-public-key/test" => signing::cosign(bytes),

@@ -90,7 +90,7 @@ fn decide(path: &Path, text: &[u8]) -> What {
         return What::Served(kind);
     }
     match Form::of(text) {
-        Some(Form::AuthJson | Form::DockerCfg) => {
+        Some(Form::AuthJson | Form::DockerCfg | Form::EncodedAuthJson) => {
             What::Served(Kind::Whole(Name::Path(CREDENTIAL.into())))
         }
         None | Some(Form::Resources) if are_keys(text) => What::Served(Kind::Keys),

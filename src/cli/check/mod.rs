@@ -2,6 +2,8 @@
 
 //! `check`: every problem at once, before a pod finds it.
 
+#[cfg(feature = "tools")]
+mod build_host;
 mod files;
 mod image;
 mod other;
@@ -97,8 +99,26 @@ enum FileKind {
     Auth,
     /// A containers policy.json
     Policy,
-    /// Cloud-config user data
+    /// User data of cloud-init
     UserData,
+    /// Kubernetes objects, a pull secret among them
+    #[cfg(feature = "tools")]
+    Kubernetes,
+    /// Initdata, as TOML or as in the annotation
+    #[cfg(feature = "tools")]
+    Initdata,
+    /// The configuration of confidential-data-hub
+    #[cfg(feature = "tools")]
+    CdhToml,
+    /// The configuration of the attestation-agent
+    #[cfg(feature = "tools")]
+    AaToml,
+    /// A containers registries.conf
+    #[cfg(feature = "tools")]
+    RegistriesConf,
+    /// A signature storage configuration (registries.d)
+    #[cfg(feature = "tools")]
+    SigstoreConfig,
 }
 
 impl FileKind {
@@ -109,6 +129,18 @@ impl FileKind {
             Self::Auth => What::Served(Kind::Whole(Name::Path(CREDENTIAL.into()))),
             Self::Policy => What::Other(Form::Policy),
             Self::UserData => What::Other(Form::CloudConfig),
+            #[cfg(feature = "tools")]
+            Self::Kubernetes => What::Other(Form::Kubernetes),
+            #[cfg(feature = "tools")]
+            Self::Initdata => What::Other(Form::Initdata),
+            #[cfg(feature = "tools")]
+            Self::CdhToml => What::Other(Form::CdhToml),
+            #[cfg(feature = "tools")]
+            Self::AaToml => What::Other(Form::AaToml),
+            #[cfg(feature = "tools")]
+            Self::RegistriesConf => What::Other(Form::RegistriesConf),
+            #[cfg(feature = "tools")]
+            Self::SigstoreConfig => What::Other(Form::SigstoreConfig),
         }
     }
 }

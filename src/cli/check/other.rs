@@ -11,44 +11,27 @@ use crate::cli::check::image::Credential;
 
 /// Checks a file of this form; gives the credential that it brings.
 pub fn check(subject: &mut Subject<'_>, text: &[u8], form: Form) -> Option<Credential> {
-    match form {
-        Form::Policy => {
-            subject.title("an image policy", text.len());
-            // The keys that it names may be in any other file.
-            subject.find_all(lint::policy::lint(text, &|_| Some(&[])));
-        }
-        Form::PublicKey => {
-            subject.title(form.name(), text.len());
-            subject.find_all(lint::signing::cosign(text));
-        }
-        Form::GpgKeyring => {
-            subject.title(form.name(), text.len());
-            subject.find_all(lint::signing::gpg(text));
-        }
+    let found = match form {
+        // The keys that it names may be in any other file.
+        Form::Policy => lint::policy::lint(text, &|_| Some(&[])),
+        Form::PublicKey => lint::signing::cosign(text),
+        Form::GpgKeyring => lint::signing::gpg(text),
         #[cfg(feature = "tools")]
-        form if form.is_user_data() => return super::user_data::check(subject, text),
-        form => {
-            subject.title(form.name(), text.len());
-            subject.find_all([not_read(form)]);
-        }
-    }
+        form => return super::build_host::check(subject, text, form),
+        #[cfg(not(feature = "tools"))]
+        form => vec![not_read(
+            form,
+            "and looks into it only on a build host",
+            "run `offline-fs-kbc check` of `make build` there",
+        )],
+    };
+    subject.title(form.name(), text.len());
+    subject.find_all(found);
     None
 }
 
-/// That nothing more can be said of a file of this form.
-fn not_read(form: Form) -> Problem {
-    let name = form.name();
-    let (what, fix) = match cfg!(feature = "tools") {
-        true => (
-            format!("the daemon does not read {name}, and its content was not checked"),
-            form.fix(),
-        ),
-        false => (
-            format!(
-                "the daemon does not read {name}; on a build host `offline-fs-kbc check` looks into it"
-            ),
-            form.fix(),
-        ),
-    };
+/// That a file of this form is not read. It may be right where it belongs.
+pub fn not_read(form: Form, why: &str, fix: &str) -> Problem {
+    let what = format!("the daemon does not read {}, {why}", form.name());
     Problem::of_file(Severity::Note, "not-read", what, fix)
 }
