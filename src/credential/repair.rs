@@ -9,7 +9,7 @@
 use zeroize::Zeroizing;
 
 use crate::credential::{
-    AuthEntry, AuthFile, EntryError, Error, Login, Loose, MAX_MEMBERS, is_invisible, login_of_auth,
+    AuthEntry, AuthFile, EntryError, Error, Login, MAX_MEMBERS, is_invisible, login_of_auth,
     plain_login, secret_string,
 };
 use crate::json::{self, Member};
@@ -58,7 +58,7 @@ pub fn not_an_auth_file(error: &Error) -> String {
 }
 
 fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
-    let mut changes = vec!["base64 was applied twice, and both are undone".to_owned()];
+    let mut changes = vec!["base64 was applied twice; it is decoded twice".to_owned()];
     let rebuilt = match AuthFile::parse(&inner) {
         Ok(file) if !file.is_readable() => rebuild(&file, std::mem::take(&mut changes)),
         _ => Served::Untouched,
@@ -76,11 +76,11 @@ fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
 fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
     if file.is_dockercfg {
         changes.push(
-            "its registries, in the older form .dockercfg, are put into \"auths\"".to_owned(),
+            "it is in the older form .dockercfg; its registries are put into \"auths\"".to_owned(),
         );
     }
     if file.has_auths_twice() {
-        changes.push("\"auths\" came more than once; the last is left".to_owned());
+        changes.push("\"auths\" came more than once; the last one is kept".to_owned());
     }
     let mut entries: Vec<(&str, Zeroizing<String>)> = Vec::new();
     let mut first_reason = None;
@@ -160,11 +160,10 @@ fn login_of(members: &[Member<'_>], reason: EntryError) -> Option<(Login, &'stat
     if let Some(auth) = string("auth") {
         if let Some(login) = login_of_auth(&auth) {
             let how = match reason {
-                EntryError::AuthTwice => "\"auth\" came more than once; the last is left",
-                EntryError::AuthLoose(Loose::UrlSafe) => {
-                    "\"auth\" is encoded anew, in the standard alphabet"
+                EntryError::AuthTwice => "\"auth\" came more than once; the last one is kept",
+                _ => {
+                    "\"auth\" is encoded again as standard base64, without white space and with padding"
                 }
-                _ => "\"auth\" is encoded anew, without white space and with its padding",
             };
             return Some((login, how));
         }
@@ -183,7 +182,7 @@ fn login_of(members: &[Member<'_>], reason: EntryError) -> Option<(Login, &'stat
         if let Some(login) = again.and_then(login_of_auth) {
             return Some((
                 login,
-                "base64 was applied to \"auth\" twice, and is undone once",
+                "base64 was applied to \"auth\" twice; it is decoded once",
             ));
         }
     }

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use offline_fs_kbc::credential::is_dockercfg;
 use offline_fs_kbc::json;
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::base64;
@@ -98,6 +99,7 @@ fn guess(path: &Path, text: &[u8]) -> FileKind {
     let value = |name| json::value(&members, name);
     if value("auths").is_some_and(|value| !value.starts_with('"'))
         || members.iter().any(|member| member.name == "credsStore")
+        || is_dockercfg(&members)
     {
         return FileKind::Auth;
     }
