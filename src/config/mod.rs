@@ -327,7 +327,7 @@ fn extra_files_of_environment() -> Vec<PathBuf> {
 /// resources or keys file may have something before its name, as copies on a build host do.
 pub fn kind_by_name(path: &Path) -> Option<Kind> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if name.ends_with("keys.json") {
+    if name.ends_with("aa-offline_fs_kbc-keys.json") {
         Some(Kind::Keys)
     } else if name.ends_with("aa-offline_fs_kbc-resources.json") {
         Some(Kind::Resources)
@@ -345,11 +345,11 @@ pub fn kind_at(path: &str) -> Option<Kind> {
     kind_by_name(Path::new(path)).filter(|_| is_default)
 }
 
-/// The kind of a file of entries, by its name: resources if it isn't called as a keys file.
-#[cfg(feature = "tools")]
+/// Which of the two kinds of files with entries it is, by its name.
 pub fn kind_of_entries(path: &Path) -> Kind {
-    match kind_by_name(path) {
-        Some(Kind::Keys) => Kind::Keys,
-        _ => Kind::Resources,
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match name.ends_with("keys.json") {
+        true => Kind::Keys,
+        false => Kind::Resources,
     }
 }

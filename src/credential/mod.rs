@@ -139,16 +139,16 @@ pub enum EntryError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Loose {
     /// `\n` or `\r`, as `base64` without `-w 0` writes them.
-    #[error("with a line break")]
+    #[error("with a line break in it")]
     LineBreak,
     /// A tab.
-    #[error("with a tab")]
+    #[error("with a tab in it")]
     Tab,
-    /// A blank.
-    #[error("with a blank")]
-    Blank,
+    /// A space.
+    #[error("with a space in it")]
+    Space,
     /// Another character that is not seen, such as a no-break space or a byte order mark.
-    #[error("with an invisible character")]
+    #[error("with an invisible character in it")]
     Invisible,
     /// `-` or `_`.
     #[error("of the URL-safe alphabet (- and _), and clients read the standard one (+ and /)")]
@@ -280,7 +280,7 @@ fn login(entry: &str) -> Result<Login, EntryError> {
         match auth.chars().find(|c| is_invisible(*c)) {
             Some('\n' | '\r') => Loose::LineBreak,
             Some('\t') => Loose::Tab,
-            Some(' ') => Loose::Blank,
+            Some(' ') => Loose::Space,
             Some(_) => Loose::Invisible,
             None if alphabet == Alphabet::UrlSafe => Loose::UrlSafe,
             None => Loose::Padding,
@@ -365,8 +365,8 @@ mod tests {
             (r#"{"auth":"dXNlcjpwYXM"}"#, loose(Loose::Padding)),
             (r#"{"auth":"dXNl\ncjpw"}"#, loose(Loose::LineBreak)),
             (r#"{"auth":"dXNlcjpw\r\n"}"#, loose(Loose::LineBreak)),
-            (r#"{"auth":"dXNl cjpw"}"#, loose(Loose::Blank)),
-            (r#"{"auth":" dXNlcjpw"}"#, loose(Loose::Blank)),
+            (r#"{"auth":"dXNl cjpw"}"#, loose(Loose::Space)),
+            (r#"{"auth":" dXNlcjpw"}"#, loose(Loose::Space)),
             (r#"{"auth":"dXNl\tcjpw"}"#, loose(Loose::Tab)),
             (r#"{"auth":"dXNlcjpw\u00a0"}"#, loose(Loose::Invisible)),
             (r#"{"auth":"\ufeffdXNlcjpw"}"#, loose(Loose::Invisible)),

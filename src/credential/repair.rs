@@ -9,8 +9,8 @@
 use zeroize::Zeroizing;
 
 use crate::credential::{
-    AuthEntry, AuthFile, EntryError, Error, FIX, Login, Loose, MAX_MEMBERS, is_invisible,
-    login_of_auth, plain_login, secret_string,
+    AuthEntry, AuthFile, EntryError, Error, FIX, Login, MAX_MEMBERS, is_invisible, login_of_auth,
+    plain_login, secret_string,
 };
 use crate::json::{self, Member};
 use crate::resource::base64;
@@ -85,11 +85,11 @@ fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
 fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
     if file.is_dockercfg {
         changes.push(
-            "its registries, in the older form .dockercfg, are put into \"auths\"".to_owned(),
+            "it is in the older form .dockercfg; its registries are put into \"auths\"".to_owned(),
         );
     }
     if file.has_auths_twice() {
-        changes.push("\"auths\" came more than once; the last is left".to_owned());
+        changes.push("\"auths\" came more than once; the last one is kept".to_owned());
     }
     let mut entries: Vec<(&str, Zeroizing<String>)> = Vec::new();
     let mut first_reason = None;
@@ -169,11 +169,10 @@ fn login_of(members: &[Member<'_>], reason: EntryError) -> Option<(Login, &'stat
     if let Some(auth) = string("auth") {
         if let Some(login) = login_of_auth(&auth) {
             let how = match reason {
-                EntryError::AuthTwice => "\"auth\" came more than once; the last is left",
-                EntryError::AuthLoose(Loose::UrlSafe) => {
-                    "\"auth\" is encoded anew, in the standard alphabet"
+                EntryError::AuthTwice => "\"auth\" came more than once; the last one is kept",
+                _ => {
+                    "\"auth\" is encoded again as standard base64, without white space and with padding"
                 }
-                _ => "\"auth\" is encoded anew, without white space and with its padding",
             };
             return Some((login, how));
         }
@@ -192,7 +191,7 @@ fn login_of(members: &[Member<'_>], reason: EntryError) -> Option<(Login, &'stat
         if let Some(login) = again.and_then(login_of_auth) {
             return Some((
                 login,
-                "base64 was applied to \"auth\" twice, and is undone once",
+                "base64 was applied to \"auth\" twice; it is decoded once",
             ));
         }
     }

@@ -60,7 +60,7 @@ fn lint_encoded_twice(inner: &[u8], repairs: bool) -> Vec<Problem> {
             lint_file(&file, repairs)
                 .into_iter()
                 .map(|problem| Problem {
-                    // A place in what nobody sees.
+                    // It would be a place in the decoded text, which nobody sees.
                     position: None,
                     ..problem
                 }),
@@ -74,8 +74,8 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
     if file.is_dockercfg() {
         let (severity, what) = repairable(
             repairs,
-            "this is a .dockercfg, the older form of auth.json, which has its registries at the top and not in \"auths\"",
-            "they are served in \"auths\", but an upstream agent's clients would reject it",
+            "it is in the older form .dockercfg, with its registries at the top level instead of in \"auths\"",
+            "it is served with them in \"auths\", but an upstream agent's clients would reject it",
         );
         let fix = "make an auth.json of it: `jq '{auths: .}' .dockercfg > auth.json`";
         found.push(Problem::of_file(severity, "dockercfg", what, fix));
@@ -84,9 +84,9 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
         let (severity, what) = repairable(
             repairs,
             "\"auths\" comes more than once",
-            "the last is served, and an upstream agent's clients would reject it",
+            "the last one is served, but an upstream agent's clients would reject it",
         );
-        let fix = "put all registries into one";
+        let fix = "put all registries into one \"auths\"";
         found.push(Problem::of_file(severity, "auths-twice", what, fix));
     }
     if file.names_credential_stores() {
@@ -116,7 +116,9 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
             (Err(reason), None) => {
                 let meaning = match (repairs, any) {
                     (true, true) => "it is left out, and pulls from this registry are anonymous",
-                    (true, false) => "no other can be used either, and all pulls are anonymous",
+                    (true, false) => {
+                        "no other entry can be used either, and all pulls are anonymous"
+                    }
                     (false, _) => REJECTED,
                 };
                 add(
@@ -169,7 +171,7 @@ fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
                 Severity::Warning,
                 "registry-twice",
                 "the registry comes more than once; its last entry counts",
-                "leave one of them",
+                "keep one of them",
             );
             found.push(problem.about_entry(RegistryName(&entry.key).plain(), Some(entry.position)));
         }
@@ -192,7 +194,7 @@ fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
         let distinct = spellings.iter().any(|entry| entry.key != spellings[0].key);
         let what = match (has_literal, distinct) {
             (true, _) if !spellings.is_empty() => {
-                "another entry has the registry's own name, which comes first; this one is never used"
+                "another entry has the registry's own name, and clients take that one; this entry is never used"
             }
             (false, true) => {
                 "several entries name this registry in other spellings; it is undefined which one a client picks"
@@ -204,7 +206,7 @@ fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
                 Severity::Warning,
                 "registry-ambiguous",
                 what,
-                "leave one of them, by the registry's own name",
+                "keep one of them, by the registry's own name",
             );
             found.push(problem.about_entry(RegistryName(&entry.key).plain(), Some(entry.position)));
         }
@@ -215,6 +217,8 @@ fn doubles(file: &AuthFile<'_>) -> Vec<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
 
     /// The codes of what is found for entries with these keys, each with a good login.
     fn codes(keys: &[&str]) -> Vec<(String, &'static str)> {
@@ -337,9 +341,125 @@ mod tests {
         assert!(lint(br#"{"auths":{}}"#, true).is_empty());
     }
 
+    /// The code and severity of each finding about a text.
+    fn told(text: &str, repairs: bool) -> Vec<(&'static str, Severity)> {
+        let found = lint(text.as_bytes(), repairs);
+        for problem in &found {
+            assert!(!problem.to_string().contains("hunter"), "{problem}");
+        }
+        found
+            .iter()
+            .map(|problem| (problem.code, problem.severity))
+            .collect()
+    }
+
+    /// The registry skips what ends a key file. Any other password that ends in a line break it refuses.
+    #[test]
+    fn a_key_file_may_end_in_a_line_break() {
+        let json = "{\n  \"type\": \"service_account\"\n}";
+        let base64 = STANDARD.encode(format!("{json}\n"));
+        for (login, is_refused) in [
+            (format!("_json_key:{json}\n"), false),
+            (format!("_json_key:{json}\r\n"), false),
+            (format!("_json_key:{json}\n\n"), false),
+            (format!("_json_key:{json}"), false),
+            (format!("_json_key_base64:{base64}\n"), false),
+            (format!("_json_key_base64:{base64}"), false),
+            (
+                format!("_json_key_base64:{}\n", STANDARD.encode(json)),
+                false,
+            ),
+            (format!("_json_key:{base64}\n"), true),
+            (format!("_json_key:{}\n", &json[..10]), true),
+            ("_json_key:hunter2\n".to_owned(), true),
+            ("_json_key_base64:hunter2\n".to_owned(), true),
+            ("oauth2accesstoken:hunter2\n".to_owned(), true),
+            (format!("robot:{json}\n"), true),
+            ("robot:hunter2\r\n".to_owned(), true),
+        ] {
+            let auth = STANDARD.encode(&login);
+            let text = format!(r#"{{"auths":{{"europe-docker.pkg.dev":{{"auth":"{auth}"}}}}}}"#);
+            let expected = is_refused.then_some(("password-newline", Severity::Error));
+            assert_eq!(told(&text, true), Vec::from_iter(expected), "{login}");
+        }
+    }
+
+    /// The older form is a warning while it is repaired, and its entries are looked at as all others.
+    #[test]
+    fn a_dockercfg_is_one_finding() {
+        use Severity::{Error, Warning};
+        for (text, entries) in [
+            (r#"{"quay.io":{"auth":"dTpw","email":"a@b"}}"#, &[][..]),
+            (r#"{"https://index.docker.io/v1/":{"auth":"dTpw"}}"#, &[]),
+            (r#"{"r.io":{"auth":"dTpw"},"q.io":{"auth":"dTpw"}}"#, &[]),
+            (
+                r#"{"q.io":{"username":"u","password":"hunter2"}}"#,
+                &[("auth-missing", Warning)],
+            ),
+            (
+                r#"{"q.io":{"auth":"dTpw"},"r.io":{}}"#,
+                &[("auth-missing", Error)],
+            ),
+            (
+                r#"{"q.io":{"auth":"u:hunter2"}}"#,
+                &[("auth-base64", Warning)],
+            ),
+            (r#"{"q.io":{"auth":"hunter2!"}}"#, &[("auth-base64", Error)]),
+            (
+                r#"{"q.io/":{"auth":"dTpw"}}"#,
+                &[("registry-unmatched", Warning)],
+            ),
+            (
+                r#"{"q.io":{"auth":"dTpw"},"q.io":{"auth":"dTpw"}}"#,
+                &[("registry-twice", Warning)],
+            ),
+            (
+                r#"{"q.io":{"auth":"dTpw","identitytoken":"hunter2"}}"#,
+                &[("identity-token", Warning)],
+            ),
+        ] {
+            let expected = [&[("dockercfg", Warning)], entries].concat();
+            assert_eq!(told(text, true), expected, "{text}");
+            let encoded = [&[("base64-twice", Warning)], expected.as_slice()].concat();
+            assert_eq!(told(&STANDARD.encode(text), true), encoded, "{text}");
+            assert_eq!(told(text, false)[0], ("dockercfg", Error), "{text}");
+        }
+    }
+
+    /// What is wrong with the base64 is named, and repaired where it has one reading.
+    #[test]
+    fn forms_of_base64_are_named() {
+        use Severity::{Error, Warning};
+        for (auth, severity, named) in [
+            ("dTo_Pz8_", Warning, "URL-safe"),
+            ("dTp-fn4", Warning, "URL-safe"),
+            ("dTpw\\n", Warning, "a line break"),
+            ("dT\\r\\npw", Warning, "a line break"),
+            ("dTpw\\t", Warning, "a tab"),
+            (" dTpw", Warning, "a space in it"),
+            ("dT pw", Warning, "a space in it"),
+            ("dTpw\u{a0}", Warning, "an invisible character"),
+            ("\u{feff}dTpw", Warning, "an invisible character"),
+            ("dXM6cA", Warning, "without its padding"),
+            ("us:hunter2", Warning, "in plain text"),
+            ("us:hunter2\\n", Warning, "in plain text"),
+            ("us:hunter 2", Error, "in plain text"),
+            ("dTo_Pz8/", Error, "is not base64"),
+            ("hunter2!", Error, "is not base64"),
+        ] {
+            let text = format!(r#"{{"auths":{{"q.io":{{"auth":"{auth}"}}}}}}"#);
+            let found = lint(text.as_bytes(), true);
+            assert_eq!(found.len(), 1, "{text}: {found:?}");
+            let problem = &found[0];
+            assert_eq!(problem.severity, severity, "{text}: {problem}");
+            assert!(problem.what.contains(named), "{text}: {problem}");
+            assert!(!problem.to_string().contains("hunter"), "{problem}");
+        }
+    }
+
     /// What is not repaired, clients reject: an error for each that they do, and nothing else changes.
     #[test]
-    fn what_is_not_mended_is_an_error() {
+    fn what_is_not_repaired_is_an_error() {
         for (text, code) in [
             ("hunter2", "not-an-auth-json"),
             ("eyJhdXRocyI6e319", "base64-twice"),

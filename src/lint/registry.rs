@@ -5,6 +5,8 @@
 //! People write keys in many forms, most of which some other tool reads. One rule judges all of them: what the key is
 //! meant for gives names of images, and the clients' own look-up says whether it finds the key for these.
 
+use std::fmt;
+
 use crate::credential::find::{find_key, host_of_key};
 use crate::credential::image::ImageName;
 use crate::credential::{FIX, is_invisible};
@@ -34,8 +36,9 @@ const HUB_HOSTS: [&str; 13] = [
     "www.docker.io",
 ];
 
-/// What is said of the same in a host and in a path.
+/// What is said in several places, or looked for.
 const CAPITALS: &str = "it has capital letters (clients compare literally)";
+const API: &str = "it has a path of the registry's API (such as /v2/)";
 const WILDCARD: &str =
     "it has a wildcard (kubelet matches by it, but clients in the VM compare literally)";
 
@@ -57,12 +60,11 @@ pub fn unmatched(key: &str) -> Option<(Severity, String, String)> {
         if meant.path.is_empty() || !finds(key, &beside.images()) {
             return None;
         }
-        let what =
-            "behind a scheme clients look at the host alone: it counts for all of the registry";
+        let what = "after http:// or https:// clients read the host alone, so the entry counts for the whole registry";
         let fix = match shown(spelled) {
             Some(part) => {
                 let all = Quoted(&meant.host);
-                format!("write {part} for the part, or {all} for all of it")
+                format!("write {part} for that part of the registry, or {all} for all of it")
             }
             None => FIX.to_owned(),
         };
@@ -103,7 +105,7 @@ pub fn unmatched(key: &str) -> Option<(Severity, String, String)> {
         ),
         Some(spelled) => format!("write {spelled}{more}"),
     };
-    let what = format!("{}, {meaning}", meant.reasons.0.join(" and "));
+    let what = format!("{}, {meaning}", meant.reasons);
     Some((severity, what, fix))
 }
 
@@ -177,6 +179,20 @@ impl Reasons {
     }
 }
 
+impl fmt::Display for Reasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, reason) in self.0.iter().enumerate() {
+            f.write_str(match at {
+                0 => "",
+                _ if at + 1 == self.0.len() => " and ",
+                _ => ", ",
+            })?;
+            f.write_str(reason)?;
+        }
+        Ok(())
+    }
+}
+
 impl Meant {
     fn of(key: &str) -> Self {
         let mut reasons = Reasons::default();
@@ -193,7 +209,6 @@ impl Meant {
         let (written, path) = without_slash.split_once('/').unwrap_or((without_slash, ""));
         let mut parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
         let is_open = without_slash.ends_with('/');
-        of_path.add(is_open, "it ends in a slash");
         let without_end = path.trim_end_matches('/');
         of_path.add(
             without_end.starts_with('/') || without_end.contains("//"),
@@ -217,6 +232,7 @@ impl Meant {
             parts.insert(0, &host);
         }
         let path = path_of(parts, &host, is_open || is_web, &mut of_path);
+        of_path.add(is_open && !of_path.0.contains(&API), "it ends in a slash");
         if !is_web {
             of_path
                 .0
@@ -286,10 +302,11 @@ fn without_scheme<'k>(text: &'k str, reasons: &mut Reasons) -> (&'k str, &'k str
         }
     }
     let is_web = matches!(scheme, "http://" | "https://");
-    reasons.add(
-        !is_web && !scheme.is_empty(),
-        "its scheme is neither http nor https",
-    );
+    if !is_web && !scheme.is_empty() {
+        let is_like = matches!(&*scheme.to_ascii_lowercase(), "http://" | "https://");
+        reasons.add(is_like, "its scheme is not written as https://");
+        reasons.add(!is_like, "its scheme is neither http nor https");
+    }
     if is_web {
         rest = rest.split(['?', '#']).next().unwrap_or_default();
     }
@@ -363,7 +380,7 @@ fn path_of(mut parts: Vec<&str>, host: &str, is_address: bool, reasons: &mut Rea
             (_, [word, ..]) if word.starts_with('_') => (parts.len(), true),
             _ => break,
         };
-        reasons.add(api, "it has a path of the registry's API (such as /v2/)");
+        reasons.add(api, API);
         reasons.add(!api, "it is the address of a web page");
         of_api |= api;
         parts.drain(..count);

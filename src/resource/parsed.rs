@@ -103,8 +103,8 @@ impl<'a> Reading<'a> {
             }
             Ok(Alphabet::Standard) => None,
             Ok(Alphabet::UrlSafe) => {
-                let what = "the value is URL-safe base64 (- and _); it is read here, but an upstream agent \
-                            would refuse it";
+                let what = "the value is URL-safe base64 (- and _), which this daemon reads and an upstream \
+                            agent refuses";
                 Some((Severity::Warning, "base64-url-safe", what.to_owned()))
             }
             Err((code, reason)) => {

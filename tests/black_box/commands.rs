@@ -14,6 +14,7 @@ use crate::support::daemon::{Root, command, one, output, program, run};
 fn golden_outputs() {
     // What others can read is a finding of its own, and git keeps no such modes.
     for directory in [
+        "authjson.in",
         "check.in",
         "check.in/resources.d/default/credential",
         "policy.in",

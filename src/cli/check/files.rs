@@ -23,7 +23,7 @@ use crate::cli::check::image::Credential;
 use crate::cli::check::report::Report;
 use crate::cli::check::{FileKind, other};
 use crate::cli::findings;
-use crate::config::kind_by_name;
+use crate::config::{kind_by_name, kind_of_entries};
 
 /// What a file is, as far as the daemon is concerned.
 pub enum What {
@@ -94,7 +94,7 @@ fn decide(path: &Path, text: &[u8]) -> What {
             What::Served(Kind::Whole(Name::Path(CREDENTIAL.into())))
         }
         None | Some(Form::Resources) if are_keys(text) => What::Served(Kind::Keys),
-        None | Some(Form::Resources) => What::Served(Kind::Resources),
+        None | Some(Form::Resources) => What::Served(kind_of_entries(path)),
         Some(form) => What::Other(form),
     }
 }

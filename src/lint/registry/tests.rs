@@ -203,8 +203,8 @@ fn what_some_images_find_is_told() {
         ),
         (
             "https://ghcr.io/org",
-            "warning: behind a scheme clients look at the host alone: it counts for all of \
-          the registry; write \"ghcr.io/org\" for the part, or \"ghcr.io\" for all of it",
+            "warning: after http:// or https:// clients read the host alone, so the entry counts for the whole \
+          registry; write \"ghcr.io/org\" for that part of the registry, or \"ghcr.io\" for all of it",
         ),
         (
             "https://hub.docker.com",
