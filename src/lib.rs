@@ -11,7 +11,8 @@
 //!   which key is meant.
 //! - [`credential`] reads `auth.json` as clients do, and repairs what they would reject; [`lint`] finds what is
 //!   wrong with resources.
-//! - [`userdata`] is the cloud-config by which a cloud hands a resources file to a VM.
+//! - [`userdata`] is how a cloud hands a resources file to a VM: cloud-config and its other forms, written and, on a
+//!   build host, read as cloud-init reads them.
 //! - [`proto`] is what `protos/` generates; [`rpc`] gives its methods their meaning.
 //! - [`server`] knows sockets, frames and peers, and no resource.
 //! - [`watch`] notices that something happens beside files.
@@ -23,6 +24,8 @@
 //! the environment.
 
 pub mod credential;
+#[cfg(feature = "tools")]
+pub mod encoding;
 pub mod json;
 pub mod keyprovider;
 pub mod lint;
@@ -36,6 +39,8 @@ pub mod server;
 pub mod text;
 pub mod userdata;
 pub mod watch;
+#[cfg(feature = "tools")]
+pub mod yaml;
 
 /// Messages and services generated from `protos/`.
 pub mod proto {

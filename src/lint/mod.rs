@@ -6,7 +6,6 @@
 pub mod credential;
 pub mod policy;
 pub mod signing;
-pub mod userdata;
 
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::problem::{Problem, Severity};

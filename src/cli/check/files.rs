@@ -18,6 +18,8 @@ use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
 use offline_fs_kbc::resource::snapshot::Snapshot;
 use offline_fs_kbc::text::count;
+#[cfg(feature = "tools")]
+use offline_fs_kbc::userdata::{self, UserData};
 use offline_fs_kbc::userdata::{AUTH_JSON_BYTES, FIRST_LINE};
 use zeroize::Zeroizing;
 
@@ -25,7 +27,9 @@ use crate::cli::check::FileKind;
 use crate::cli::check::image::Credential;
 use crate::cli::check::report::Report;
 use crate::cli::findings;
-use crate::config::{AUTH_FILE, KEYS, RESOURCES, kind_of};
+use crate::config::kind_of;
+#[cfg(feature = "tools")]
+use crate::config::{AUTH_FILE, KEYS, RESOURCES};
 
 /// Checks one file, for a daemon that repairs its credential or not; gives the credential that is in it.
 pub fn check(
@@ -86,6 +90,10 @@ fn cannot_read(error: &std::io::Error, path: &Path) -> Problem {
 fn guess(path: &Path, text: &[u8]) -> FileKind {
     let named_keys = kind_of(path) == Kind::Keys;
     let writes = |line: &[u8]| line.starts_with(b"write_files:");
+    #[cfg(feature = "tools")]
+    if userdata::is_user_data(text) {
+        return FileKind::UserData;
+    }
     if text.starts_with(FIRST_LINE.as_bytes()) || text.split(|&byte| byte == b'\n').any(writes) {
         return FileKind::UserData;
     }
@@ -192,21 +200,31 @@ impl Subject<'_> {
         Credential::of(&of_entries(&kind, self.path, &entries), self.repairs)
     }
 
+    /// User data: on an image nothing reads it.
+    #[cfg(not(feature = "tools"))]
     fn user_data(&mut self, text: &[u8]) -> Option<Credential> {
-        let Ok(text) = std::str::from_utf8(text) else {
-            self.find_all([Problem::of_file(
-                Severity::Error,
-                "encoding",
-                "not UTF-8; compressed user data is not read here",
-                "check it before it is compressed",
-            )]);
-            return None;
-        };
-        self.title("cloud-config user data", text.len());
-        let (written, problems) = lint::userdata::read(text);
+        self.title("user data", text.len());
+        self.find_all([Problem::of_file(
+            Severity::Note,
+            "user-data-unread",
+            "cloud-config, multipart or another form of user data, which this program reads on a build host alone",
+            "check it there with `offline-fs-kbc check FILE`",
+        )]);
+        None
+    }
+
+    /// User data: each file that it writes and that is served.
+    #[cfg(feature = "tools")]
+    fn user_data(&mut self, text: &[u8]) -> Option<Credential> {
+        let UserData {
+            title,
+            files,
+            problems,
+        } = userdata::read(text);
+        self.title(&title, text.len());
         self.find_all(problems);
         let mut credential = None;
-        for file in written {
+        for file in files {
             let kind = match file.path.as_str() {
                 RESOURCES => Kind::Resources,
                 KEYS => Kind::Keys,

@@ -27,6 +27,7 @@ pub struct Credential {
     /// The bytes, or why there are none.
     value: Result<Secret, Box<str>>,
     /// How long it is in the file.
+    #[cfg(feature = "tools")]
     raw: usize,
 }
 
@@ -50,11 +51,13 @@ impl Credential {
         Some(Self {
             file: resource.file.to_path_buf(),
             value: served,
+            #[cfg(feature = "tools")]
             raw: resource.value.as_ref().map_or(0, Secret::len),
         })
     }
 
     /// How long it is in the file.
+    #[cfg(feature = "tools")]
     pub fn raw_len(&self) -> usize {
         self.raw
     }
