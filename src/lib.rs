@@ -12,7 +12,8 @@
 //! - [`credential`] reads `auth.json` as clients do, and repairs what they would reject; [`lint`] finds what
 //!   is wrong with resources.
 //! - `kubernetes` and `initdata` read, on a build host, what people have in place of an auth.json or a cdh.toml.
-//! - [`userdata`] reads and writes the cloud-config by which a cloud hands a resources file to a VM.
+//! - `userdata` writes the cloud-config by which a cloud hands a resources file to a VM, and reads user data in all forms as
+//!   cloud-init reads it, on a build host.
 //! - [`proto`] is generated from `protos/`; [`rpc`] implements its methods.
 //! - [`server`] handles sockets, frames and peers, and knows nothing of resources.
 //! - [`watch`] wakes the daemon when a watched file changes (inotify).
@@ -43,6 +44,7 @@ pub mod sealedsecret;
 pub mod server;
 pub mod text;
 pub mod toml;
+#[cfg(feature = "tools")]
 pub mod userdata;
 pub mod watch;
 #[cfg(feature = "tools")]

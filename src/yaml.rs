@@ -7,6 +7,7 @@
 
 mod scalar;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -51,10 +52,10 @@ pub enum Value {
     /// A list.
     Sequence(Vec<Rc<Node>>),
     /// A mapping. Its keys are scalars, and each is there once.
-    Mapping(Vec<(Rc<Node>, Rc<Node>)>),
+    Mapping(Vec<Member>),
 }
 
-/// A key of a mapping, and its value.
+/// A key and its value.
 pub type Member = (Rc<Node>, Rc<Node>);
 
 /// A scalar.
@@ -171,6 +172,7 @@ pub fn load(text: &str, source: Source) -> Result<Option<Rc<Node>>, Error> {
         root: None,
         documents: 0,
         nodes: 0,
+        last: Cell::new((0, 0, 0)),
         characters: text.chars().count(),
         ends_open: !text.ends_with('\n'),
     };
@@ -186,7 +188,8 @@ pub fn load(text: &str, source: Source) -> Result<Option<Rc<Node>>, Error> {
             Error {
                 // Python takes a byte order mark for a character like any other, and a `-` alone in a flow list.
                 limit: text.contains('\u{feff}')
-                    || error.info().starts_with("plain scalar cannot start with"),
+                    || error.info().starts_with("plain scalar cannot start with")
+                    || error.info() == "recursion limit exceeded",
                 ..loader.error(error.marker(), what)
             }
         })?;
@@ -214,6 +217,8 @@ struct Loader<'a> {
     root: Option<Rc<Node>>,
     documents: usize,
     nodes: usize,
+    /// The line, the characters and the bytes before the last place that was looked up.
+    last: Cell<(usize, usize, usize)>,
     /// How long the text is.
     characters: usize,
     /// Whether its last line has no line break.
@@ -223,12 +228,29 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn position(&self, marker: &Marker) -> Option<Position> {
         let before = self.source.lines_before?;
-        let line = self.lines.get(marker.line().saturating_sub(1));
-        let column = line.map_or(0, |line| bytes_of(line, marker.col()));
         Some(Position {
             line: before + marker.line(),
-            column: column + 1,
+            column: self.bytes_before(marker) + 1,
         })
+    }
+
+    /// How many bytes of its line are before a place. It goes on from the last one, since a line may be all of the
+    /// text.
+    fn bytes_before(&self, marker: &Marker) -> usize {
+        let Some(line) = self.lines.get(marker.line().saturating_sub(1)) else {
+            return 0;
+        };
+        let (number, characters, bytes) = match self.last.get() {
+            last if last.0 == marker.line() && last.1 <= marker.col() => last,
+            _ => (marker.line(), 0, 0),
+        };
+        let rest = line.get(bytes..).unwrap_or_default();
+        let more = rest.char_indices().nth(marker.col() - characters);
+        let bytes = more.map_or(line.len(), |(at, _)| bytes + at);
+        if more.is_some() {
+            self.last.set((number, marker.col(), bytes));
+        }
+        bytes
     }
 
     fn error(&self, marker: &Marker, what: impl Into<String>) -> Error {
@@ -359,9 +381,11 @@ impl Loader<'_> {
         while let (Some(key), Some(value)) = (items.next(), items.next()) {
             match key.scalar().map(|scalar| scalar.of_type) {
                 None => {
-                    return Err(
-                        self.error(marker, "a key of a mapping is a list, a mapping or bytes")
-                    );
+                    let what = "a key of a mapping is a list, a mapping or bytes";
+                    return Err(Error {
+                        position: key.position,
+                        ..self.error(marker, what)
+                    });
                 }
                 Some(Type::Merge) => match &value.value {
                     Value::Mapping(_) => merged.push(value),
@@ -375,15 +399,18 @@ impl Loader<'_> {
                     }
                     _ => {
                         let what = "a merge key (<<) of something that is no mapping";
-                        return Err(self.error(marker, what));
+                        return Err(Error {
+                            position: value.position,
+                            ..self.error(marker, what)
+                        });
                     }
                 },
                 Some(_) => own.push((key, value)),
             }
         }
-        let mut members: Vec<(Rc<Node>, Rc<Node>)> = Vec::new();
+        let mut members: Vec<Member> = Vec::new();
         let mut at: HashMap<(Type, String), usize> = HashMap::new();
-        let mut set = |(key, value): (Rc<Node>, Rc<Node>)| {
+        let mut set = |(key, value): Member| {
             let Some(scalar) = key.scalar() else { return };
             let index = *at
                 .entry((scalar.of_type, scalar.text.to_string()))
@@ -451,16 +478,14 @@ impl Loader<'_> {
         let before = self.source.lines_before?;
         let (line, indentation) = match style {
             ScalarStyle::Literal => {
-                // The line of the indicator is before the text.
-                let (index, first) = text.split('\n').enumerate().find(|(_, l)| !l.is_empty())?;
-                let raw = self.lines.get(start.line() + index)?;
-                let raw = raw.strip_suffix('\r').unwrap_or(raw);
-                (start.line() + 1, raw.strip_suffix(first)?.len())
+                // It begins where its first line does that is not empty.
+                let empty = text.split('\n').take_while(|line| line.is_empty()).count();
+                (start.line().checked_sub(empty)?, start.col())
             }
             ScalarStyle::Folded => return None,
             ScalarStyle::Plain | ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
                 let raw = self.lines.get(start.line().checked_sub(1)?)?;
-                let column = bytes_of(raw, start.col()) + usize::from(style != ScalarStyle::Plain);
+                let column = self.bytes_before(start) + usize::from(style != ScalarStyle::Plain);
                 if !raw.get(column..)?.starts_with(text) {
                     return None;
                 }
@@ -481,14 +506,20 @@ impl Loader<'_> {
                 || matches!(c, '\u{fffe}' | '\u{ffff}')
         };
         for (number, line) in self.lines.iter().enumerate() {
-            if let Some(at) = line.find(odd) {
+            // YAML 1.1 has more line breaks than the version that this parser reads.
+            let other_break = |c| matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}');
+            if let Some(at) = line.find(|c| odd(c) || other_break(c)) {
+                let is_break = line[at..].starts_with(other_break);
                 return Err(Error {
                     position: self.source.lines_before.map(|before| Position {
                         line: before + number + 1,
                         column: at + 1,
                     }),
-                    what: "a control character".to_owned(),
-                    limit: false,
+                    what: match is_break {
+                        true => "a line break other than LF".to_owned(),
+                        false => "a control character".to_owned(),
+                    },
+                    limit: is_break,
                 });
             }
         }
@@ -533,11 +564,4 @@ impl Loader<'_> {
 /// The tag `!`, which leaves the type open.
 fn is_unspecific(tag: &Tag) -> bool {
     (tag.handle.is_empty() || tag.handle == "!") && matches!(tag.suffix.as_str(), "" | "!")
-}
-
-/// How many bytes the first characters of a line have.
-fn bytes_of(line: &str, characters: usize) -> usize {
-    line.char_indices()
-        .nth(characters)
-        .map_or(line.len(), |(at, _)| at)
 }

@@ -2,28 +2,27 @@
 
 //! User data: what is written is read back, and what is said of any holds no content.
 //!
-//! The input is a resources file's text, or a daemon.json, a NUL, and such a text; and it is user data.
+//! The input is a resources file's text, or a daemon.json, a NUL, and such a text; and it is user data of any form, as it
+//! is and below the first line of cloud-config.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use offline_fs_kbc::lint::userdata::read;
-use offline_fs_kbc::userdata::{DAEMON_PATH, RESOURCES_PATH, write};
+use offline_fs_kbc::userdata::{DAEMON_PATH, RESOURCES_PATH, read, write};
 use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked};
 
 fuzz_target!(|input: &[u8]| {
     let input = marked(input);
-    let Ok(text) = std::str::from_utf8(&input) else {
-        return;
-    };
-    let (_, problems) = read(text);
-    for problem in &problems {
-        assert_one_line(&problem.to_string());
-        // Its name is shown.
-        if !text.contains("encoding") {
+    let below = [b"#cloud-config\n", &input[..]].concat();
+    for data in [&input, &below] {
+        for problem in read(data).problems {
+            assert_one_line(&problem.to_string());
             assert_unsaid(&problem.to_string());
         }
     }
+    let Ok(text) = std::str::from_utf8(&input) else {
+        return;
+    };
     let files: Vec<_> = match text.split_once('\0') {
         Some((daemon, resources)) => vec![(DAEMON_PATH, daemon), (RESOURCES_PATH, resources)],
         None => vec![(RESOURCES_PATH, text)],
@@ -36,14 +35,16 @@ fuzz_target!(|input: &[u8]| {
             return;
         }
     };
-    let (written, problems) = read(&data);
+    let read = read(data.as_bytes());
+    let problems = &read.problems;
     assert!(
         problems
             .iter()
             .all(|problem| problem.code == "user-data-size"),
         "{problems:?}"
     );
-    let written = written
+    let written = read
+        .files
         .iter()
         .map(|file| (file.path.clone(), file.content.to_vec()));
     assert_eq!(written.collect::<Vec<_>>(), with_last_break(&files));

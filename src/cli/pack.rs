@@ -10,15 +10,17 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
+use offline_fs_kbc::credential::repair::{Served, repair};
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::file;
+use offline_fs_kbc::resource::form::Form;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::parse::MAX_ENTRIES;
-use offline_fs_kbc::resource::problem::Problem;
+use offline_fs_kbc::resource::problem::Severity;
 use offline_fs_kbc::rpc::getresource::answer_bytes;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::text::Quoted;
-use offline_fs_kbc::{json, userdata};
+use offline_fs_kbc::{json, kubernetes, userdata};
 use zeroize::Zeroizing;
 
 use crate::cli::document::{Document, Entry};
@@ -31,11 +33,13 @@ const EXAMPLE: &str = "Example:
 
 /// Write a resources file from the files that go into it
 ///
-/// Checks what it packs: a credential must be an auth.json that clients can use.
+/// Checks what it packs. A credential that clients could not use is refused; one that only needs repair is packed
+/// repaired, with a warning.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Pack {
-    /// The registry credential, an auth.json (default/credential/test)
+    /// The registry credential (default/credential/test): an auth.json, a .dockercfg, or a Kubernetes Secret that
+    /// holds one
     #[arg(long, value_name = "FILE")]
     credential: Option<PathBuf>,
 
@@ -212,29 +216,68 @@ fn read_daemon_json(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 fn encode(name: &Name, file: &Path) -> anyhow::Result<Zeroizing<String>> {
     let content = fs::read(file).map(Zeroizing::new);
     let content = content.with_context(|| format!("can't read {}", file.display()))?;
-    let file = file.display();
+    let shown = file.display();
     if content.is_empty() {
-        bail!("{file} is empty");
+        bail!("{shown} is empty");
     }
     let size = answer_bytes(content.len());
     if size > MAX_MESSAGE_BYTES as u64 {
         bail!(
-            "{file}: an answer of {size} bytes, over ttrpc's cap of {MAX_MESSAGE_BYTES}, could not be sent"
+            "{shown}: an answer of {size} bytes, over ttrpc's cap of {MAX_MESSAGE_BYTES}, could not be sent"
         );
     }
-    if name.as_str() == CREDENTIAL {
-        // What the daemon would fix an upstream agent would not.
-        let rejected = |problem: &Problem| {
-            let harmless = ["credential-store", "identity-token", "login-empty"];
-            let about_registry = problem.code.starts_with("registry-");
-            !about_registry && !harmless.contains(&problem.code)
-        };
-        if let Some(problem) = lint::credential::lint(&content, true)
-            .into_iter()
-            .find(rejected)
-        {
-            bail!("{file}: {problem}");
+    let content = match name.as_str() {
+        CREDENTIAL => credential(content, file)?,
+        _ => {
+            // The keys that a policy names may be packed later.
+            for problem in lint::resource(name, &content, &|_| Some(&[]), true) {
+                super::warn(format!("{shown}: {problem}"));
+            }
+            content
         }
-    }
+    };
     Ok(Zeroizing::new(STANDARD.encode(&*content)))
+}
+
+/// The credential as every client reads it, whatever form the file has it in.
+fn credential(content: Zeroizing<Vec<u8>>, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let file = path.display();
+    let content = match Form::of(&content) {
+        Some(Form::Kubernetes) => of_secret(&content, path)?,
+        None | Some(Form::AuthJson | Form::DockerCfg | Form::EncodedAuthJson) => content,
+        Some(form) => bail!("{file}: {}", form.instead_of("an auth.json")),
+    };
+    let mut found = lint::credential::lint(&content, true).into_iter();
+    if let Some(error) = found.find(|problem| problem.severity == Severity::Error) {
+        bail!("{file}: {error}");
+    }
+    let content = match repair(&content) {
+        Served::Untouched => content,
+        Served::Repaired { text, changes } => {
+            for change in changes {
+                super::warn(format!("{file}: packed with a repair: {change}"));
+            }
+            text
+        }
+        Served::Refused(reason) => bail!("{file}: {reason}"),
+    };
+    // Of what is packed: what was repaired needs no warning any more.
+    for problem in lint::credential::lint(&content, true) {
+        super::warn(format!("{file}: {problem}"));
+    }
+    Ok(content)
+}
+
+/// The credential of the one Secret in a Kubernetes manifest that holds one.
+fn of_secret(text: &[u8], path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let file = path.display();
+    let manifest = kubernetes::read(text).with_context(|| format!("{file}"))?;
+    let (secret, item) = manifest.credential().with_context(|| format!("{file}"))?;
+    if item.form == kubernetes::Form::Resources {
+        bail!(
+            "{file}: the Secret holds a resources file and not an auth.json; get it out, and give it to --merge: `{}`",
+            secret.command()
+        );
+    }
+    Ok(item.value.clone())
 }

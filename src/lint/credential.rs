@@ -77,7 +77,7 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
             "it is in the older form .dockercfg, with its registries at the top level instead of in \"auths\"",
             "it is served with them in \"auths\", but an upstream agent's clients would reject it",
         );
-        let fix = "make an auth.json of it: `jq '{auths: .}' .dockercfg > auth.json`";
+        let fix = "pack it as it is: `offline-fs-kbc pack --credential FILE -o aa-offline_fs_kbc-resources.json`";
         found.push(Problem::of_file(severity, "dockercfg", what, fix));
     }
     if file.has_auths_twice() {

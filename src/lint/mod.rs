@@ -13,7 +13,6 @@ pub mod policy;
 pub mod registries;
 pub mod registry;
 pub mod signing;
-pub mod userdata;
 
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::problem::{Problem, Severity};

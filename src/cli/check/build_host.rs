@@ -8,12 +8,20 @@ use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::parse::parse;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::text::Quoted;
-use offline_fs_kbc::{initdata, kubernetes, lint};
+use offline_fs_kbc::{initdata, kubernetes, lint, userdata};
 
 use crate::cli::check::files::Subject;
 use crate::cli::check::image::Credential;
 use crate::cli::check::other::not_read;
 use crate::cli::check::user_data;
+
+/// What a file is in which [`Form::of`] sees nothing: what is packed has to be unpacked first.
+pub fn form_of(text: &[u8]) -> Option<Form> {
+    if initdata::read(text).is_ok() {
+        return Some(Form::Initdata);
+    }
+    userdata::is_user_data(text).then_some(Form::CloudConfig)
+}
 
 /// Checks a file of this form; gives the credential that it brings.
 pub fn check(subject: &mut Subject<'_>, text: &[u8], form: Form) -> Option<Credential> {

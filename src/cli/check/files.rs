@@ -89,7 +89,10 @@ fn decide(path: &Path, text: &[u8]) -> What {
     if let Some(kind) = kind_by_name(path) {
         return What::Served(kind);
     }
-    match Form::of(text) {
+    let form = Form::of(text);
+    #[cfg(feature = "tools")]
+    let form = form.or_else(|| super::build_host::form_of(text));
+    match form {
         Some(Form::AuthJson | Form::DockerCfg | Form::EncodedAuthJson) => {
             What::Served(Kind::Whole(Name::Path(CREDENTIAL.into())))
         }

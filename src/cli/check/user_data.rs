@@ -2,10 +2,9 @@
 
 //! User data: the files that it writes, each as the daemon would read it.
 
-use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::parse::parse;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::userdata::AUTH_JSON_BYTES;
+use offline_fs_kbc::userdata::{self, AUTH_JSON_BYTES, UserData};
 
 use crate::cli::check::files::Subject;
 use crate::cli::check::image::Credential;
@@ -14,20 +13,15 @@ use crate::config::kind_at;
 
 /// Checks user data; gives the credential that it brings.
 pub fn check(subject: &mut Subject<'_>, text: &[u8]) -> Option<Credential> {
-    let Ok(text) = std::str::from_utf8(text) else {
-        subject.find_all([Problem::of_file(
-            Severity::Error,
-            "encoding",
-            "not UTF-8; compressed user data is not read here",
-            "check it before it is compressed",
-        )]);
-        return None;
-    };
-    subject.title("cloud-config user data", text.len());
-    let (written, problems) = lint::userdata::read(text);
+    let UserData {
+        title,
+        files,
+        problems,
+    } = userdata::read(text);
+    subject.title(&title, text.len());
     subject.find_all(problems);
     let mut credential = None;
-    for file in written {
+    for file in files {
         let Some(kind) = kind_at(&file.path) else {
             continue;
         };
