@@ -13,7 +13,11 @@ use crate::support::daemon::{Root, command, one, output, program, run};
 #[test]
 fn golden_outputs() {
     // What others can read is a finding of its own, and git keeps no such modes.
-    for directory in ["check.in", "check.in/resources.d/default/credential"] {
+    for directory in [
+        "check.in",
+        "check.in/resources.d/default/credential",
+        "userdata.in",
+    ] {
         for file in fs::read_dir(format!("tests/cmd/{directory}")).unwrap() {
             let file = file.unwrap();
             if file.file_type().unwrap().is_file() {
