@@ -18,6 +18,7 @@ fn golden_outputs() {
         "check.in",
         "check.in/resources.d/default/credential",
         "policy.in",
+        "userdata.in",
     ] {
         for file in fs::read_dir(format!("tests/cmd/{directory}")).unwrap() {
             let file = file.unwrap();

@@ -150,7 +150,7 @@ impl Subject<'_> {
         };
         let credential = self.whole(&entries);
         let what = match (credential, kind) {
-            (Some(credential), _) => findings::registries(credential.expose()),
+            (Some(_), _) => "an auth.json".to_owned(),
             (None, Kind::Keys) => count(entries.len(), "key", "keys"),
             (None, _) => count(entries.len(), "entry", "entries"),
         };
@@ -185,13 +185,13 @@ impl Subject<'_> {
         let problems = std::mem::take(&mut entries.problems);
         let snapshot = of_entries(kind, self.path, entries);
         let (credential, served) = Credential::of(&snapshot, self.repairs);
+        for (name, resource) in served.resources.iter().chain(&served.keys) {
+            self.report.line(findings::line(name, resource));
+        }
         let found: Vec<Problem> = match self.whole(entries) {
             // Findings about a part of it have their place in the file.
             Some(credential) => lint::credential::lint(credential.expose(), self.repairs),
             None => {
-                for (name, resource) in served.resources.iter().chain(&served.keys) {
-                    self.report.line(findings::line(name, resource));
-                }
                 let found = lint::snapshot(&snapshot, self.repairs).into_iter();
                 found.map(|(_, problem)| problem).collect()
             }
