@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Generates the service that the floor on the ttrpc crate's server has.
+//! Generates the service of the baseline server that uses the ttrpc crate.
 
 use std::error::Error;
 use std::{env, fs};
@@ -17,8 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ..Default::default()
         })
         .run()?;
-    // The generator's own mod.rs starts with an inner attribute, which rustc refuses where a file is
-    // included into a module.
+    // The generator's mod.rs starts with an inner attribute, which rustc refuses in an included file.
     fs::write(
         format!("{out}/generated.rs"),
         "pub mod getresource;\npub mod getresource_ttrpc;\n",

@@ -32,7 +32,7 @@ impl fmt::Display for Error {
             Self::Limit => f.write_str("too large or too deeply nested"),
             Self::NotUtf8 => f.write_str("not UTF-8"),
             Self::Syntax(position) => {
-                f.write_str("can't be parsed as TOML (dates are not known here)")?;
+                f.write_str("can't be parsed as TOML (dates are not supported)")?;
                 match position {
                     Some(position) => write!(f, " at {position}"),
                     None => Ok(()),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the project says of itself, held against what cargo knows.
+//! Compares what the project's documents say with what cargo and the sources say.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
@@ -11,7 +11,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// The output of a program that is run in the project's directory.
+/// Runs a program in the project's directory and returns its output.
 fn output(program: &str, args: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -47,7 +47,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// A direct dependency is one that somebody decided on, and the document says why.
+/// docs/dependencies.md explains each direct dependency.
 #[test]
 fn every_direct_dependency_is_explained() {
     let metadata = metadata();
@@ -75,7 +75,7 @@ fn every_direct_dependency_is_explained() {
     }
 }
 
-/// The bill of materials has what goes into the image build, no more and no less.
+/// The bill of materials lists exactly the crates of the image build.
 #[test]
 fn the_sbom_lists_what_cargo_tree_lists() {
     let triple = triple();
@@ -112,7 +112,7 @@ fn the_sbom_lists_what_cargo_tree_lists() {
     assert_eq!(listed, tree("normal,build"));
     let linked = |component: &&Value| component["scope"] == "required";
     let linked: BTreeSet<_> = components.iter().filter(linked).map(name).collect();
-    // Macros are among the normal edges, and what they are made of.
+    // The normal edges include procedural macros and their dependencies.
     assert!(linked.is_subset(&tree("normal,no-proc-macro")));
     for component in components {
         assert!(component["hashes"][0]["content"].is_string(), "{component}");
@@ -123,7 +123,7 @@ fn the_sbom_lists_what_cargo_tree_lists() {
     }
 }
 
-/// Whoever has the oldest Rust that is declared can build it.
+/// The declared minimum version of Rust can build every crate.
 #[test]
 fn no_locked_crate_needs_a_newer_rust() {
     let number = |text: &str| -> Vec<u32> {
@@ -146,7 +146,7 @@ fn no_locked_crate_needs_a_newer_rust() {
     }
 }
 
-/// The sources of a directory below src/, each with its path; its tests, which stand at the end, left out.
+/// The sources in a directory below src/, with their paths, without the tests at their ends.
 fn sources(directory: &str) -> Vec<(String, String)> {
     let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)).unwrap();
     let mut sources = Vec::new();
@@ -213,7 +213,7 @@ fn dependencies_point_down() {
     }
 }
 
-/// All sources below a directory, with its subdirectories'.
+/// All sources below a directory, including its subdirectories.
 fn sources_below(directory: &str) -> Vec<(String, String)> {
     let mut all = sources(directory);
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)).unwrap() {
@@ -229,7 +229,7 @@ fn sources_below(directory: &str) -> Vec<(String, String)> {
     all
 }
 
-/// The paths below the crate that a source names, braces (one level of them) resolved.
+/// The paths below `crate` that a source names, with one level of braces expanded.
 fn named_paths(text: &str) -> Vec<String> {
     let mut paths = Vec::new();
     for root in ["crate::", "offline_fs_kbc::"] {
@@ -251,7 +251,7 @@ fn named_paths(text: &str) -> Vec<String> {
     paths
 }
 
-/// Modules that import each other can't be understood one at a time. A module and its own submodules are one here.
+/// Modules that import each other can't be understood separately. A module and its submodules count as one.
 #[test]
 fn no_two_modules_import_each_other() {
     let module = |path: &str| {
@@ -279,7 +279,7 @@ fn no_two_modules_import_each_other() {
         .map(|(path, text)| (module(path), imports(path, text)))
         .collect();
     assert!(graph["cli::serve"].contains("resource::store"), "{graph:?}");
-    // What imports nothing that is left is taken away, until nothing or a circle is left.
+    // Remove modules that import none of the remaining ones, until nothing or a cycle is left.
     loop {
         let left: BTreeSet<String> = graph.keys().cloned().collect();
         let before = graph.len();

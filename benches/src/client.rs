@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The load: one client that waits for each answer, and a crowd that has many requests on the way.
+//! The load: one client that waits for each answer, and many clients with many requests in flight.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use crate::wire::{self, HEADER};
 /// How long an answer may take before a measurement is given up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is sent, and how long what comes back is.
+/// A request, and the length of its answer.
 #[derive(Clone)]
 pub struct Exchange {
     /// The bytes of one request.
@@ -23,7 +23,7 @@ pub struct Exchange {
     pub answer: usize,
 }
 
-/// A connection on which one request at a time is answered.
+/// A connection with one request in flight at a time.
 pub struct Client {
     stream: UnixStream,
     exchange: Exchange,
@@ -31,7 +31,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and asks nothing yet.
+    /// Connects without sending a request.
     pub fn connect(socket: &Path, exchange: &Exchange) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -49,7 +49,7 @@ impl Client {
         self.stream.read_exact(&mut self.buffer)
     }
 
-    /// How long each of so many requests takes, in µs.
+    /// The latency of each of `requests` requests, in µs.
     pub fn latencies(&mut self, requests: usize) -> Vec<f64> {
         (0..requests)
             .map(|_| {
@@ -61,7 +61,8 @@ impl Client {
     }
 }
 
-/// Asks for a resource on a ttrpc server, which must give `bytes` of it, and tells the length of its answers.
+/// Sends a request to a ttrpc server, which must answer with `bytes` bytes, and returns the length of the
+/// answer.
 pub fn learn(socket: &Path, request: &[u8], bytes: usize) -> io::Result<Exchange> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -84,7 +85,7 @@ pub fn receive(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// How many answers a second so many connections get that have so many requests on the way each.
+/// The number of answers per second on `connections` connections with `in_flight` requests each.
 pub fn throughput(
     socket: &Path,
     exchange: &Exchange,
@@ -113,7 +114,7 @@ pub fn throughput(
     })
 }
 
-/// Keeps `in_flight` requests on the way until `end`; tells how many were answered.
+/// Keeps `in_flight` requests in flight until `end`; returns how many were answered.
 async fn pipeline(
     socket: std::path::PathBuf,
     exchange: Exchange,

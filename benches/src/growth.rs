@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What more of something costs: connections, entries, bytes of an answer; and one peer that never reads.
+//! The cost of more connections, entries and bytes of an answer, and of one peer that never reads.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
@@ -22,7 +22,7 @@ const ENTRIES: &str = "With entries in the file (latency p50; PSS)";
 const SIZES: &str = "With the size of the answer (latency p50)";
 const NEVER: &str = "Beside a peer that sends and never reads";
 
-/// Each, beside the echo server where that makes sense.
+/// Measures each, compared with the echo server where that makes sense.
 pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
     let place = Place::new(ANSWER);
     let pair = [Kind::Daemon, Kind::Echo].map(|kind| Server::start(kind, programs, &place));
@@ -66,7 +66,7 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
         report.row(ENTRIES, format!("{entries} entries, PSS"), pss, "KiB");
     }
 
-    // The last is what just fits into ttrpc's largest message.
+    // The last size just fits into ttrpc's largest message.
     for bytes in [100, 1 << 10, 10 << 10, 100 << 10, 1 << 20, (4 << 20) - 64] {
         let place = Place::new(bytes);
         let pair = [Kind::Daemon, Kind::Echo].map(|kind| Server::start(kind, programs, &place));
@@ -77,7 +77,7 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
     }
 }
 
-/// The latency of one client, the servers in turn.
+/// The median latency of one client, with the servers in turn.
 fn p50(pair: &[Server; 2], effort: Effort, requests: usize) -> [f64; 2] {
     let mut clients = pair.each_ref().map(Server::connect);
     let mut times: [Vec<f64>; 2] = Default::default();
@@ -91,7 +91,7 @@ fn p50(pair: &[Server; 2], effort: Effort, requests: usize) -> [f64; 2] {
     times.each_mut().map(|times| median(times))
 }
 
-/// What it costs the daemon, and the others.
+/// Measures what such a peer costs the daemon and the other clients.
 pub fn a_peer_that_never_reads(report: &mut Report, programs: &Programs, effort: Effort) {
     const LARGE: &str = "default/bench/large";
     let text = resources([(RESOURCE.to_owned(), ANSWER), (LARGE.to_owned(), 1 << 20)]);
@@ -99,7 +99,7 @@ pub fn a_peer_that_never_reads(report: &mut Report, programs: &Programs, effort:
     let server = Server::start(Kind::Daemon, programs, &place);
     let mut client = server.connect();
     let (mut idle, mut beside) = (Vec::new(), Vec::new());
-    // Once: what the heap keeps of one peer serves the next.
+    // Measured once: memory that the heap keeps after one peer is reused for the next.
     thread::sleep(SETTLED);
     client.latencies(effort.requests);
     let before = memory(server.pid()).pss;
@@ -124,7 +124,7 @@ pub fn a_peer_that_never_reads(report: &mut Report, programs: &Programs, effort:
     row.against("idle", median(&mut idle));
 }
 
-/// Sends until nothing more is taken, for large answers that it leaves.
+/// Asks for large answers until the server stops reading, and reads none.
 fn never_read(server: &Server, request: &[u8]) -> UnixStream {
     let mut stream = UnixStream::connect(&server.socket).expect("a connection");
     let wait = Some(Duration::from_millis(200));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the programs that measure and soak the daemon share.
+//! Helpers that the benchmark and soak programs share.
 //!
-//! A measuring program that meets what it doesn't expect has nothing to report, so it panics.
+//! A benchmark that meets anything unexpected has nothing to report, so it panics.
 
 pub mod client;
 pub mod process;
@@ -10,12 +10,12 @@ pub mod report;
 pub mod server;
 pub mod wire;
 
-/// The value in the middle; of none, 0.
+/// The median; 0 if there are no values.
 pub fn median(values: &mut [f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// The value below which this part of all lie; of none, 0.
+/// The quantile `part`; 0 if there are no values.
 pub fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);

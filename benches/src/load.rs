@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Loading a resources file, beside reading it and decoding its base64 alone.
+//! The loading of a resources file, compared with only reading it and decoding its base64.
 
 use std::fs;
 
@@ -14,10 +14,11 @@ use crate::speed::ANSWER;
 
 const LOAD: &str = "Loading";
 
-/// What a file may cost beyond its own and its values' bytes: how much malloc and the kernel round up.
+/// The memory that a file may cost in addition to its own and its values' bytes, since malloc and the kernel
+/// round up.
 const MOST_PEAK: f64 = 1.2;
 
-/// How much of a bare decoder's speed is to be reached.
+/// The target, as a part of a bare decoder's speed.
 const LEAST_SPEED: f64 = 0.5;
 
 /// The files: name, entries, bytes of a value.
@@ -26,11 +27,11 @@ const FILES: [(&str, usize, usize); 5] = [
     ("100 entries", 100, ANSWER),
     ("10,000 entries", 10_000, ANSWER),
     ("1 MiB", 4, (1 << 20) / 4 * 3 / 4 - 100),
-    // Just below the cap for a file.
+    // Just below the limit for a file.
     ("64 MiB", 64, (1 << 20) / 4 * 3 - 100),
 ];
 
-/// Below this much the processes' own pages are more than those of the file.
+/// Below this size, the processes' own pages outweigh those of the file.
 const LARGE: usize = 1 << 20;
 
 /// Measures each file.
@@ -66,7 +67,7 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
             floor_peaks.push(peak);
         }
         let (time, floor) = (median(&mut times), median(&mut floors));
-        // As a speed, so that more is better.
+        // As a speed, so that a larger figure is better.
         let megabytes = text.len() as f64 / 1e6;
         let row = report.row(
             LOAD,
@@ -88,8 +89,8 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
     }
 }
 
-/// How many ms lie between the log's lines about the keys file and the resources file: the time it took
-/// to read, decode and keep the latter.
+/// The time in ms between the log's lines about the keys file and the resources file: the time to read,
+/// decode and keep the resources file.
 fn loading(log: &str) -> f64 {
     let at = |file: &str| {
         let line = log.lines().find(|line| line.contains(file));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `make bench`: the daemon's footprint and speed beside floors that are measured in the same run.
+//! `make bench`: the daemon's memory and speed, compared with floors that are measured in the same run.
 //!
 //! `offline-fs-kbc-bench DAEMON FLOORS JSON [--quick] [DYNAMIC]`
 
@@ -20,20 +20,20 @@ use offline_fs_kbc_bench::process;
 use offline_fs_kbc_bench::report::Report;
 use offline_fs_kbc_bench::server::Programs;
 
-/// How often things are repeated.
+/// How often measurements are repeated.
 #[derive(Clone, Copy)]
 pub struct Effort {
     /// Starts of each program.
     starts: usize,
-    /// Rounds over all servers, of which the median counts.
+    /// Rounds over all servers; the median is reported.
     rounds: usize,
     /// Requests of one client in a round.
     requests: usize,
-    /// How long each server is loaded in a round, in ms.
+    /// The duration of the load on each server in a round, in ms.
     loaded: u64,
-    /// Requests after which memory must be what it was.
+    /// The number of requests after which memory must not have grown.
     many: usize,
-    /// How long nothing is asked, in ms.
+    /// The idle time, in ms.
     idle: u64,
 }
 
@@ -100,7 +100,7 @@ fn raise_descriptor_limit() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
-/// What is measured, as git says it.
+/// The measured commit, from git.
 fn commit() -> String {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok()?;

@@ -19,17 +19,17 @@ const IDLE: &str = "Idle";
 /// The target of the image build, in KiB.
 const MOST_IDLE: f64 = 2.0 * 1024.0;
 
-/// What malloc may keep that it didn't keep before, in KiB: nothing that grows with requests.
+/// How much more malloc may keep than before, in KiB: nothing that grows with requests.
 const NO_GROWTH: f64 = 16.0;
 
-/// How long a server is left alone before it counts as idle. The daemon gives back what only the start needed
-/// one second after it.
+/// How long a server is left alone before it counts as idle. The daemon releases the memory that only the
+/// start needed one second after it.
 pub const SETTLED: Duration = Duration::from_millis(1_500);
 
-/// One connection, and a crowd.
+/// One connection, and many connections.
 const CONNECTIONS: [usize; 2] = [1, 256];
 
-/// The memory of all three servers through the same life.
+/// Measures the memory of all three servers at the same points of the same load.
 pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
     let place = Place::new(ANSWER);
     let [daemon, echo, ttrpc] = KINDS.map(|kind| life(kind, programs, &place, effort));
@@ -74,7 +74,7 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
 fn life(kind: Kind, programs: &Programs, place: &Place, effort: Effort) -> [Memory; 5] {
     let server = Server::start(kind, programs, place);
     let look = || {
-        // What a connection left is gone by then.
+        // The memory of closed connections is released by then.
         thread::sleep(Duration::from_millis(150));
         memory(server.pid())
     };

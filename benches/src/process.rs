@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the kernel says about a process, and what one is kept from hearing of the service manager.
+//! Figures of the kernel about a process, and the environment and processors of a started program.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Takes out of a program's environment what would make it a service of whatever runs this one.
+/// Removes the variables that would make the program a service of this process's service manager.
 pub fn leave_service_manager(command: &mut Command) {
     for name in [
         "NOTIFY_SOCKET",
@@ -25,15 +25,15 @@ pub fn leave_service_manager(command: &mut Command) {
 /// Where a server and its client run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Processors {
-    /// Both on one, so that nothing but their work counts.
+    /// Both on one processor, so that only their work counts.
     One,
-    /// Each on its own, so that one has to wake the other from idle.
+    /// Each on its own processor, so that one must wake the other from idle.
     Two,
-    /// Wherever the kernel puts them.
+    /// The kernel chooses.
     Any,
 }
 
-/// Puts this thread and a server's there, as far as there are as many.
+/// Moves this thread and a server to these processors, if there are enough.
 pub fn run_on(server: u32, processors: Processors) {
     let (ours, theirs) = match processors {
         Processors::One => (nth(0), nth(0)),
@@ -44,14 +44,14 @@ pub fn run_on(server: u32, processors: Processors) {
     keep_to(server, theirs);
 }
 
-/// Puts this thread where the server that it starts next is to run: before the server's first instruction there is
-/// nothing else to put there.
+/// Moves this thread to the processor on which the server that it starts next should run, since a server
+/// can't be moved before its first instruction.
 pub fn start_apart() {
     keep_to(0, nth(1));
 }
 
-/// Keeps a process, or this thread where it is 0, to these processors. Where that is not allowed, the kernel goes on
-/// choosing.
+/// Restricts a process, or this thread if `pid` is 0, to these processors. If that is not allowed, the kernel
+/// still chooses.
 fn keep_to(pid: u32, processors: &[usize]) {
     let mut set = CpuSet::new();
     for processor in processors {
@@ -61,7 +61,7 @@ fn keep_to(pid: u32, processors: &[usize]) {
     let _ = sched_setaffinity(pid, &set);
 }
 
-/// One of the processors, the last of them where there are not as many.
+/// The processor of this index, or the last one if there are fewer.
 fn nth(at: usize) -> &'static [usize] {
     let all = allowed();
     let at = at.min(all.len().saturating_sub(1));
@@ -81,14 +81,14 @@ fn allowed() -> &'static [usize] {
 /// Memory of a process, in KiB.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
-    /// What it would free by ending, and its part of what it shares. Without the right to look (the daemon
-    /// can't be traced, so only root has it), all that is resident.
+    /// The proportional set size (PSS). If that can't be read (the daemon can't be traced, so only root may),
+    /// the resident set size.
     pub pss: f64,
-    /// What is its own alone.
+    /// The memory that is not shared with other processes.
     pub private: f64,
-    /// Its own and no file's: heap and stack.
+    /// The private memory that belongs to no file: heap and stack.
     pub anonymous: f64,
-    /// The most that was ever resident.
+    /// The peak of the resident set size.
     pub peak: f64,
 }
 
@@ -118,13 +118,13 @@ pub fn memory(pid: u32) -> Memory {
     }
 }
 
-/// How often the process gave the processor up by itself: how often it was woken.
+/// The number of voluntary context switches, which is how often the process was woken.
 pub fn wakes(pid: u32) -> f64 {
     let status = figures(&format!("/proc/{pid}/status"));
     figure(&status, "voluntary_ctxt_switches:").unwrap_or_default()
 }
 
-/// How many descriptors the process has open; none without the right to look.
+/// The number of open descriptors; none if they can't be read.
 pub fn descriptors(pid: u32) -> Option<usize> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     Some(entries.count())
@@ -139,7 +139,7 @@ fn figure(text: &str, name: &str) -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The machine, without its name.
+/// A description of the machine, without its name.
 pub fn machine() -> String {
     let cpus = figures("/proc/cpuinfo");
     let model = cpus
@@ -152,7 +152,7 @@ pub fn machine() -> String {
     format!("{cores} cores of {model}, Linux {}", kernel.trim())
 }
 
-/// A file's size in bytes; none if it isn't there.
+/// A file's size in bytes; none if it does not exist.
 pub fn size(path: &Path) -> Option<f64> {
     fs::metadata(path)
         .ok()

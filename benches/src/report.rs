@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The table, and the same as JSON.
+//! The report, as a table and as JSON.
 
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-/// What is to be reached.
+/// A target.
 #[derive(Clone, Copy)]
 enum Target {
     AtMost(f64),
@@ -24,18 +24,18 @@ pub struct Row {
 }
 
 impl Row {
-    /// Puts a floor beside it, measured in the same run.
+    /// Adds a floor, measured in the same run.
     pub fn against(&mut self, floor: &'static str, value: f64) -> &mut Self {
         self.floors.push((floor, value, None));
         self
     }
 
-    /// The ratio to the last floor, or the figure itself where there is none, is to be at most this.
+    /// Sets an upper limit for the ratio to the last floor, or for the figure itself if there is no floor.
     pub fn at_most(&mut self, bound: f64) -> &mut Self {
         self.bound(Target::AtMost(bound))
     }
 
-    /// The same the other way round.
+    /// Sets a lower limit in the same way.
     pub fn at_least(&mut self, bound: f64) -> &mut Self {
         self.bound(Target::AtLeast(bound))
     }
@@ -48,7 +48,7 @@ impl Row {
         self
     }
 
-    /// Each ratio, and the figure itself, with what it is to be.
+    /// Each ratio, and the figure itself, with its target.
     fn verdicts(&self) -> impl Iterator<Item = (f64, Target)> + '_ {
         let own = self.target.map(|target| (self.value, target));
         let ratios = self.floors.iter();
@@ -110,12 +110,12 @@ impl Report {
         &mut self.rows[at]
     }
 
-    /// Says something under the table.
+    /// Adds a note below the table.
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
 
-    /// The table, a figure a line, what misses its target marked.
+    /// The table, with one figure a line; missed targets are marked.
     pub fn table(&self) -> String {
         let mut text = String::new();
         let mut section = "";
@@ -149,14 +149,14 @@ impl Report {
         text
     }
 
-    /// The same for programs.
+    /// The report as JSON.
     pub fn json(&self, machine: &str, commit: &str) -> Value {
         let rows: Vec<_> = self.rows.iter().map(Row::json).collect();
         json!({"machine": machine, "commit": commit, "figures": rows, "notes": self.notes})
     }
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 1e5 => {
@@ -180,7 +180,7 @@ fn number(value: f64) -> String {
 mod tests {
     use super::*;
 
-    /// What misses its target is marked, and only that.
+    /// A missed target is marked, and nothing else is.
     #[test]
     fn a_missed_target_shows() {
         let mut report = Report::default();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The servers that are measured, started all the same way.
+//! The measured servers, all started in the same way.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,10 +18,10 @@ use crate::client::{Client, Exchange, PATIENCE, learn};
 use crate::process::{Processors, leave_service_manager, run_on, start_apart};
 use crate::wire;
 
-/// The path of the resource that is asked for.
+/// The path of the requested resource.
 pub const RESOURCE: &str = "default/bench/answer";
 
-/// Where the programs are.
+/// The paths of the programs.
 #[derive(Clone)]
 pub struct Programs {
     /// The daemon.
@@ -30,45 +30,45 @@ pub struct Programs {
     pub floors: PathBuf,
 }
 
-/// Which server.
+/// The kind of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The one that is measured.
+    /// The daemon.
     Daemon,
-    /// Bytes in, bytes out, on tokio.
+    /// The echo server on tokio.
     Echo,
     /// The ttrpc crate's own server.
     Ttrpc,
 }
 
-/// The three of them.
+/// All three kinds.
 pub const KINDS: [Kind; 3] = [Kind::Daemon, Kind::Echo, Kind::Ttrpc];
 
-/// A directory with what a server reads and where its socket is.
+/// A directory with a server's files and socket.
 pub struct Place {
     dir: TempDir,
     bytes: usize,
 }
 
 impl Place {
-    /// One for answers with a resource of so many bytes.
+    /// A place with a resource of this number of bytes.
     pub fn new(bytes: usize) -> Self {
         Self::with(&resources([(RESOURCE.to_owned(), bytes)]), bytes)
     }
 
-    /// One whose resources file has this text, among it a resource of so many bytes.
+    /// A place whose resources file has this text, which includes a resource of this number of bytes.
     pub fn with(text: &str, bytes: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir(dir.path().join("etc")).expect("a directory");
         let place = Self { dir, bytes };
         fs::write(place.file(), text).expect("a file");
         fs::set_permissions(place.file(), fs::Permissions::from_mode(0o600)).expect("a file");
-        // A file that changed a moment ago is read twice.
+        // A file that has just changed would be read twice.
         thread::sleep(Duration::from_millis(60));
         place
     }
 
-    /// What stands for `/`.
+    /// The root directory.
     pub fn root(&self) -> &Path {
         self.dir.path()
     }
@@ -78,7 +78,7 @@ impl Place {
         self.root().join("etc/aa-offline_fs_kbc-resources.json")
     }
 
-    /// Where standard error of the daemon goes.
+    /// The file for the daemon's standard error.
     pub fn log(&self) -> PathBuf {
         self.root().join("log")
     }
@@ -92,7 +92,7 @@ impl Place {
         })
     }
 
-    /// What is asked of the ttrpc servers and given by them, and by the echo server in the same sizes.
+    /// The request and answer of the ttrpc servers; the echo server uses the same sizes.
     fn exchange(&self) -> Exchange {
         let request = wire::request(RESOURCE);
         let answer = wire::answer_bytes(self.bytes);
@@ -117,19 +117,19 @@ pub fn resources(entries: impl IntoIterator<Item = (String, usize)>) -> String {
 /// A running server.
 pub struct Server {
     child: Child,
-    /// Where it listens.
+    /// Its socket.
     pub socket: PathBuf,
-    /// What is sent to it and comes back.
+    /// The request and its answer.
     pub exchange: Exchange,
-    /// From before it was started to its first answer.
+    /// The time from before its start to its first answer.
     pub started: Duration,
 }
 
 impl Server {
-    /// Starts it, and waits for its first answer.
+    /// Starts the server, and waits for its first answer.
     pub fn start(kind: Kind, programs: &Programs, place: &Place) -> Self {
         let socket = place.socket(kind);
-        // One that was killed has left its own.
+        // A killed server has left its socket.
         let _ = fs::remove_file(&socket);
         let exchange = place.exchange();
         let mut command = command(kind, programs, place, &exchange);
@@ -154,7 +154,7 @@ impl Server {
         server.started = start.elapsed();
         run_on(server.pid(), Processors::Any);
         if kind != Kind::Echo {
-            // The length was right; now the content.
+            // The length was checked; now check the content.
             let request = &server.exchange.request;
             let learnt = learn(&server.socket, request, place.bytes).expect("the resource");
             assert_eq!(learnt.answer, server.exchange.answer, "another length");
@@ -162,12 +162,12 @@ impl Server {
         server
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// A connection to it.
+    /// A new connection to it.
     pub fn connect(&self) -> Client {
         Client::connect(&self.socket, &self.exchange).expect("a connection")
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What doesn't depend on the machine: sizes, crates, lines, instructions.
+//! Figures that do not depend on the machine: sizes, crates, lines, instructions.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +19,7 @@ const INSTRUCTIONS: &str = "Instructions (callgrind)";
 const MOST_MEGABYTES: f64 = 2.5;
 const MOST_CRATES: f64 = 110.0;
 
-/// Measures all that.
+/// Measures them.
 pub fn measure(report: &mut Report, programs: &Programs, dynamic: Option<PathBuf>) {
     let megabytes = |path: &Path| process::size(path).map(|bytes| bytes / 1e6);
     if let Some(size) = megabytes(&programs.daemon) {
@@ -43,7 +43,7 @@ pub fn measure(report: &mut Report, programs: &Programs, dynamic: Option<PathBuf
     instructions(report, &programs.daemon);
 }
 
-/// The crates that the image build is made of, this one left out.
+/// The number of crates of the image build, without this one.
 fn crates() -> Option<f64> {
     let output = Command::new("cargo")
         .args(["tree", "--locked", "--package", "offline-fs-kbc"])
@@ -60,7 +60,7 @@ fn crates() -> Option<f64> {
     output.status.success().then_some(crates.len() as f64 - 1.0)
 }
 
-/// All lines of the sources below a directory, and those that are neither empty, comments nor tests.
+/// The lines of the sources below a directory: all of them, and those that are not empty, comments or tests.
 fn lines(directory: &Path) -> (f64, f64) {
     let (mut all, mut code) = (0.0, 0.0);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -83,7 +83,7 @@ fn lines(directory: &Path) -> (f64, f64) {
     (all, code)
 }
 
-/// What `tests/instructions` counts.
+/// The counts of `tests/instructions`.
 fn instructions(report: &mut Report, daemon: &Path) {
     let output = Command::new("tests/instructions")
         .arg("--count")

@@ -14,13 +14,13 @@ use crate::Effort;
 
 const SPEED: &str = "Speed";
 
-/// A credential of one registry is about this long.
+/// The size of a credential with one registry, about.
 pub const ANSWER: usize = 200;
 
-/// Connections, and requests that each has on the way.
+/// The number of connections, and of requests in flight on each.
 const CROWD: usize = 8;
 
-/// From before exec to the first answer.
+/// Measures the time from before exec to the first answer.
 pub fn starts(report: &mut Report, programs: &Programs, effort: Effort) {
     let place = Place::new(ANSWER);
     let mut times: [Vec<f64>; 3] = Default::default();
@@ -36,7 +36,7 @@ pub fn starts(report: &mut Report, programs: &Programs, effort: Effort) {
     row.against("ttrpc crate", ttrpc);
 }
 
-/// One client that waits, and a crowd that doesn't.
+/// Measures one client that waits for each answer, and many that do not.
 pub fn requests(report: &mut Report, programs: &Programs, effort: Effort) {
     let place = Place::new(ANSWER);
     let servers = KINDS.map(|kind| Server::start(kind, programs, &place));

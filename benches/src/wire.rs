@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Requests for a resource and their answers, as bytes.
+//! The bytes of requests for a resource and of their answers.
 
 use offline_fs_kbc::proto::getresource::{GetResourceRequest, GetResourceResponse};
 use protobuf::Message as _;
 use ttrpc::{Code, Request, Response};
 
-/// The bytes before a frame's body.
+/// The length of a frame's header.
 pub const HEADER: usize = 10;
 
 /// A frame that asks for a resource as kata-agent of late 2023 does.
@@ -14,7 +14,7 @@ pub fn request(path: &str) -> Vec<u8> {
     call("getresource.GetResourceService", path)
 }
 
-/// The same of any service, as one that there isn't.
+/// The same for any service, such as an unknown one.
 pub fn call(service: &str, path: &str) -> Vec<u8> {
     let asked = GetResourceRequest {
         ResourcePath: path.to_owned(),
@@ -38,7 +38,7 @@ pub fn call(service: &str, path: &str) -> Vec<u8> {
     frame
 }
 
-/// The length of a frame that answers with a resource of so many bytes.
+/// The length of a frame that answers with a resource of this number of bytes.
 pub fn answer_bytes(bytes: usize) -> usize {
     let answer = GetResourceResponse {
         Resource: vec![0; bytes],
@@ -48,19 +48,19 @@ pub fn answer_bytes(bytes: usize) -> usize {
         payload: answer.write_to_bytes().expect("a message encodes"),
         ..Response::default()
     };
-    // A good answer has an empty status.
+    // A successful answer has an empty status.
     response.mut_status();
     let body = response.compute_size();
     HEADER + usize::try_from(body).expect("a size")
 }
 
-/// How many bytes follow a frame's header.
+/// The length of the body after this header.
 pub fn body_length(header: &[u8; HEADER]) -> usize {
     let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
     length as usize
 }
 
-/// The resource in an answer's body, or the status that refuses it.
+/// The resource in an answer's body, or the code of the refusal.
 pub fn resource(body: &[u8]) -> Result<Vec<u8>, Code> {
     let response = Response::parse_from_bytes(body).expect("a response");
     let code = response.status.as_ref().map_or(Code::OK, |s| s.code());

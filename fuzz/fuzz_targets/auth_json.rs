@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Credentials: what is served is what clients can read, or nothing; logins that were readable stay; and
-//! what is said of them holds no login.
+//! Credentials: what is served can be read by clients, readable logins are kept, and no message contains a
+//! login.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use offline_fs_kbc::credential::AuthFile;
 use offline_fs_kbc::credential::repair::{Served, decoded_again, repair};
 use offline_fs_kbc::lint::credential::lint;
-use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked};
+use offline_fs_kbc_fuzz::{assert_no_secret, assert_one_line, marked};
 
 fuzz_target!(|input: &[u8]| {
     let text = marked(input);
@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
     let say = |message: &str| {
         assert_one_line(message);
         if said {
-            assert_unsaid(message);
+            assert_no_secret(message);
         }
     };
     match repair(&text) {
@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
                 .expect("what is served parses");
             assert!(again.is_readable(), "clients reject what is served");
             assert!(matches!(repair(&repaired), Served::Untouched));
-            // By the last of a name, as clients take it.
+            // Of several entries with the same name, clients use the last.
             for entry in file.iter().flat_map(|file| &file.entries) {
                 let Ok(login) = &entry.login else { continue };
                 let kept = again.entries.iter().any(|other| {
@@ -65,14 +65,16 @@ fuzz_target!(|input: &[u8]| {
     }
     if let Ok(file) = &file {
         for entry in &file.entries {
-            // A repository of the registry that the key is finds a login there, or one of its own.
+            // A repository of the registry that the key names finds the login of that entry, or of a more
+            // specific one.
             let (found, _) = file.find(&entry.key, "a").expect("a key finds itself");
             assert!(found.key == entry.key || found.key == format!("{}/a", entry.key));
         }
     }
 });
 
-/// Whether no registry, which messages name whatever it is, has the mark, nor a spelling that may be suggested for one.
+/// Whether no registry's name, and no spelling that may be suggested for one, contains the mark, since messages
+/// show those.
 fn sayable(text: &[u8]) -> bool {
     let Ok(file) = AuthFile::parse(text) else {
         return true;

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Command lines, the program's own and the legacy ones, and the configuration files that those name.
+//! Command lines, the program's own and the legacy ones, with the configuration files that they name.
 //!
-//! An argument a line, the program's name first; after a line of a single dot, the file that takes the
-//! place of the argument FILE.
+//! The input has one argument a line, the program's name first; after a line with a single dot comes the file
+//! that replaces the argument FILE.
 
 #![no_main]
-// The program's modules are compiled as they are, and most of them is not called.
+// The program's modules are compiled in, and most of their code is not called.
 #![allow(dead_code)]
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
 use libfuzzer_sys::fuzz_target;
-use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked, unmarked};
+use offline_fs_kbc_fuzz::{assert_no_secret, assert_one_line, marked, unmarked};
 
 #[path = "../../src/cli/mod.rs"]
 mod cli;
@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
         Some(at) => (&input[..at], Some(marked(&input[at + 3..]))),
         None => (input, None),
     };
-    // Dropped, and so removed, at the end of a run.
+    // It is dropped, and so removed, at the end of a run.
     let args = unmarked(args);
     let file = file.map(|text| {
         let file = tempfile::NamedTempFile::new().expect("a file");
@@ -59,7 +59,7 @@ fuzz_target!(|input: &[u8]| {
             for text in serve.warnings.iter().chain(&serve.mistakes) {
                 assert_one_line(text);
                 if file.is_some() {
-                    assert_unsaid(text);
+                    assert_no_secret(text);
                 }
             }
         }

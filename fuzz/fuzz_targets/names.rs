@@ -8,7 +8,8 @@ use libfuzzer_sys::fuzz_target;
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc_fuzz::assert_one_line;
 
-/// Longer than any name is shown: 200 bytes, at worst six characters for each, and what goes around.
+/// The longest form in which a name is shown: 200 bytes with up to six characters each, and some text around
+/// them.
 const MOST_SHOWN: usize = 1500;
 
 fuzz_target!(|text: &str| {

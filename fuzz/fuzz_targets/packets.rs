@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Annotation packets and the requests that carry them: what was parsed prints and parses back, what is
-//! wrapped unwraps, and no refusal holds a wrapped key.
+//! Annotation packets and the requests that carry them: a parsed packet can be written and parsed again, a
+//! wrapped key can be unwrapped, and no refusal contains a wrapped key.
 //!
-//! The first byte says what the rest is: a packet, a request over ttrpc, one of ocicrypt's command, its
+//! The first byte selects the rest: a packet, a request over ttrpc, a request to ocicrypt's command, its
 //! parameters, or data to wrap.
 
 #![no_main]
@@ -15,7 +15,7 @@ use offline_fs_kbc::keyprovider::cipher::Algorithm;
 use offline_fs_kbc::keyprovider::command::{self, Request};
 use offline_fs_kbc::keyprovider::parameters::Parameters;
 use offline_fs_kbc::keyprovider::{self, protocol};
-use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked};
+use offline_fs_kbc_fuzz::{assert_no_secret, assert_one_line, marked};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&first, rest)) = input.split_first() else {
@@ -46,21 +46,21 @@ fn packet(text: &[u8]) {
     match Packet::parse(text) {
         Ok(packet) => {
             comes_back(&packet);
-            // A key that is as good as any.
+            // An arbitrary key.
             if let Err(error) = keyprovider::unwrap(&packet, &[7; 32]) {
                 assert_one_line(&error.to_string());
                 if !packet.wrap_type.contains("hunter2") {
-                    assert_unsaid(&error.to_string());
+                    assert_no_secret(&error.to_string());
                 }
             }
         }
         Err(error) => {
             assert_one_line(&error.to_string());
-            // It names the provider, which is no secret.
+            // It shows the provider, which is not secret.
             let members = json::members(text, 100).unwrap_or_default();
             let provider = json::string(&members, "provider").unwrap_or_default();
             if !provider.contains("hunter2") {
-                assert_unsaid(&error.to_string());
+                assert_no_secret(&error.to_string());
             }
         }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Requests of every method, with any payload: one answer each, and no refusal that holds a value.
+//! Requests to every method, with any payload: each gets one answer, and no refusal contains a value.
 //!
-//! The first byte says which method; the rest is the payload.
+//! The first byte selects the method; the rest is the payload.
 
 #![no_main]
 
@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     let request = Request {
         service: service.to_owned(),
         method: method.to_owned(),
-        // A refusal may show the name that was asked for.
+        // A refusal may show the requested name.
         payload: unmarked(payload),
         ..Request::default()
     };
@@ -47,7 +47,7 @@ fuzz_target!(|input: &[u8]| {
         panic!("{} answers", answers.len());
     };
     assert_harmless(response);
-    // Resources are handed out by these alone, and a key of the keys file by none as it is.
+    // Only these methods return resources, and none returns a key of the keys file.
     let gives = ["GetResource", "UnsealSecret"].contains(&method);
     if response.status().code() == Code::OK && !gives {
         let said = response

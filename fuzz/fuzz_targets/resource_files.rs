@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Resource and keys files: places lie where values begin, what was parsed prints and parses back, and
-//! no problem holds a value.
+//! Resources and keys files: positions are those where values begin, a parsed file can be written and parsed
+//! again, and no problem contains a value.
 //!
 //! The first byte's lowest bit says whether it is a keys file.
 
@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
 use offline_fs_kbc::json;
 use offline_fs_kbc::resource::entries::Entries;
-use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked, parse_file};
+use offline_fs_kbc_fuzz::{assert_no_secret, assert_one_line, marked, parse_file};
 use serde::de::IgnoredAny;
 
 fuzz_target!(|input: &[u8]| {
@@ -27,16 +27,16 @@ fuzz_target!(|input: &[u8]| {
     let entries = match parse_file(&text, keys) {
         Ok(entries) => entries,
         Err(problem) => {
-            assert_unsaid(&problem.to_string());
+            assert_no_secret(&problem.to_string());
             assert_one_line(&problem.to_string());
             return;
         }
     };
     for problem in &entries.problems {
-        assert_unsaid(&problem.to_string());
+        assert_no_secret(&problem.to_string());
         assert_one_line(&problem.to_string());
     }
-    // By its names alone: those that have two spellings are merged above the parser.
+    // Only names are compared: names with two spellings are merged after parsing.
     let mut printed = serde_json::Map::new();
     for entry in entries.iter().filter(|entry| !entry.old) {
         match &entry.value {
@@ -44,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
                 let value = STANDARD.encode(value.expose());
                 printed.insert(entry.name.as_str().to_owned(), value.into());
             }
-            Err(reason) => assert_unsaid(reason),
+            Err(reason) => assert_no_secret(reason),
         }
     }
     let printed = serde_json::to_vec(&printed).expect("strings are JSON");
@@ -64,10 +64,10 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(good(&again), good(&entries));
 });
 
-/// The members are those that the parser of another reader has, each where it says.
+/// The members are those that another JSON parser finds, each at its position.
 fn members_are_what_json_has(text: &[u8]) {
     let members = json::members(text, 100_000);
-    // In a value that it skips it takes any bytes.
+    // That parser accepts any bytes in values that it skips.
     let Ok(utf8) = std::str::from_utf8(text) else {
         assert!(members.is_err(), "what is not UTF-8 passes");
         return;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Sealed secrets and the keys of their signatures: what is sealed opens, and not after a change.
+//! Sealed secrets and their signing keys: a sealed secret can be opened, but not after a change.
 //!
-//! The first byte says what the rest is: a sealed secret; a JWK; or a private key of 32 bytes, the index
-//! of a byte to change, and the text to seal.
+//! The first byte selects the rest: a sealed secret; a JWK; or a private key of 32 bytes, the index of a byte
+//! to change, and the text to seal.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use libfuzzer_sys::fuzz_target;
 use offline_fs_kbc::sealedsecret::sign::PrivateKey;
 use offline_fs_kbc::sealedsecret::{PublicKey, Sealed};
-use offline_fs_kbc_fuzz::{assert_error_unsaid, assert_one_line, marked};
+use offline_fs_kbc_fuzz::{assert_error_is_clean, assert_one_line, marked};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&first, rest)) = input.split_first() else {
@@ -46,9 +46,9 @@ fn jwk(text: &[u8]) {
             let again = PrivateKey::from_jwk(key.private_jwk().as_bytes()).expect("it parses back");
             assert_eq!(again.public_jwk(), key.public_jwk());
         }
-        Err(error) => assert_error_unsaid(&error),
+        Err(error) => assert_error_is_clean(&error),
     }
-    // One that is none is refused without a word.
+    // An invalid key is refused without a message.
     let _ = PublicKey::from_jwk(text);
 }
 
@@ -69,7 +69,7 @@ fn seal(rest: &[u8]) {
     assert_eq!(opened.signer().as_deref(), Ok(kid));
     assert_eq!(opened.resource_name(), Ok(format!("kbs:///{path}")));
     assert_eq!(opened.verify(kid, &public), Ok(()));
-    // Another character in its place, of what the signature covers.
+    // Replace a character that the signature covers.
     let mut changed = sealed.clone().into_bytes();
     let covered = sealed.rfind('.').expect("three dots") - "sealed.".len();
     let at = "sealed.".len() + usize::from(at) % covered;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! User data: what is written is read back, and what is said of any holds no content.
+//! User data: written files are read back, and no message contains their content.
 //!
 //! The input is a resources file's text, or a daemon.json, a NUL, and such a text; and it is user data of any form, as it
 //! is and below the first line of cloud-config.
@@ -9,7 +9,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use offline_fs_kbc::userdata::{DAEMON_PATH, RESOURCES_PATH, read, write};
-use offline_fs_kbc_fuzz::{assert_one_line, assert_unsaid, marked};
+use offline_fs_kbc_fuzz::{assert_no_secret, assert_one_line, marked};
 
 fuzz_target!(|input: &[u8]| {
     let input = marked(input);
@@ -17,7 +17,7 @@ fuzz_target!(|input: &[u8]| {
     for data in [&input, &below] {
         for problem in read(data).problems {
             assert_one_line(&problem.to_string());
-            assert_unsaid(&problem.to_string());
+            assert_no_secret(&problem.to_string());
         }
     }
     let Ok(text) = std::str::from_utf8(&input) else {
@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
     let data = match write(&files) {
         Ok(data) => data,
         Err(error) => {
-            assert_unsaid(&error.to_string());
+            assert_no_secret(&error.to_string());
             assert_one_line(&error.to_string());
             return;
         }

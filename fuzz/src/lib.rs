@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the fuzz targets share: a marked value that no output may hold, and a daemon's connection.
+//! Helpers of the fuzz targets: a marked value that no output may contain, and a connection to a daemon.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Display};
@@ -22,9 +22,9 @@ use offline_fs_kbc::rpc::{
 };
 use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::connection;
-use offline_fs_kbc::server::request_log::RequestLog;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::server::peer::Peer;
+use offline_fs_kbc::server::request_log::RequestLog;
 use offline_fs_kbc::server::router::Router;
 use protobuf::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,16 +35,16 @@ use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, MessageHeader, Response};
 use zeroize::Zeroizing;
 
-/// What a secret is known by. It is base64 too, and 32 bytes long, as a key is.
+/// The mark of a secret. It is valid base64, and 32 bytes long like a key.
 pub const MARK: &str = "hunter2+IT/IS+A/SECRET+hunter2++";
 
-/// The byte that stands for a marked value in an input.
+/// The byte that is replaced by a marked value in an input.
 const PLACE: u8 = 1;
 
-/// What any part of a mark that counts has in it.
+/// A text that each recognizable part of a mark contains.
 const WORD: &str = "hunter2";
 
-/// The input, in which a mark that the fuzzer has learned and put anywhere is made another word.
+/// The input with each mark that the fuzzer has learned replaced by another word.
 pub fn unmarked(input: &[u8]) -> Vec<u8> {
     let mut input = input.to_vec();
     while let Some(at) = input
@@ -56,8 +56,8 @@ pub fn unmarked(input: &[u8]) -> Vec<u8> {
     input
 }
 
-/// The input with a marked value in each of its places, and nowhere else, as in a short name: long enough
-/// that a message doesn't show it where it stands as the name of an entry.
+/// The input with a marked value in each of its places, and no mark anywhere else. The value is so long that
+/// a message does not show it as the name of an entry.
 pub fn marked(input: &[u8]) -> Vec<u8> {
     let input = unmarked(input);
     let mut text = Vec::with_capacity(input.len());
@@ -70,18 +70,18 @@ pub fn marked(input: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Panics where a text of a message has a part of a marked value.
-pub fn assert_unsaid(text: &str) {
+/// Panics if a message contains a part of a marked value.
+pub fn assert_no_secret(text: &str) {
     assert!(!text.contains(WORD), "said: {text}");
 }
 
-/// The same of an error, whichever way it is printed.
-pub fn assert_error_unsaid(error: &(impl Display + Debug)) {
-    assert_unsaid(&error.to_string());
-    assert_unsaid(&format!("{error:?}"));
+/// The same for an error, with `Display` and `Debug`.
+pub fn assert_error_is_clean(error: &(impl Display + Debug)) {
+    assert_no_secret(&error.to_string());
+    assert_no_secret(&format!("{error:?}"));
 }
 
-/// Panics where a text would break a line of the log.
+/// Panics if a text would break a line of the log.
 pub fn assert_one_line(text: &str) {
     assert!(
         !text.contains(char::is_control),
@@ -95,7 +95,7 @@ pub fn parse_file(text: &[u8], keys: bool) -> Result<Entries, Problem> {
     parse(Zeroizing::new(text.to_vec()), &kind)
 }
 
-/// What a peer sends: a frame.
+/// A request frame as a peer sends it.
 pub fn frame(stream_id: u32, body: &[u8]) -> Vec<u8> {
     let header = MessageHeader::new_request(stream_id, body.len() as u32);
     let mut bytes = Vec::from(header);
@@ -103,7 +103,7 @@ pub fn frame(stream_id: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The stream ids of the frames that are whole, and how much the last one, which is not, still wants.
+/// The stream ids of the complete frames, and how many bytes the incomplete last one still needs.
 pub fn frames(mut bytes: &[u8]) -> (Vec<u32>, usize) {
     let mut ids = Vec::new();
     while let Some(header) = bytes.get(..MESSAGE_HEADER_LENGTH) {
@@ -118,7 +118,7 @@ pub fn frames(mut bytes: &[u8]) -> (Vec<u32>, usize) {
     (ids, 0)
 }
 
-/// A daemon with marked resources and keys, whose log is thrown away.
+/// A daemon with marked resources and keys, whose log is discarded.
 pub struct Daemon {
     runtime: Runtime,
     router: Arc<Router>,
@@ -162,12 +162,12 @@ fn store() -> Arc<Store> {
         source(write("resources.json", &encoded), Kind::Resources),
     ]));
     store.reload();
-    // Read once; the directory goes, since libFuzzer leaves no chance to remove it at the end.
+    // Loaded once; the directory is removed now, since libFuzzer leaves no chance to remove it at the end.
     store
 }
 
 impl Daemon {
-    /// The only one.
+    /// The only instance.
     pub fn get() -> &'static Self {
         static DAEMON: OnceLock<Daemon> = OnceLock::new();
         DAEMON.get_or_init(Self::new)
@@ -196,9 +196,9 @@ impl Daemon {
         }
     }
 
-    /// The answers to what a peer sends, in pieces of `piece` bytes, before it closes its side.
+    /// Sends the bytes in pieces of `piece` bytes, closes this side, and returns the answers.
     ///
-    /// Panics where an answer is none, or where the daemon gives the connection up.
+    /// Panics if an answer is malformed, or if the daemon closes the connection with an error.
     pub fn talk(&self, bytes: &[u8], piece: usize) -> Vec<(u32, Response)> {
         let answers = self.runtime.block_on(async {
             let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
@@ -256,13 +256,13 @@ fn parse_answers(mut bytes: &[u8]) -> Vec<(u32, Response)> {
     answers
 }
 
-/// Panics where a refusal has a value, or what breaks a line of the log.
+/// Panics if a refusal contains a value, or would break a line of the log.
 pub fn assert_harmless(response: &Response) {
     let status = response.status();
     if status.code() == Code::OK {
         return;
     }
-    assert_unsaid(&status.message);
+    assert_no_secret(&status.message);
     assert_one_line(&status.message);
     assert!(response.payload.is_empty(), "a refusal has a payload");
 }

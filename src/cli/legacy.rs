@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command lines of the components that this program stands in for: attestation-agent and
+//! The command lines of the components that this program replaces: attestation-agent and
 //! confidential-data-hub.
 //!
 //! kata-agent starts such a component once, and does not check whether it runs. So the daemon starts whatever
@@ -252,7 +252,7 @@ mod tests {
         for (args, said) in [
             (
                 &["-c", "/nonexistent/aa.toml"][..],
-                "/nonexistent/aa.toml: can't be read",
+                "/nonexistent/aa.toml: can't read the file",
             ),
             (&["--initdata-toml", "/x"], "not measured and not verified"),
             (&["-i", "abc"], "not measured and not verified"),

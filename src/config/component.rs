@@ -171,7 +171,7 @@ mod tests {
             let file = read(text);
             assert!(file.socket.is_none());
             let mistakes = file.mistakes.join("\n");
-            assert!(mistakes.contains("can't parse it as TOML"), "{mistakes}");
+            assert!(mistakes.contains("can't be parsed as TOML"), "{mistakes}");
             assert!(!mistakes.contains("hunter2"), "{mistakes}");
         }
         for text in [

@@ -48,7 +48,7 @@ pub(super) fn unread(error: &toml::Error, code: &'static str, meaning: &str) -> 
         }
         toml::Error::NotUtf8 => (Severity::Error, format!("is {error}; {meaning}"), None),
         toml::Error::Syntax(position) => {
-            let what = "can't be parsed as TOML (dates are not known here)";
+            let what = "can't be parsed as TOML (dates are not supported)";
             (Severity::Error, format!("{what}; {meaning}"), *position)
         }
     };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `attestation-agent.sock`: it is there, and nothing on it is faked.
+//! `attestation-agent.sock`: the socket answers, and nothing on it is faked.
 
 use offline_fs_kbc::proto::attestation_agent::{
     BindInitDataRequest, BindInitDataResponse, ExtendRuntimeMeasurementRequest,
@@ -14,7 +14,8 @@ use crate::support::wire::call;
 
 const SERVICE: &str = "attestation_agent.AttestationAgentService";
 
-/// The stock confidential-data-hub asks after each pull: an error fails the pull, this doesn't.
+/// The stock confidential-data-hub calls this after each pull: an error would fail the pull, and this answer
+/// does not.
 #[test]
 fn a_measurement_is_not_supported_as_a_result() {
     let root = Root::new();
@@ -40,7 +41,7 @@ fn a_measurement_is_not_supported_as_a_result() {
     }
 }
 
-/// Nothing else is answered but by the reason.
+/// Every other method is refused with the reason.
 #[test]
 fn everything_else_is_refused_with_the_reason() {
     let root = Root::new();

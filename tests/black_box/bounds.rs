@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a hostile or broken peer can make the daemon hold, spend or say.
+//! How much memory, time and log a hostile or broken peer can make the daemon use.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -34,14 +34,14 @@ fn memory(daemon: &Daemon, figure: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Asks from another process than this one, which may have used up its places.
+/// Asks from another process, since this one may have used up its connections.
 fn answered_elsewhere(root: &Root) {
     let dir = root.dir().display().to_string();
     let (stdout, stderr, code) = run(&["get", "Credential", "--root", &dir]);
     assert_eq!((stdout.as_str(), code), ("x", Some(0)), "{stderr}");
 }
 
-/// Connections are many here; the daemon's own limit is raised by itself.
+/// These tests open many connections. The daemon raises its own limit itself.
 fn raise_own_limit() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
@@ -96,8 +96,8 @@ fn another_users_process_is_refused() {
     answered_elsewhere(&root);
 }
 
-/// One process that leaks connections is stopped at its cap; others are served, and so is it again
-/// when it lets go. The soft limit of descriptors, which is below the caps, is no obstacle.
+/// A process that leaks connections is refused at its limit. Others are served, and so is this process when
+/// it closes some. The soft limit of descriptors, which is below these limits, does not matter.
 #[test]
 fn connections_are_capped_for_each_process() {
     raise_own_limit();
@@ -125,7 +125,7 @@ fn connections_are_capped_for_each_process() {
     const { assert!(MAX_CONNECTIONS > MAX_CONNECTIONS_OF_PROCESS) };
 }
 
-/// Out of descriptors, the daemon waits instead of spinning and filling the log, and goes on.
+/// Without free descriptors, the daemon waits; it does not spin or fill the log, and recovers.
 #[test]
 fn the_descriptor_limit_is_survived() {
     let root = Root::with(&one("Credential", "x"));
@@ -141,7 +141,7 @@ fn the_descriptor_limit_is_survived() {
         &trace,
     ];
     let traced = started_by("strace", &log, &root.serve());
-    // Enough for the daemon's own and what whoever runs the tests left open, and fewer than the peers.
+    // Enough for the daemon's own descriptors and inherited ones, and fewer than the peers need.
     let command = started_by("prlimit", &["--nofile=64:64", "--"], &traced);
     let daemon = Daemon::start(command, &root.socket());
     let held: Vec<_> = (0..100)
@@ -168,7 +168,7 @@ fn the_descriptor_limit_is_survived() {
     });
 }
 
-/// A frame that has begun must end, while a connection between frames may rest.
+/// A frame that has begun must end in time; a connection may be idle between frames.
 #[test]
 fn a_frame_that_does_not_end_is_closed() {
     let root = Root::with(&one("Credential", "x"));
@@ -191,7 +191,7 @@ fn a_frame_that_does_not_end_is_closed() {
     .into_iter()
     .collect();
     begun[4].receive();
-    // A drop now and then doesn't prolong it.
+    // A byte now and then does not extend the deadline.
     let mut dripping = Wire::connect(&root.socket());
     let mut dripped = 0;
     while dripped < 100
@@ -212,9 +212,9 @@ fn a_frame_that_does_not_end_is_closed() {
     assert_eq!(idle.ask(RECORDED_G2).unwrap(), b"x");
 }
 
-/// A peer that never takes its answers is closed, after longer than any client waits.
+/// The connection of a peer that never reads its answers is closed, later than any client waits.
 #[test]
-fn answers_that_are_not_taken_are_given_up() {
+fn unread_answers_close_the_connection() {
     let root = Root::with(&one("Credential", vec![b'x'; 1 << 20]));
     let daemon = root.start();
     let mut wire = Wire::connect(&root.socket());
@@ -229,7 +229,7 @@ fn answers_that_are_not_taken_are_given_up() {
     assert!(start.elapsed() >= ANSWER_TIME - Duration::from_secs(1));
 }
 
-/// A daemon without a line for each request: the log is not what is measured.
+/// Starts a daemon that does not log each request, since these tests do not measure the log.
 fn start_quiet(root: &Root) -> Daemon {
     let mut command = crate::support::daemon::command();
     command.args(["serve", "--repair-credential", "off", "--root"]);
@@ -237,15 +237,15 @@ fn start_quiet(root: &Root) -> Daemon {
     Daemon::start(command, &root.socket())
 }
 
-/// One peer sends 500,000 requests and doesn't read: memory stays, others are served, and when it
-/// reads it gets every answer.
+/// One peer sends 500,000 requests and does not read: memory does not grow, others are served, and when the
+/// peer reads, it gets every answer.
 #[test]
 fn a_flood_of_requests_takes_no_memory() {
     const REQUESTS: usize = 500_000;
     let root = Root::with(&one("Credential", "x"));
     let daemon = start_quiet(&root);
     get(&root.socket(), &g2(CREDENTIAL)).unwrap();
-    // What the daemon holds, without the pages of its program, which come in with use.
+    // The daemon's own memory, without the pages of its code, which are loaded as they are used.
     let before = memory(&daemon, "RssAnon");
     let mut peak = before;
     let reader = Wire::connect(&root.socket());
@@ -277,8 +277,8 @@ fn a_flood_of_requests_takes_no_memory() {
     assert!(grown < 1024, "grew by {grown} KiB");
 }
 
-/// Many peers that send many requests at the same moment: what all of them together make the daemon hold is
-/// bounded. Some are closed for it, and the daemon serves on.
+/// Many peers send many requests at the same moment: the memory for all of them together is limited. Some
+/// connections are closed for it, and the daemon goes on.
 #[test]
 fn a_storm_of_requests_is_bounded() {
     const PEERS: usize = 1_000;
@@ -291,7 +291,7 @@ fn a_storm_of_requests_is_bounded() {
         assert_eq!(peer.ask(RECORDED_G2).unwrap(), b"x");
     }
     let before = memory(&daemon, "VmRSS");
-    // All of it is there when the daemon wakes.
+    // All requests have arrived when the daemon wakes.
     daemon.signal(Signal::SIGSTOP);
     let storm = RECORDED_G2.repeat(2 * BATCH_BYTES / RECORDED_G2.len());
     for peer in &mut peers {
@@ -310,10 +310,10 @@ fn a_storm_of_requests_is_bounded() {
     assert!(grown < most + (4 << 10), "grew by {grown} KiB");
 }
 
-/// Thousands of connections, half-sent headers and announced frames at once: others are answered, and
-/// the memory comes back.
+/// Thousands of connections, half-sent headers and announced frames at once: others are answered, and the
+/// memory is released afterwards.
 #[test]
-fn a_crowd_leaves_nothing_behind() {
+fn memory_is_released_after_many_connections() {
     raise_own_limit();
     let root = Root::with(&one("Credential", "x"));
     let daemon = start_quiet(&root);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `check` in a running VM: without files, it looks at all that the daemon would.
+//! `check` in a running VM: without file arguments it checks everything that the daemon uses.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -39,9 +39,9 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.collect()
 }
 
-/// What is wrong around the files: who can read them, which KBC is asked for, swap, and no daemon.
+/// Findings about the VM: who can read the files, which KBC is configured, swap, and no daemon.
 #[test]
-fn the_vm_is_looked_at() {
+fn the_vm_is_checked() {
     let root = Root::new();
     assert_eq!(
         findings(&root, &[]),
@@ -93,7 +93,7 @@ fn the_vm_is_looked_at() {
     }
 }
 
-/// The running daemon is asked, and held against what was looked at.
+/// The running daemon is asked, and its answer is compared with what `check` found.
 #[test]
 fn the_daemon_is_asked() {
     let root = Root::with(&one("Credential", ANONYMOUS));
@@ -118,14 +118,15 @@ fn the_daemon_is_asked() {
             pairs(&[("daemon-differs", "warning")])
         );
     }
-    // A stock confidential-data-hub on its own socket is as it should be; another program on ours is not.
+    // A stock confidential-data-hub on its own socket is correct; another program on this daemon's socket is
+    // not.
     {
         let _hub = Upstream::start(&root.socket_called("cdh.sock"));
         let _daemon = root.start();
         assert_eq!(findings(&root, &[]).0, pairs(&[("daemon-other", "note")]));
     }
     fs::remove_file(root.socket_called("cdh.sock")).unwrap();
-    // It was killed, and left sockets that nobody answers on.
+    // The daemon was killed, and left sockets on which nobody answers.
     assert_eq!(
         findings(&root, &[]).0,
         pairs(&[("daemon-silent", "warning"); 3])

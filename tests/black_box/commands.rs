@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the commands print, to the letter (`tests/cmd/`), and what they leave behind.
+//! The exact output of the commands (`tests/cmd/`), and the files that they leave.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -8,11 +8,10 @@ use std::process::Command;
 
 use crate::support::daemon::{Root, command, one, output, program, run};
 
-/// Golden outputs: `TRYCMD=overwrite` with this test writes them anew, to be read before they are
-/// committed.
+/// Golden outputs: this test with `TRYCMD=overwrite` rewrites them; read them before you commit them.
 #[test]
 fn golden_outputs() {
-    // What others can read is a finding of its own, and git keeps no such modes.
+    // A file that others can read is a finding, and git does not keep such modes.
     for directory in [
         "authjson.in",
         "check.in",
@@ -34,14 +33,14 @@ fn golden_outputs() {
         .case("docs/troubleshooting.md");
 }
 
-/// What `pack` writes, only its owner can read, and `check` finds good.
+/// Only the owner can read what `pack` writes, and `check` finds no problem in it.
 #[test]
 fn pack_writes_a_private_file_that_checks() {
     let root = Root::new();
     let auth = root.path("auth.json");
     fs::write(&auth, r#"{"auths":{"quay.io":{"auth":"dXNlcjpwYXNz"}}}"#).unwrap();
     let path = root.path("etc/out.json");
-    // Replacing a file that others can read must not leave it so.
+    // If `pack` replaces a file that others can read, the new one must be private.
     fs::write(&path, "old").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
     let [auth, path] = [auth, path].map(|path| path.display().to_string());
@@ -62,7 +61,7 @@ fn pack_writes_a_private_file_that_checks() {
     assert_eq!(left, 1, "a temporary file is left");
 }
 
-/// A link keeps pointing where it did, and a device is written to, not replaced.
+/// A symbolic link is kept, and a device is written to, not replaced.
 #[test]
 fn pack_respects_what_the_output_is() {
     let root = Root::new();
@@ -83,7 +82,7 @@ fn pack_respects_what_the_output_is() {
     assert!(stdout.contains("\"a/b/c\": \"eA==\""), "{stdout}");
 }
 
-/// A failed `pack` leaves what was there, and nothing else.
+/// A failed `pack` leaves the existing file as it was, and no other files.
 #[test]
 fn a_failed_pack_changes_nothing() {
     let root = Root::new();
@@ -101,7 +100,7 @@ fn a_failed_pack_changes_nothing() {
     assert!(stderr.contains("/nonexistent/out.json"), "{stderr}");
 }
 
-/// `get` gives the bytes to a pipe and to a private file, and to a terminal only when told to.
+/// `get` writes the bytes to a pipe or a private file, and to a terminal only with --show.
 #[test]
 fn get_shows_a_secret_only_when_told_to() {
     let root = Root::with(&one("Credential", "hunter2\n"));
@@ -134,9 +133,9 @@ fn get_shows_a_secret_only_when_told_to() {
     assert_eq!(on_terminal("--show"), "hunter2\n");
 }
 
-/// What goes wrong is said with the address and the daemon's own words.
+/// An error names the address and has the daemon's own text.
 #[test]
-fn get_says_what_went_wrong() {
+fn get_reports_errors() {
     let root = Root::with(&one("Credential", "x"));
     let dir = root.dir().display().to_string();
     let (_, stderr, code) = run(&["get", "Credential", "--root", &dir]);
@@ -167,7 +166,7 @@ fn get_says_what_went_wrong() {
     }
 }
 
-/// Without arguments `check` looks where the daemon would.
+/// Without arguments `check` reads the files that the daemon would.
 #[test]
 fn check_without_files_looks_where_the_daemon_does() {
     let root = Root::with(&one("Credential", r#"{"auths":{}}"#));
@@ -186,9 +185,9 @@ fn check_without_files_looks_where_the_daemon_does() {
     assert_eq!(code, Some(2), "{stderr}");
 }
 
-/// A reader that has had enough, or a full disk, is no reason to panic.
+/// A closed pipe or a full disk must not cause a panic.
 #[test]
-fn output_that_is_not_taken() {
+fn output_that_cannot_be_written() {
     let root = Root::with(&one("Credential", r#"{"auths":{}}"#));
     let program = program();
     let check = format!(
@@ -209,9 +208,9 @@ fn output_that_is_not_taken() {
     );
 }
 
-/// Nothing configured is no mistake, and yet what one looks for.
+/// A missing credential is not an error, but a user of `check` wants to know.
 #[test]
-fn check_says_that_there_is_no_credential() {
+fn check_reports_a_missing_credential() {
     let root = Root::new();
     let dir = root.dir().display().to_string();
     let (stdout, _, code) = run(&["check", "--root", &dir]);
@@ -228,7 +227,7 @@ fn check_says_that_there_is_no_credential() {
     );
 }
 
-/// What `check` says in this directory, to the letter.
+/// Compares the exact output of `check` in this directory.
 fn assert_checked(root: &Root, args: &[&str], expected: &str, code: i32) {
     let (stdout, stderr, status) =
         output(command().current_dir(root.dir()).arg("check").args(args));
@@ -236,9 +235,9 @@ fn assert_checked(root: &Root, args: &[&str], expected: &str, code: i32) {
     assert_eq!(status, Some(code));
 }
 
-/// What is too much for a page of golden outputs.
+/// Limits whose input is too large for the golden outputs.
 #[test]
-fn check_says_what_is_too_much() {
+fn check_reports_exceeded_limits() {
     let root = Root::new();
     let entries: Vec<_> = (0..=100_000).map(|at| format!("\"{at}\":\"\"")).collect();
     fs::write(root.path("many.json"), format!("{{{}}}", entries.join(","))).unwrap();
@@ -288,7 +287,7 @@ note: no credential \
     assert_eq!(code, Some(1));
 }
 
-/// A file with secrets is to be its owner's alone on a build host too; whose it is there says nothing.
+/// A file with secrets must be private on a build host too; its owner there does not matter.
 #[test]
 fn check_looks_at_the_modes_of_files() {
     let root = Root::new();

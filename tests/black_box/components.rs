@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ServiceStatus in for attestation-agent and confidential-data-hub: which sockets, which command lines,
-//! and two copies beside each other.
+//! Replacing attestation-agent and confidential-data-hub: sockets, command lines, and two copies at the same
+//! time.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -43,14 +43,14 @@ fn get_from_hub(socket: &Path) -> Vec<u8> {
     answer.Resource
 }
 
-/// Waits until the unit's instance has seen its own attestation-agent.sock; once that is gone it leaves it alone for
-/// 5 s, in which kata-agent's copy takes the path.
+/// Waits until the unit's instance watches its attestation-agent.sock. When that path is removed, the
+/// instance does not bind it for 5 s, in which kata-agent's copy binds it.
 fn is_watching(root: &Root) {
     let mut wire = Wire::connect(&root.socket_called("attestation-agent.sock"));
     wire.ask(RECORDED_G2).expect_err("another service");
 }
 
-/// The agent's three by default, the hub's on request, each off by `none`.
+/// The agent's three sockets are served by default, the hub's on request; `none` switches each off.
 #[test]
 fn which_sockets_are_served() {
     let root = Root::new();
@@ -91,7 +91,7 @@ fn which_sockets_are_served() {
         daemon.log()
     );
 
-    // One address may be several sockets: it has the services of each.
+    // Several sockets may have the same address, which then has the services of all of them.
     let mut command = root.serve();
     command.arg("--cdh-sock").arg(root.socket());
     root.write_resources(&one("Credential", ANONYMOUS));
@@ -103,7 +103,7 @@ fn which_sockets_are_served() {
     );
 }
 
-/// Under the hub's name only its own socket is served, which may be named by its file.
+/// Under the hub's name only its own socket is served; its configuration file may give the address.
 #[test]
 fn the_hub_serves_its_own_socket() {
     let root = Root::with(&one("Credential", ANONYMOUS));
@@ -139,7 +139,7 @@ fn the_hub_serves_its_own_socket() {
     let log = daemon.log();
     for part in [
         "ERROR",
-        "[kbc] name asks for the KBC \"cc_kbc\", but this is offline_fs_kbc",
+        "[kbc] name asks for the KBC \"cc_kbc\", but this daemon is offline_fs_kbc",
         "ignored: [[credentials]]",
         "ignored: [image]",
         "ignored: url in [kbc]",
@@ -151,8 +151,8 @@ fn the_hub_serves_its_own_socket() {
     assert_eq!(log.matches("listening on").count(), 1, "{log}");
 }
 
-/// Every command line that kata-agent and units have used starts the daemon, which says what it
-/// can't honour. Default addresses lie in a /run of the daemon's own.
+/// Every command line that kata-agent and units have used starts the daemon, which reports the arguments that
+/// it can't use. The default addresses are in a /run of the daemon's own.
 #[test]
 fn every_legacy_command_line_starts() {
     let root = Root::with(&one("Credential", ANONYMOUS));
@@ -197,7 +197,7 @@ fn every_legacy_command_line_starts() {
     }
 }
 
-/// The hub too, whose configuration file need not be there.
+/// The hub starts too, even if its configuration file is missing.
 #[test]
 fn the_hub_starts_without_its_file() {
     let mut command = called_apart("/usr/local/bin/confidential-data-hub");
@@ -209,8 +209,9 @@ fn the_hub_starts_without_its_file() {
     assert_eq!(log.matches("listening on").count(), 1, "{log}");
 }
 
-/// kata-agent's own start beside the unit's instance: it removes attestation-agent.sock, starts a
-/// copy, and waits for the socket. Each address stays answered, and each copy's end is its own.
+/// kata-agent starts a copy while the unit's instance runs: it removes attestation-agent.sock, starts a copy,
+/// and waits for the socket. Each address is answered all the time, and the end of a copy does not affect the
+/// other.
 #[test]
 fn kata_agents_start_beside_the_unit() {
     let root = Root::with(&one("Credential", ANONYMOUS));
@@ -247,7 +248,8 @@ fn kata_agents_start_beside_the_unit() {
     assert_eq!(log.matches("not serving it").count(), 2, "{log}");
     assert_eq!(log.matches("listening on").count(), 1, "{log}");
 
-    // The unit has noticed that its path is another's now, and takes over when that one is killed.
+    // The unit's instance has noticed that its path belongs to the copy now, and takes over when the copy is
+    // killed.
     manager.wait_for("waiting for");
     copy.signal(Signal::SIGKILL);
     copy.wait();
@@ -260,7 +262,7 @@ fn kata_agents_start_beside_the_unit() {
     );
     assert_eq!(inode(&root.socket()), before);
 
-    // At its end nothing of it is left, the path that was taken from it included.
+    // At its end it leaves nothing behind, including the path that was removed and bound again.
     unit.signal(Signal::SIGTERM);
     assert_eq!(unit.wait().code(), Some(0));
     assert!(
@@ -270,7 +272,7 @@ fn kata_agents_start_beside_the_unit() {
     );
 }
 
-/// The other way round: the unit ends, and leaves the copy's socket alone.
+/// The other order: the unit's instance ends, and leaves the copy's socket alone.
 #[test]
 fn the_units_end_leaves_the_copys_socket() {
     let root = Root::with(&one("Credential", ANONYMOUS));
@@ -296,9 +298,9 @@ fn the_units_end_leaves_the_copys_socket() {
     });
 }
 
-/// A client that connects while kata-agent takes a path away and starts a copy is answered.
+/// A client that connects while kata-agent removes a path and starts a copy is answered.
 #[test]
-fn a_client_at_that_moment_is_answered() {
+fn a_client_is_answered_while_the_path_changes_hands() {
     let root = Root::with(&one("Credential", ANONYMOUS));
     let _unit = root.start();
     let attestation = root.socket_called("attestation-agent.sock");
@@ -317,8 +319,8 @@ fn a_client_at_that_moment_is_answered() {
     assert!(answers > 0);
 }
 
-/// Two copies on overlapping addresses, started in either order: every address is answered, and the
-/// end of one leaves the other's alone.
+/// Two copies on overlapping addresses, started in either order: every address is answered, and the end of
+/// one copy does not affect the other's sockets.
 #[test]
 fn overlapping_copies() {
     for hub_first in [true, false] {
@@ -364,7 +366,8 @@ fn overlapping_copies() {
     }
 }
 
-/// A stock confidential-data-hub beside the daemon keeps its socket, whoever asks for it.
+/// A stock confidential-data-hub that runs next to the daemon keeps its socket, even if the daemon is told to
+/// serve it.
 #[test]
 fn a_stock_hub_keeps_its_socket() {
     let root = Root::with(&one("Credential", ANONYMOUS));
@@ -382,9 +385,9 @@ fn a_stock_hub_keeps_its_socket() {
     drop(stock);
 }
 
-/// Another KBC's name, wherever it is configured, means that this is the wrong daemon: it says so.
+/// If another KBC is configured, in any place, the log says that this is the wrong daemon.
 #[test]
-fn another_kbc_in_the_configuration_is_said() {
+fn another_kbc_in_the_configuration_is_logged() {
     let root = Root::new();
     fs::write(
         root.path("etc/agent-config.toml"),
@@ -427,10 +430,10 @@ fn another_kbc_in_the_configuration_is_said() {
     );
 }
 
-/// A path that was taken away, and that nobody uses, is taken again, as often as that happens; what listened there
-/// before is closed, and who was connected is served on.
+/// A path that was removed and that nobody else binds is bound again, each time. The old listener is closed,
+/// and connected clients are still served.
 #[test]
-fn a_path_that_nobody_uses_is_taken_again() {
+fn a_removed_path_is_bound_again() {
     let root = Root::with(&one("Credential", ANONYMOUS));
     let manager = Manager::new();
     let unit = Daemon::spawn(manager.manage(root.serve()));

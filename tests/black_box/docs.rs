@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What docs/troubleshooting.md shows of the daemon is what it prints. (What it shows of `check` is among the
-//! golden outputs.)
+//! The daemon's messages in docs/troubleshooting.md are those that it prints. (Those of `check` are compared
+//! with the golden outputs.)
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -11,8 +11,8 @@ use serde_json::json;
 use crate::support::daemon::{ANONYMOUS, Daemon, Root, command, one, output, run, started_by};
 use crate::support::wire::{g2, get};
 
-/// A text without what differs from run to run: numbers, the root's path, the asking program.
-fn leveled(text: &str, root: &Root) -> String {
+/// Removes what differs from run to run: numbers, the root's path, the peer's program.
+fn normalized(text: &str, root: &Root) -> String {
     let text = text.replace(&root.dir().display().to_string(), "");
     let mut out = String::new();
     let mut digits = false;
@@ -26,7 +26,7 @@ fn leveled(text: &str, root: &Root) -> String {
         }
         digits = c.is_ascii_digit();
     }
-    // The name of a process stands in brackets behind its number.
+    // The name of a process is in parentheses after its id.
     let parts: Vec<_> = out.split("pid 0 (\"").collect();
     let mut leveled = parts[0].to_owned();
     for part in &parts[1..] {
@@ -106,12 +106,12 @@ fn what_the_daemon_says_is_what_the_docs_show() {
     let socket = root.socket().display().to_string();
     said.push_str(&run(&["status", "--socket", &socket]).1);
 
-    let said = leveled(&said, &root);
+    let said = normalized(&said, &root);
     let docs = include_str!("../../docs/troubleshooting.md");
     let mut shown = 0;
     for block in docs.split("```text\n").skip(1) {
         for line in block.split("```").next().unwrap().lines() {
-            let line = leveled(line, &root);
+            let line = normalized(line, &root);
             if line.contains("65534") && !nix::unistd::geteuid().is_root() {
                 assert!(std::env::var_os("CI").is_none(), "this test needs root");
                 continue;

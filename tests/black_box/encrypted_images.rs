@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `keyprovider` as the command of a stock skopeo, and the daemon with the very same keys file.
+//! `keyprovider` as the command of a stock skopeo, and the daemon with the same keys file.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::support::wire::call;
 
 const ANNOTATION: &str = "org.opencontainers.image.enc.keys.provider.attestation-agent";
 
-/// What the layers hold, and an encrypted one must not show.
+/// The content of the layers, which an encrypted image must not show.
 const TEXTS: [&str; 2] = ["the first layer's text", "the second layer's text"];
 
 fn keys_file(root: &Root) -> PathBuf {
@@ -79,7 +79,7 @@ fn packet(annotation: &str) -> Value {
     serde_json::from_slice(&STANDARD.decode(annotation).unwrap()).unwrap()
 }
 
-/// What the daemon unwraps from an annotation.
+/// The layer's key that the daemon unwraps from an annotation.
 fn served(root: &Root, socket: &str, annotation: &str) -> Vec<u8> {
     let request = json!({"op": "keyunwrap", "keywrapparams": {},
         "keyunwrapparams": {"dc": {"Parameters": {}}, "annotation": annotation}});
@@ -98,7 +98,7 @@ fn served(root: &Root, socket: &str, annotation: &str) -> Vec<u8> {
     serde_json::from_value(answer["keyunwrapresults"]["optsdata"].clone()).unwrap()
 }
 
-/// Has skopeo encrypt the image `plain` as `encrypted`, with these parameters behind the provider's name.
+/// Makes skopeo encrypt the image `plain` as `encrypted`, with these parameters after the provider's name.
 fn encrypt(root: &Root, parameters: &str) -> (String, Option<i32>) {
     let key = format!("provider:attestation-agent{parameters}");
     copy(
@@ -107,7 +107,7 @@ fn encrypt(root: &Root, parameters: &str) -> (String, Option<i32>) {
     )
 }
 
-/// Has it decrypt that as `decrypted`.
+/// Makes skopeo decrypt `encrypted` as `decrypted`.
 fn decrypt(root: &Root) -> (String, Option<i32>) {
     let key = "provider:attestation-agent";
     copy(
@@ -127,8 +127,8 @@ fn copy(root: &Root, args: [&str; 4]) -> (String, Option<i32>) {
     (stderr, code)
 }
 
-/// A stock skopeo encrypts an image by the command and decrypts it again; the daemon, started with the
-/// very same keys file, gives each layer's key to clients of both generations.
+/// A stock skopeo encrypts an image with the command and decrypts it again; the daemon, started with the same
+/// keys file, gives each layer's key to clients of both generations.
 #[test]
 fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
     let root = Root::new();
@@ -162,7 +162,7 @@ fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
                 served(&root, "cdh.sock", annotation),
             ];
             assert_eq!(keys[0], keys[1]);
-            // What ocicrypt keeps of a layer: its key, and its digest in the clear.
+            // What ocicrypt keeps for a layer: its key, and the digest of the plain text.
             let kept: Value = serde_json::from_slice(&keys[0]).unwrap();
             assert!(kept["symkey"].is_string());
             let (answer, stderr, code) = ask(&keys_file(&root), &unwrap(json!({}), annotation));
@@ -182,7 +182,7 @@ fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
     }
 }
 
-/// What goes wrong reaches the person through skopeo's own error.
+/// Errors reach the user through skopeo's own error message.
 #[test]
 fn skopeo_shows_what_is_wrong() {
     let root = Root::new();
@@ -217,7 +217,7 @@ fn skopeo_shows_what_is_wrong() {
     );
 }
 
-/// The walk-through of the docs, to the letter.
+/// The exact commands of the walk-through in the docs.
 #[test]
 fn the_docs_walk_through_works() {
     let docs = include_str!("../../docs/encrypted-images.md");
@@ -244,7 +244,7 @@ fn the_docs_walk_through_works() {
         layers.into_iter().map(|(_, content)| content)
     });
     assert!(layers[0].clone().eq(layers[1].clone()));
-    // What the walk-through puts into the image is what the daemon serves with.
+    // The daemon serves with the files that the walk-through puts into the image.
     fs::copy(
         root.path("rootfs/etc/aa-offline_fs_kbc-keys.json"),
         keys_file(&root),
@@ -257,7 +257,7 @@ fn the_docs_walk_through_works() {
     }
 }
 
-/// The members that each generation of clients looks for, and an iv that is never the same.
+/// Packets have the members that each generation of clients needs, and always a fresh iv.
 #[test]
 fn packets_have_the_members_of_old_and_new_ones() {
     let root = Root::new();
@@ -289,7 +289,7 @@ fn packets_have_the_members_of_old_and_new_ones() {
     }
 }
 
-/// A key that is a file: by its own name, or by that which `keyid` says; both ways.
+/// A key in a file gets its id from the file's name or from `keyid`.
 #[test]
 fn a_key_may_be_a_file() {
     let root = Root::new();
@@ -327,7 +327,7 @@ fn a_key_may_be_a_file() {
 
 /// Requests that can't be answered: exit status 1, nothing on standard output, and never a key.
 #[test]
-fn what_cannot_be_answered_is_said() {
+fn requests_that_cannot_be_answered_are_refused() {
     let root = Root::new();
     let keys = keys_file(&root);
     root.write_keys(
@@ -412,7 +412,7 @@ fn what_cannot_be_answered_is_said() {
     let (stdout, stderr, code) = ask(&root.path("none.json"), &wrap(of("keyid=default/key/1")));
     assert_eq!((stdout.as_str(), code), ("", Some(1)));
     assert!(stderr.contains("can't read the keys file"), "{stderr}");
-    // What a client of 2023 sends beside the packet names no key.
+    // What a client of 2023 sends next to the packet names no key.
     let (_, stderr, code) = ask(&keys, &unwrap(of("offline_fs_kbc::null"), &good));
     assert_eq!(code, Some(0), "{stderr}");
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Real faults, by the kernel's own limits and by strace, which makes system calls fail: nothing that was
-//! good is lost, others are served, and the next start serves.
+//! Real faults, caused by the kernel's own limits and by strace, which makes system calls fail: the last good
+//! content is kept, others are served, and the next start works.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::support::wire::{Wire, g2, get, get_frame};
 
 const CREDENTIAL: &str = "/default/credential/test";
 
-/// `serve` whose system calls fail as strace's `faults` say, if they are about the file.
+/// `serve` under strace, whose `faults` make system calls about the file fail.
 fn faulty(root: &Root, about: Option<&Path>, faults: &[&str]) -> Command {
     // With -D the daemon is this process's child, and strace ends with it.
     let mut args = vec!["-D", "-f", "-qq", "-o", "/dev/null"];
@@ -34,7 +34,7 @@ fn answer(root: &Root) -> Vec<u8> {
     get(&root.socket(), &g2(CREDENTIAL)).unwrap()
 }
 
-/// Faults of a daemon that runs already, until they are dropped.
+/// Faults that are injected into a running daemon until the value is dropped.
 struct Faults(Child);
 
 impl Faults {
@@ -59,14 +59,15 @@ impl Drop for Faults {
     }
 }
 
-/// A file that can't be read at the start is reported, costs nothing else, and is served once it can be.
+/// A file that can't be read at the start is reported, affects nothing else, and is served once it can be
+/// read.
 #[test]
 fn a_file_that_cannot_be_read_at_first() {
     for fault in [
         "inject=read:error=EIO:when=1",
         "inject=openat:error=EIO:when=1",
         "inject=openat:error=ENOMEM:when=1",
-        // The first are the watch's, which asks for links on the way.
+        // The first calls are those of the watch, which checks for links in the path.
         "inject=statx,fstat,newfstatat:error=EIO:when=1..6",
     ] {
         let root = Root::with(&one("Credential", "x"));
@@ -86,7 +87,7 @@ fn a_file_that_cannot_be_read_at_first() {
     }
 }
 
-/// A read that fails later takes nothing away.
+/// If a later read fails, the last good content stays in use.
 #[test]
 fn a_file_that_cannot_be_read_any_more() {
     let root = Root::with(&one("Credential", "x"));
@@ -105,7 +106,7 @@ fn a_file_that_cannot_be_read_any_more() {
     );
 }
 
-/// A call that is interrupted is made again; one that fails for once costs one connection at most.
+/// An interrupted call is repeated; a call that fails once costs at most one connection.
 #[test]
 fn calls_that_fail_now_and_then() {
     let root = Root::with(&one("Credential", "x"));
@@ -150,9 +151,9 @@ fn calls_that_fail_now_and_then() {
     }
 }
 
-/// A failing accept is logged at a rate and doesn't spin.
+/// A failing accept is logged at a limited rate, and does not spin.
 #[test]
-fn a_lasting_fault_is_said_once() {
+fn a_lasting_fault_is_logged_once() {
     let root = Root::with(&one("Credential", "x"));
     let fault = ["inject=accept4:error=ENFILE:when=3+"];
     let daemon = Daemon::start(faulty(&root, None, &fault), &root.socket());
@@ -163,7 +164,7 @@ fn a_lasting_fault_is_said_once() {
     assert!(said <= 2, "{said}");
 }
 
-/// What was there stays when the disk is full, and nothing half-written does.
+/// If the disk is full, the existing file stays, and no half-written file is left.
 #[test]
 fn pack_on_a_full_disk() {
     let root = Root::new();
@@ -187,7 +188,7 @@ fn pack_on_a_full_disk() {
     );
 }
 
-/// With 16 MiB of address space it serves; what doesn't fit costs no more than itself.
+/// With 16 MiB of address space the daemon serves; a file or a peer that needs too much affects nothing else.
 #[test]
 fn little_memory() {
     let root = Root::with(&one("Credential", "x"));
@@ -195,12 +196,13 @@ fn little_memory() {
     let start = || Daemon::start(started_by("prlimit", &limit, &root.serve()), &root.socket());
     let daemon = start();
     assert_eq!(answer(&root), b"x");
-    // A file that doesn't fit is an error, and what was good stays.
+    // A file that does not fit in memory is an error, and the last good content stays.
     let large = one("Credential", vec![b'y'; 9 << 20]);
     root.rename_resources(&large);
     assert_eq!(answer(&root), b"x");
     daemon.wait_for_log("no memory for its");
-    // Neither does one that fits, but for its values. How large that is differs from machine to machine.
+    // The same for a file that fits, while its decoded values do not. How large that is differs between
+    // machines.
     for quarters in (8..40).rev() {
         let value = "AAAA".repeat(quarters << 16);
         root.rename_resources(&format!(r#"{{"a/b/c":"{value}","Credential":"eA=="}}"#));
@@ -209,7 +211,7 @@ fn little_memory() {
     daemon.wait_for_log("that it may decode to");
     root.rename_resources(&one("Credential", "z"));
     assert_eq!(answer(&root), b"z");
-    // Peers that send more than there is lose their connections; announced sizes cost nothing.
+    // Peers that send more than fits in memory lose their connections; announced sizes cost nothing.
     let mut peers: Vec<_> = (0..50).map(|_| Wire::connect(&root.socket())).collect();
     for peer in &mut peers {
         use std::io::Write as _;
@@ -227,8 +229,8 @@ fn little_memory() {
     assert_eq!(answer(&root), b"z");
 }
 
-/// Killed again and again under load, while the file is replaced: the next start serves the present
-/// content at its first answer, and no answer is ever a mix.
+/// The daemon is killed again and again under load while the file is replaced: the next start serves the
+/// present content in its first answer, and no answer is a mix of two versions.
 #[test]
 fn killed_under_load() {
     let root = Root::with(&one("Credential", "content 0"));
@@ -273,7 +275,7 @@ fn killed_under_load() {
     });
 }
 
-/// A file that changes with every look is no flood of lines, and its last state is said.
+/// A file that changes at every check does not flood the log, and its last state is logged.
 #[test]
 fn a_file_that_flaps_is_logged_at_a_rate() {
     let root = Root::with(&one("Credential", "x"));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is served follows the files: late, replaced, broken, gone, and in the order of precedence.
+//! The daemon serves the present files: files that are late, replaced, broken or removed, and their
+//! precedence.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -31,8 +32,8 @@ fn a_late_file_is_served_at_once() {
     assert_eq!(served(&root).unwrap(), b"again");
 }
 
-/// What a request gets is the file as it was when the request was sent, however shortly before it was
-/// replaced, on new connections and on old ones; equal sizes and one tick of the clock included.
+/// A request gets the content of the file at the time when it was sent, however shortly before the file was
+/// replaced, on new and old connections, with equal sizes and within one tick of the clock.
 #[test]
 fn a_replaced_file_is_served_at_once() {
     let root = Root::with(&one("Credential", "start"));
@@ -55,12 +56,13 @@ fn a_replaced_file_is_served_at_once() {
     }
 }
 
-/// A half-written, emptied or unreadable file doesn't take away what was good, and is named once.
+/// If a file is half-written, empty or unreadable, its last good content stays in use, and the log names it
+/// once.
 #[test]
-fn a_broken_file_keeps_what_was_good() {
+fn a_broken_file_keeps_its_last_good_content() {
     let root = Root::with(&one("Credential", "good"));
     let daemon = root.start();
-    // It answers before it has loaded anything.
+    // The daemon answers before it has loaded anything.
     assert_eq!(served(&root).unwrap(), b"good");
     for broken in [
         "",
@@ -92,7 +94,7 @@ fn a_broken_file_keeps_what_was_good() {
     assert_eq!(served(&root), None);
 }
 
-/// A FIFO must not hang the start, nor keep the socket from answering.
+/// A FIFO must not block the start, nor keep the socket from answering.
 #[test]
 fn a_fifo_at_the_start_hangs_nothing() {
     let root = Root::new();
@@ -102,7 +104,7 @@ fn a_fifo_at_the_start_hangs_nothing() {
     assert!(daemon.log().contains("a FIFO, not a regular file"));
 }
 
-/// An image credential must not be replaced by what a link to nowhere, or a loop, leaves.
+/// A dangling or looping symbolic link must not take away the last good credential.
 #[test]
 fn links_are_followed_and_their_change_is_seen() {
     let root = Root::new();
@@ -131,10 +133,10 @@ fn links_are_followed_and_their_change_is_seen() {
     );
 }
 
-/// Flags win over the environment, the environment over the resources file; a later file over an
-/// earlier one.
+/// Flags override the environment, and the environment overrides the resources file; a later file overrides
+/// an earlier one.
 #[test]
-fn later_files_win() {
+fn later_files_override_earlier_ones() {
     let root = Root::with(&one("default/credential/test", "resources"));
     for name in ["env1", "env2", "flag1", "flag2"] {
         fs::write(root.path(name), one("Credential", name)).unwrap();
@@ -158,7 +160,7 @@ fn later_files_win() {
     assert_eq!(start("env1 env2", &["flag1", "flag2"]), "flag2");
 }
 
-/// The start says what was loaded, in one line a file.
+/// At the start, the log has one line for each file.
 #[test]
 fn the_start_names_files_sizes_and_sockets() {
     let root = Root::with(&one("Credential", "x"));
@@ -208,8 +210,8 @@ fn no_value_is_logged() {
     assert!(!log.contains("TRACE"));
 }
 
-/// What lets others at the secrets, or keeps a root without capabilities from them, is said once, with
-/// what to type; the file is served all the same.
+/// A mode or owner that lets others read the secrets, or keeps root without capabilities from them, is logged
+/// once with a fix; the file is served nevertheless.
 #[test]
 fn exposed_files_are_warned_about_and_served() {
     let root = Root::with(&one("Credential", "x"));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! An answer is the file as it was when the request was sent, however it came to be so, and on every
-//! kind of file system.
+//! An answer has the content of the file at the time of the request, however the file was changed, and on
+//! every kind of file system.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -71,8 +71,8 @@ fn a_secret_volume_is_replaced_as_a_whole() {
     }
 }
 
-/// Rewrites of one size within one tick of the clock, by which no time stamp changes, on file systems
-/// whose clocks differ.
+/// Rewrites of the same size within one tick of the clock, which change no time stamp, on file systems with
+/// different clocks.
 #[test]
 fn same_size_rewrites_on_every_file_system() {
     if !is_root() {
@@ -101,7 +101,7 @@ fn same_size_rewrites_on_every_file_system() {
     }
 }
 
-/// A mount that ends with the value.
+/// A mount that is removed when the value is dropped.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -119,8 +119,8 @@ impl Drop for Mounted {
     }
 }
 
-/// Without capabilities, as the unit will run it, the mode of a file counts for root too: what can't be
-/// read is said, and what was there is kept until it can be read again.
+/// Without capabilities, as in the unit, a file's mode applies to root too: a file that can't be read is
+/// reported, and its last good content stays in use until it can be read again.
 #[test]
 fn permission_lost_and_regained() {
     if !is_root() {
@@ -150,7 +150,7 @@ fn permission_lost_and_regained() {
     }
     let said = "resources.json: can't be read: Permission denied";
     assert_eq!(daemon.log().matches(said).count(), 2, "{}", daemon.log());
-    // What changes meanwhile is served as soon as it can be read.
+    // A change in the meantime is served as soon as the file can be read.
     mode(&root.resources(), 0o000);
     assert_eq!(client.served().unwrap(), b"one");
     fs::write(root.resources(), one("Credential", "two")).unwrap();
@@ -182,9 +182,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// Any order of renames, rewrites, half-written files, links and removals: each answer is the present
-/// content if that is whole, and otherwise the last whole one that the daemon has seen, be it asked then or
-/// by its watch.
+/// After any sequence of renames, rewrites, half-written files, links and removals, each answer is the
+/// present content if that is complete, and otherwise the last complete content that the daemon has loaded,
+/// at a request or because of its watch.
 #[test]
 fn any_interleaving_gives_the_present_content() {
     let root = Root::new();
@@ -196,7 +196,7 @@ fn any_interleaving_gives_the_present_content() {
         let mut client = client.borrow_mut();
         let _ = fs::remove_file(&path);
         prop_assert!(client.served().is_err());
-        // What the file held since it was asked for last, and what it holds now if that is whole.
+        // The contents since the last request, and the present one if it is complete.
         let mut seen: Vec<Option<String>> = vec![None];
         let mut present: Option<Option<String>> = None;
         for step in steps {

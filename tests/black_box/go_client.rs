@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Each service by containerd's Go client (`tests/go-client/`), another implementation of ttrpc.
+//! Each service, called by containerd's Go client (`tests/go-client/`), another implementation of ttrpc.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What `--help` prints, of every command there is.
+//! The output of `--help` of every command.
 
 use crate::support::daemon::run;
 
-/// The width of a terminal that is not made wider.
+/// The usual width of a terminal.
 const WIDTH: usize = 80;
 
 /// The commands that the program's own help lists.
@@ -12,7 +12,7 @@ fn commands() -> Vec<String> {
     let (stdout, _, _) = run(&["--help"]);
     let lines = stdout.lines().skip_while(|line| *line != "Commands:");
     let rows = lines.skip(1).take_while(|line| !line.is_empty());
-    // What continues a row is indented further.
+    // Continuation lines are indented further.
     let rows = rows.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names = rows.filter_map(|line| line.split_whitespace().next());
     names.map(str::to_owned).collect()

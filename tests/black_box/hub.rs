@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `cdh.sock`: resources, sealed secrets, and what is left to the stock confidential-data-hub.
+//! `cdh.sock`: resources, sealed secrets, and the services that only the stock confidential-data-hub has.
 
 use std::fs;
 
@@ -61,12 +61,12 @@ fn resources_are_served_as_image_rs_asks() {
         text.contains("the resources are: default/credential/test"),
         "{text}"
     );
-    // The other generation's service has its own socket.
+    // The service of the other generation is on its own socket.
     wire.send(RECORDED_G2);
     refused(outcome(&wire.receive().1), Code::UNIMPLEMENTED);
 }
 
-/// `get` asks as this client by itself where the socket is called cdh.sock, and finds it by default.
+/// `get` chooses this client if the socket's name is cdh.sock, and finds that socket by default.
 #[test]
 fn get_asks_on_cdh_sock() {
     let root = Root::with(&one("Credential", "x"));
@@ -82,7 +82,7 @@ fn get_asks_on_cdh_sock() {
     }
 }
 
-/// Image keys are handed out only where somebody asked for the old behaviour; resources win then.
+/// Image keys are served only with --expose-keys; a resource of the same name then overrides a key.
 #[test]
 fn keys_are_exposed_only_on_request() {
     let root = Root::with(&one("default/key/both", "resource"));
@@ -102,7 +102,7 @@ fn keys_are_exposed_only_on_request() {
     let _daemon = Daemon::start(command, &root.socket_called("cdh.sock"));
     assert_eq!(get(&root, "kbs:///default/key/1").unwrap(), [7; 32]);
     assert_eq!(get(&root, "kbs:///default/key/both").unwrap(), b"resource");
-    // On getresource.sock they never are.
+    // On getresource.sock they are never served.
     let socket = root.socket();
     let old = crate::support::wire::get(&socket, &crate::support::wire::g2("/default/key/1"));
     refused(old, Code::NOT_FOUND);
@@ -128,7 +128,7 @@ fn root_with_secrets() -> Root {
     let keys = root.path("run/confidential-containers/cdh/sealed-secret");
     fs::create_dir_all(&keys).unwrap();
     fs::write(keys.join("signer.jwk"), vectors["jwk"].to_string()).unwrap();
-    // What a name that climbs out would find.
+    // A file that a name with `..` would find.
     fs::write(root.path("signer.jwk"), vectors["jwk"].to_string()).unwrap();
     fs::write(root.path("run/signer.jwk"), vectors["jwk"].to_string()).unwrap();
     root
@@ -139,7 +139,7 @@ fn unseal(root: &Root, secret: &str) -> Result<String, (Code, String)> {
     Ok(String::from_utf8(plaintext).unwrap())
 }
 
-/// What is well signed is opened; everything else is refused, each for its reason.
+/// A correctly signed secret is opened; every other one is refused with the reason.
 #[test]
 fn sealed_secrets_are_verified() {
     let root = root_with_secrets();
@@ -204,7 +204,7 @@ fn sealed_secrets_are_verified() {
         (
             "alg twice",
             Code::INVALID_ARGUMENT,
-            "header has a name twice",
+            "header has a duplicate name",
         ),
         (
             "critical extension",
@@ -255,7 +255,7 @@ fn sealed_secrets_are_verified() {
         25,
         "a vector is not tried"
     );
-    // What no signature would help is said first.
+    // A secret that the daemon can't open is refused before its signature is checked.
     let payload = secret("envelope");
     let payload = payload.split('.').nth(2).unwrap();
     let unsigned = format!("sealed.fakejwsheader.{payload}.fakesignature");
@@ -274,7 +274,8 @@ fn sealed_secrets_are_verified() {
     }
 }
 
-/// Switched off in any of the three ways, signatures don't count; the rest does. The log says so.
+/// Verification can be switched off in three ways; then only the signature is not checked, and the log says
+/// so.
 #[test]
 fn verification_can_be_switched_off() {
     let root = root_with_secrets();
@@ -309,7 +310,7 @@ fn verification_can_be_switched_off() {
     refused(unseal(&root, placeholder), Code::INVALID_ARGUMENT);
 }
 
-/// Exposed keys are for who asks for resources, never for sealed secrets.
+/// Exposed keys are served as resources, and never through sealed secrets.
 #[test]
 fn a_sealed_secret_never_names_a_key() {
     let root = root_with_secrets();
@@ -321,7 +322,7 @@ fn a_sealed_secret_never_names_a_key() {
     refused(unseal(&root, key), Code::NOT_FOUND);
 }
 
-/// What needs a network or a mount is refused with what to run for it.
+/// A request that needs a network or a mount is refused, and the text says what to run for it.
 #[test]
 fn mounts_and_pulls_are_left_to_the_stock_hub() {
     let root = Root::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The Makefile as the image build of cloud-api-adaptor and people who install call it.
+//! The Makefile, called as the image build of cloud-api-adaptor and people who install do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use crate::support::daemon::{output, output_within, program};
 /// How long a build of the whole program may take.
 const BUILD: Duration = Duration::from_secs(900);
 
-/// Takes from the environment what the test's own make was told.
+/// Removes the settings of the make that runs the tests from the environment.
 fn clean(command: &mut Command) {
     for variable in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS", "RUSTFLAGS"] {
         command.env_remove(variable);
@@ -29,14 +29,14 @@ fn make(args: &[&str]) -> (String, Option<i32>) {
     (stdout + &stderr, code)
 }
 
-/// The recipe's steps of both generations of 2023, in a copy that has never built anything: the image gets
-/// a binary that runs whatever C library it has, or none.
+/// The build steps of both generations of 2023, in a copy in which nothing was built: the image gets a static
+/// binary, which runs whatever C library the image has.
 #[test]
 fn the_image_build_of_either_generation_gets_a_static_binary() {
     let source = clean_copy();
     for generation in ["early", "mid"] {
         let files = tempfile::tempdir().unwrap();
-        // What one generation finds is not what the other one left.
+        // The build for one generation must not use what the other one left.
         for target in ["target", "app/target"] {
             let place = format!("{target}/{}/release/attestation-agent", triple());
             let _ = fs::remove_file(source.join(place));
@@ -54,7 +54,7 @@ fn the_image_build_of_either_generation_gets_a_static_binary() {
         assert!(!has_interpreter(&agent), "it is dynamic");
         let (_, stderr, code) = output(Command::new(&agent).arg("--version"));
         assert_eq!(code, Some(0), "{stderr}");
-        // Without what only a build host needs.
+        // The binary has no commands that only a build host needs.
         for tool in ["pack", "unpack", "keygen", "keyprovider", "seal", "unseal"] {
             let (_, stderr, code) = output(Command::new(&agent).args([tool, "--help"]));
             assert_eq!(code, Some(2), "{stderr}");
@@ -62,13 +62,13 @@ fn the_image_build_of_either_generation_gets_a_static_binary() {
     }
 }
 
-/// The triple that the recipe builds for here.
+/// The target triple of the build.
 fn triple() -> String {
     format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }
 
-/// The checkout without anything that was built. What was built there by an earlier run stays, at a place
-/// of its own, so that only the first run takes minutes.
+/// A copy of the checkout without build output. The output of an earlier run is kept in a directory of its
+/// own, so that only the first run takes minutes.
 fn clean_copy() -> PathBuf {
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-build");
     fs::create_dir_all(&copy).unwrap();
@@ -102,9 +102,9 @@ fn has_interpreter(path: &PathBuf) -> bool {
     (0..count).any(|header| word(offset + header * size) == 3)
 }
 
-/// What can't be built stops with a line that says why.
+/// A build that is not possible stops with a line that says why.
 #[test]
-fn what_cannot_be_built_is_said() {
+fn impossible_builds_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let cargo = dir.path().join("cargo");
     fs::write(&cargo, "#!/bin/sh\necho 'cargo 1.84.1 (x)'\n").unwrap();
@@ -160,7 +160,7 @@ fn install_fills_an_image_and_uninstall_empties_it() {
         let unit = fs::read_to_string(unit).unwrap();
         let start = format!("ExecStart={prefix}/bin/offline-fs-kbc serve\n");
         assert!(unit.contains(&start), "{unit}");
-        // A component of upstream's that has come back is left.
+        // An upstream component that was installed again is left.
         let upstream = path(&format!("{prefix}/bin/confidential-data-hub"));
         let _ = fs::remove_file(&upstream);
         fs::write(&upstream, "upstream").unwrap();

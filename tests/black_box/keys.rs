@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `UnWrapKey`, against packets that another implementation made.
+//! `UnWrapKey`, with packets that another implementation made.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -33,7 +33,8 @@ fn root_with_keys() -> Root {
     root
 }
 
-/// What clients send around a packet: with the KBC beside it (G1 and G2), and with nothing usable.
+/// The requests in which clients send a packet: with the KBC next to it (G1 and G2), and without anything
+/// useful.
 fn requests(packet: &Value) -> [Value; 3] {
     let annotation = STANDARD.encode(packet.to_string());
     let kbc = STANDARD.encode("offline_fs_kbc::null");
@@ -73,8 +74,8 @@ fn refused(result: Result<Value, (Code, String)>, code: Code) -> String {
     text
 }
 
-/// Every form of packet that released clients carry, in every form of request, on both sockets; the
-/// answer is the array of numbers that ocicrypt-rs reads.
+/// Every form of packet that released clients send, in every form of request, on both sockets; the answer is
+/// the array of numbers that ocicrypt-rs reads.
 #[test]
 fn every_packet_form_unwraps() {
     let root = root_with_keys();
@@ -94,7 +95,7 @@ fn every_packet_form_unwraps() {
     daemon.wait_for_log("UnWrapKey \"key_id1\" OK");
 }
 
-/// Published set-ups keep keys among the resources; the keys file comes first.
+/// Published set-ups keep keys among the resources; the keys file takes precedence.
 #[test]
 fn a_key_may_be_a_resource() {
     let root = Root::new();
@@ -133,7 +134,7 @@ fn a_missing_key_is_not_found_by_its_id() {
     );
 }
 
-/// A key that is no key is refused with the reason, and named in the log.
+/// A key of the wrong length is refused with the reason, and named in the log.
 #[test]
 fn a_key_of_another_length_is_a_failed_precondition() {
     let root = Root::new();
@@ -148,9 +149,9 @@ fn a_key_of_another_length_is_a_failed_precondition() {
     assert!(text.contains("31 bytes, a key has 32"), "{text}");
 }
 
-/// Whatever fails to decrypt is refused with one text: a peer learns nothing about why.
+/// Every failure to decrypt is refused with the same text, so that a peer learns nothing about the reason.
 #[test]
-fn what_does_not_decrypt_is_refused_with_one_text() {
+fn failures_to_decrypt_have_one_text() {
     let root = root_with_keys();
     let _daemon = root.start_hub();
     let gcm = packet("G4, GCM, all members");
@@ -196,7 +197,8 @@ fn what_does_not_decrypt_is_refused_with_one_text() {
     }
 }
 
-/// What is no packet, or no request, says what is wrong with its form; never with its content.
+/// The refusal of a malformed packet or request says what is wrong with its form, and never shows its
+/// content.
 #[test]
 fn malformed_packets_are_invalid_arguments() {
     let root = root_with_keys();
@@ -248,7 +250,7 @@ fn malformed_packets_are_invalid_arguments() {
     }
 }
 
-/// No peer names a key or a file for the daemon to use: wrapping is the build host's.
+/// No peer can choose a key or a file for the daemon to use: wrapping is done on the build host.
 #[test]
 fn wrapping_is_not_served() {
     let root = root_with_keys();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Starting in each of its ways, stopping, and being killed.
+//! Starting in every way, stopping, and being killed.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,7 +19,7 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-/// What has arrived is answered, the socket is removed, and the exit status is 0.
+/// After a signal, requests that have arrived are answered, the socket is removed, and the exit status is 0.
 #[test]
 fn a_signal_ends_it_in_order() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -27,7 +27,7 @@ fn a_signal_ends_it_in_order() {
         let mut daemon = root.start();
         let mut wire = Wire::connect(&root.socket());
         wire.ask(RECORDED_G2).unwrap();
-        // Stopped, it can't see the request before the signal.
+        // While it is stopped, it can't see the request before the signal.
         daemon.signal(Signal::SIGSTOP);
         wire.send(RECORDED_G2);
         let mut unaccepted = Wire::connect(&root.socket());
@@ -43,7 +43,7 @@ fn a_signal_ends_it_in_order() {
     }
 }
 
-/// A peer that doesn't read doesn't hold up the end.
+/// A peer that does not read does not delay the end.
 #[test]
 fn a_stuck_peer_does_not_hold_up_the_end() {
     let root = Root::with(&one("Credential", vec![b'x'; 1 << 20]));
@@ -55,7 +55,7 @@ fn a_stuck_peer_does_not_hold_up_the_end() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-/// Killed at any moment, it starts again without cleaning by hand.
+/// After a kill at any moment, the daemon starts again without manual cleanup.
 #[test]
 fn kill_and_start_again() {
     let root = Root::with(&one("Credential", "x"));
@@ -66,7 +66,7 @@ fn kill_and_start_again() {
         daemon.wait();
         assert!(root.socket().exists(), "a killed process removes nothing");
     }
-    // Without waiting for it to be ready: in the middle of its start.
+    // Killed in the middle of its start, without waiting until it is ready.
     for pause in 0..20 {
         let mut daemon = Daemon::spawn(root.serve());
         std::thread::sleep(std::time::Duration::from_micros(pause * 200));
@@ -77,7 +77,7 @@ fn kill_and_start_again() {
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
 }
 
-/// Nobody else can connect, whatever the mask that the starter left.
+/// Nobody else can connect, whatever umask the daemon was started with.
 #[test]
 fn sockets_and_directories_have_exact_modes() {
     for mask in ["0000", "0777"] {
@@ -97,7 +97,7 @@ fn sockets_and_directories_have_exact_modes() {
     }
 }
 
-/// Directories that exist are left as they are, with a warning where others could act in them.
+/// Existing directories are left as they are, with a warning if others can write to them.
 #[test]
 fn an_open_directory_is_warned_about() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -113,9 +113,9 @@ fn an_open_directory_is_warned_about() {
     }
 }
 
-/// What is no socket is not ours to remove; the error names it, and the other sockets are served.
+/// A file that is not a socket is never removed; the error names it, and the other sockets are served.
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn a_file_that_is_not_a_socket_is_left_alone() {
     let root = Root::with(&one("Credential", "x"));
     fs::create_dir_all(root.socket().parent().unwrap()).unwrap();
     fs::write(root.socket(), "precious").unwrap();
@@ -179,7 +179,8 @@ fn legacy_command_lines_serve() {
     }
 }
 
-/// Nobody reads the log, or the disk is full: that is no reason to end, nor not to start.
+/// If the log can't be written, because its reader is gone or the disk is full, the daemon starts and goes
+/// on.
 #[test]
 fn a_log_that_cannot_be_written_is_lost() {
     let root = Root::with(&one("Credential", "x"));
@@ -203,13 +204,13 @@ fn a_log_that_cannot_be_written_is_lost() {
     }
 }
 
-/// A request that was sent in time is answered, however close the end.
+/// A request that was sent in time is answered, however close it is to the end.
 #[test]
 fn the_end_under_load_loses_no_request() {
     let root = Root::with(&one("Credential", "x"));
     for _ in 0..10 {
         let mut daemon = root.start();
-        // Each of them is answered before the end.
+        // Each request is answered before the end.
         let under_load = std::sync::Arc::new(std::sync::Barrier::new(5));
         let clients: Vec<_> = (0..4)
             .map(|_| {
@@ -217,7 +218,7 @@ fn the_end_under_load_loses_no_request() {
                 let under_load = std::sync::Arc::clone(&under_load);
                 std::thread::spawn(move || {
                     let mut answered = 0;
-                    // Until the path is gone, or the end has come before the request could be sent.
+                    // Until the path is gone, or the daemon has ended before the request could be sent.
                     while let Ok(stream) = std::os::unix::net::UnixStream::connect(&socket) {
                         let mut wire = Wire(stream);
                         if std::io::Write::write_all(&mut wire.0, RECORDED_G2).is_err() {
@@ -243,7 +244,7 @@ fn the_end_under_load_loses_no_request() {
     }
 }
 
-/// Under the legacy name our own commands still are commands: in the image there is but one file.
+/// Under the legacy name, the program's own commands still work: the image has only one file.
 #[test]
 fn commands_work_under_the_legacy_name() {
     let root = Root::with(&one("Credential", "x"));

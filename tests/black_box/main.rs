@@ -2,8 +2,8 @@
 
 //! Black-box tests: the built program, real sockets, real clients.
 //!
-//! `make test` builds the release binary without what the tests need and names it in
-//! `OFFLINE_FS_KBC_BIN`; plain `cargo test` takes cargo's own build.
+//! `make test` builds the release binary, without the tests' dependencies, and names it in
+//! `OFFLINE_FS_KBC_BIN`; plain `cargo test` uses cargo's own build.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whatever a peer or a file holds: no panic, no end of the process, no raw bytes in the log, and others are
-//! answered.
+//! Whatever a peer or a file contains, the daemon does not panic or end, writes no raw bytes to the log, and
+//! answers others.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,10 +17,10 @@ use crate::support::wire::{
 const CREDENTIAL: &str = "/default/credential/test";
 const AUTH: &str = r#"{"auths":{"a":{"auth":"dTpw"}}}"#;
 
-/// How deep some JSON here is nested: a recursive reader's stack is long gone.
+/// The nesting of some JSON here: so deep that a recursive parser would overflow its stack.
 const DEPTH: usize = 100_000;
 
-/// The daemon is the same process, unharmed, and serves.
+/// Checks that the daemon is the same process and serves.
 fn unharmed(root: &Root, daemon: &Daemon) {
     assert_eq!(
         get(&root.socket(), &g2(CREDENTIAL)).unwrap(),
@@ -38,7 +38,7 @@ fn nested(open: &str, close: &str) -> String {
     open.repeat(DEPTH) + &close.repeat(DEPTH)
 }
 
-/// Files of any content are survived, and what was good is served on.
+/// No content of a file harms the daemon, and the last good content is still served.
 #[test]
 fn files_of_any_content() {
     let root = Root::with(&one("Credential", AUTH));
@@ -77,7 +77,7 @@ fn files_of_any_content() {
     }
 }
 
-/// A credential of any content is served or refused, and looked at without harm.
+/// A credential with any content is served or refused, and does not harm the daemon.
 #[test]
 fn credentials_of_any_content() {
     let root = Root::new();
@@ -101,7 +101,7 @@ fn credentials_of_any_content() {
     unharmed(&root, &daemon);
 }
 
-/// What fields of a request hold is text of the peer's choice.
+/// A peer may send any text in the fields of a request.
 #[test]
 fn requests_of_any_content() {
     let root = Root::with(&one("Credential", AUTH));
@@ -137,7 +137,7 @@ fn requests_of_any_content() {
     unharmed(&root, &daemon);
 }
 
-/// Every type, every flag, odd stream ids, and the numbers and lengths of protobuf at their ends.
+/// Every type, every flag, unusual stream ids, and the extreme numbers and lengths of protobuf.
 #[test]
 fn frames_of_any_form() {
     let root = Root::with(&one("Credential", AUTH));
@@ -194,7 +194,7 @@ fn frames_of_any_form() {
     unharmed(&root, &daemon);
 }
 
-/// Recorded requests with some bytes changed, cut off or put in, and plain noise.
+/// Recorded requests with some bytes changed, removed or inserted, and random bytes.
 #[test]
 fn noise() {
     let root = Root::with(&one("Credential", AUTH));
@@ -221,7 +221,7 @@ fn noise() {
         for socket in &sockets {
             use std::io::Write as _;
             let mut wire = Wire::connect(socket);
-            // The daemon may have closed it.
+            // The daemon may have closed the connection.
             let _ = wire.0.write_all(&sent);
             let _ = wire.0.shutdown(std::net::Shutdown::Write);
             let mut answers = Vec::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The whole way: a resources file goes in, an image of a private registry comes out.
+//! The whole way from a resources file to a pulled image of a private registry.
 
 use oci_client::Reference;
 
@@ -8,7 +8,8 @@ use crate::support::daemon::{Root, run};
 use crate::support::image::{Credential, credential, pull};
 use crate::support::registry::{Registry, USER};
 
-/// Refused without the credential and with a wrong one, pulled with the right one, which `pack` wrote.
+/// The pull fails without a credential and with a wrong one, and works with the right one, which `pack`
+/// wrote.
 #[test]
 fn an_image_of_a_private_registry() {
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Credentials that clients would reject, or read otherwise than it looks: what is served in their place,
-//! and what the log says that no client does.
+//! Credentials that clients would reject or misread: what is served instead, and what the log says because
+//! clients do not.
 
 use serde_json::json;
 
@@ -19,9 +19,9 @@ fn served(root: &Root) -> Result<String, (Code, String)> {
     Ok(String::from_utf8(bytes).unwrap())
 }
 
-/// What every client can read goes out byte for byte, white space and all.
+/// A credential that every client can read is served byte for byte, including white space.
 #[test]
-fn what_clients_can_read_is_untouched() {
+fn a_good_credential_is_served_unchanged() {
     let root = Root::new();
     let _daemon = root.start_as_installed();
     for text in [
@@ -34,7 +34,7 @@ fn what_clients_can_read_is_untouched() {
     }
 }
 
-/// One entry without a login would cost the VM every private image: it is repaired or left out, and named.
+/// One entry without a login would fail every private pull of the VM: it is repaired or left out, and named.
 #[test]
 fn an_unusable_entry_costs_only_itself() {
     let text = r#"{"auths":{"quay.io":{"auth":"dTpw"},"ghcr.io":{},"docker.io":{"username":"u","password":"hunter2"}},"credsStore":"x"}"#;
@@ -55,7 +55,7 @@ fn an_unusable_entry_costs_only_itself() {
     assert!(!log.contains("hunter2") && !log.contains(&auth), "{log}");
 }
 
-/// Base64 applied twice, to all of it or to `auth`, is what a person meant once.
+/// Base64 that was applied twice, to the whole credential or to `auth`, is undone once.
 #[test]
 fn base64_twice_is_undone() {
     let root = Root::with(&one("Credential", STANDARD.encode(ANONYMOUS)));
@@ -68,9 +68,10 @@ fn base64_twice_is_undone() {
     assert_eq!(served(&root).unwrap(), r#"{"auths":{"q":{"auth":"dTpw"}}}"#);
 }
 
-/// What no client could use is refused with the reason: a client keeps what it gets, for the life of the VM.
+/// A credential that no client can use is refused with the reason, since a client keeps what it gets for the
+/// life of the VM.
 #[test]
-fn what_cannot_be_mended_is_refused() {
+fn an_unrepairable_credential_is_refused() {
     let root = Root::new();
     let daemon = root.start_as_installed();
     for (text, reason) in [
@@ -95,10 +96,10 @@ fn what_cannot_be_mended_is_refused() {
     }
 }
 
-/// Switched off, the decoded bytes go out whatever they are, and the log says what a client makes of them.
+/// With repair off, the decoded bytes are served as they are, and the log says what a client does with them.
 #[test]
 fn repair_can_be_switched_off() {
-    // With the switch on it would be served repaired.
+    // With repair on it would be served repaired.
     let text = r#"{"auths":{"q":{"username":"u","password":"p"}}}"#;
     let root = Root::with(&one("Credential", text));
     let daemon = root.start();
@@ -112,8 +113,8 @@ fn repair_can_be_switched_off() {
     assert!(!log.contains("repaired"), "{log}");
 }
 
-/// With `--empty-credential` a client gets one that it accepts, but only where none is meant to be there:
-/// never in the place of one that can't be read now.
+/// With `--empty-credential` a client gets an empty credential that it accepts, but only if none is
+/// configured: never instead of one that can't be read at the moment.
 #[test]
 fn an_empty_credential_is_served_on_request() {
     let root = Root::new();
@@ -135,8 +136,8 @@ fn an_empty_credential_is_served_on_request() {
     assert_eq!(served(&root).unwrap_err().0, Code::NOT_FOUND);
 }
 
-/// Clients swallow every error and go on anonymously. Each answer that makes one do so is in the log with
-/// just that; one that is normal as a piece of information, the others as warnings.
+/// Clients swallow every error and pull anonymously. The log names each answer that makes a client do so: as
+/// information if that is normal, otherwise as a warning.
 #[test]
 fn what_clients_hide_is_logged() {
     let root = Root::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What each generation of clients gets for each kind of request, and the status of each refusal.
+//! The answers that each generation of clients gets, and the status of each refusal.
 
 use std::net::Shutdown;
 
@@ -24,7 +24,7 @@ fn refused(result: Result<Vec<u8>, (Code, String)>, code: Code) -> String {
     text
 }
 
-/// A file with either name serves both generations: users upgrade image and cluster apart.
+/// A file with either name serves both generations: users upgrade image and cluster separately.
 #[test]
 fn both_names_serve_both_generations() {
     for name in [
@@ -77,7 +77,7 @@ fn a_frame_in_pieces_is_one_frame() {
         let mut wire = Wire::connect(&root.socket());
         let mut rest = RECORDED_G2;
         for &length in pieces {
-            // The daemon has one thread: when it answered this, it has seen the piece before.
+            // The daemon has one thread: when it has answered this, it has read the piece before.
             other();
             let (piece, more) = rest.split_at(length);
             wire.send(piece);
@@ -88,7 +88,7 @@ fn a_frame_in_pieces_is_one_frame() {
     }
 }
 
-/// What is read together is answered in order, each answer under its request's stream id.
+/// Requests that are read together are answered in order, each with its request's stream id.
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let root = Root::with(&one("Credential", VALUE));
@@ -107,7 +107,7 @@ fn pipelined_requests_are_answered_in_order() {
     }
 }
 
-/// A client that has sent its last byte still gets its answer; one that left in a frame gets none.
+/// A client that has closed its side still gets its answer; one that closed it within a frame gets none.
 #[test]
 fn the_end_of_a_connection() {
     let root = Root::with(&one("Credential", VALUE));
@@ -125,7 +125,7 @@ fn the_end_of_a_connection() {
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), VALUE);
 }
 
-/// The text is all that a person sees in kata-agent's log: what was asked for, and what there is.
+/// The text is all that a person sees in kata-agent's log: it has the requested name and the existing ones.
 #[test]
 fn an_unknown_resource_is_not_found() {
     let root = Root::with(&one("default/credential/test", VALUE));
@@ -150,7 +150,7 @@ fn an_unknown_resource_is_not_found() {
     }
 }
 
-/// With nothing there the text says which file is missing or what is wrong with it.
+/// Without any resource, the text says which file is missing, or what is wrong with it.
 #[test]
 fn an_empty_store_says_why() {
     let root = Root::new();
@@ -236,7 +236,7 @@ fn a_plugin_is_an_invalid_argument() {
     assert!(text.contains("kbs+pkcs11:///a/b/c"), "{text}");
 }
 
-/// A key that decrypts image layers is never given to who asks for a resource.
+/// A key that decrypts image layers is never the answer to a request for a resource.
 #[test]
 fn keys_are_not_resources() {
     let root = Root::new();
@@ -247,7 +247,7 @@ fn keys_are_not_resources() {
     assert!(text.contains("keys are not served as resources"), "{text}");
 }
 
-/// Each malformed request is answered on its connection, which then serves on.
+/// Each malformed request is refused, and its connection goes on.
 #[test]
 fn malformed_requests_are_refused_and_the_connection_lives() {
     let root = Root::with(&one("Credential", VALUE));
@@ -307,7 +307,7 @@ fn malformed_requests_are_refused_and_the_connection_lives() {
     }
 }
 
-/// A frame over ttrpc's cap is refused after its body, and the connection serves on.
+/// A frame over ttrpc's limit is refused after its body, and the connection goes on.
 #[test]
 fn an_oversized_frame_is_discarded() {
     let root = Root::with(&one("Credential", VALUE));
@@ -320,16 +320,16 @@ fn an_oversized_frame_is_discarded() {
         "{text}"
     );
     assert_eq!(wire.ask(RECORDED_G2).unwrap(), VALUE);
-    // The largest that is allowed is read.
+    // The largest allowed frame is read.
     let (code, _) = wire.ask(&frame(1, 7, &body[1..])).unwrap_err();
     assert_eq!(code, Code::INVALID_ARGUMENT);
     assert_eq!(wire.ask(RECORDED_G2).unwrap(), VALUE);
 }
 
-/// An answer that no client would take is refused with its size; one byte less is served.
+/// An answer that is too large for clients is refused with its size; one byte less is served.
 #[test]
 fn an_oversized_answer_is_refused() {
-    // Status, two tags and two lengths of four bytes come on top of the resource.
+    // A status, two tags and two lengths of four bytes are added to the resource.
     let fits = vec![b'x'; (4 << 20) - 12];
     let root = Root::new();
     let text = format!(
@@ -356,7 +356,7 @@ fn an_oversized_answer_is_refused() {
     );
 }
 
-/// A peer that asks and doesn't read keeps nobody from being answered, and gets all when it reads.
+/// A peer that does not read its answers does not affect others, and gets all answers when it reads.
 #[test]
 fn a_peer_that_does_not_read_waits_alone() {
     let value = vec![b'v'; 100_000];
@@ -377,7 +377,8 @@ fn a_peer_that_does_not_read_waits_alone() {
     }
 }
 
-/// One debug line a request: who, what, how it ended; whatever the peer sent, it stays one line.
+/// One debug line for each request, with the peer, the name and the outcome; it stays one line, whatever the
+/// peer sends.
 #[test]
 fn requests_are_logged_without_values() {
     let root = Root::with(&one("Credential", "hunter2"));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Clients of today hold one connection for the life of the VM: it lives through every end of the
-//! daemon. And sockets that systemd made are served, with who waits on them.
+//! Today's clients hold one connection for the life of the VM: it survives each restart of the daemon.
+//! Sockets that systemd made are served, together with the clients that wait on them.
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -26,7 +26,7 @@ fn end(mut daemon: Daemon, signal: Signal) {
     daemon.wait();
 }
 
-/// The client notices nothing: not that it was stopped, not that it was killed.
+/// The client does not notice that the daemon was stopped or killed.
 #[test]
 fn a_connection_outlives_the_daemon() {
     let root = Root::with(&one("Credential", "x"));
@@ -49,12 +49,12 @@ fn a_connection_outlives_the_daemon() {
         daemon = manager.start(root.serve());
     }
     assert_eq!(client.ask(&frame(stream_id)).unwrap(), b"x");
-    // What the client ends is not kept for it.
+    // A connection that the client closes is removed from the store.
     drop(client);
     manager.wait_until_kept(0);
 }
 
-/// At SIGTERM no connection need have rested before: the end waits for none of them.
+/// At SIGTERM every connection is stored, even if it was not idle for long.
 #[test]
 fn an_end_in_order_keeps_every_connection() {
     let root = Root::with(&one("Credential", "x"));
@@ -72,7 +72,7 @@ fn an_end_in_order_keeps_every_connection() {
     }
 }
 
-/// A request that is sent while nobody runs waits for the next daemon, and gets what the file holds
+/// A request that is sent while no daemon runs waits for the next one, and gets the content that the file has
 /// then.
 #[test]
 fn a_request_between_two_daemons_is_answered_by_the_next() {
@@ -88,8 +88,8 @@ fn a_request_between_two_daemons_is_answered_by_the_next() {
     assert_eq!(client.ask(&[]).unwrap(), b"y");
 }
 
-/// A request half read is lost with the process, so its connection must end too; one that rests is not
-/// touched by that.
+/// A half-read request is lost with the process, so its connection must end too; an idle connection is not
+/// affected.
 #[test]
 fn a_request_half_read_ends_with_the_process() {
     let root = Root::with(&one("Credential", "x"));
@@ -106,7 +106,7 @@ fn a_request_half_read_ends_with_the_process() {
     assert_eq!(resting.ask(&frame(1)).unwrap(), b"x");
 }
 
-/// At SIGTERM it is read to its end and answered, and then the connection is kept.
+/// At SIGTERM a half-sent request is read to its end and answered, and then the connection is stored.
 #[test]
 fn a_request_half_sent_at_the_end_is_answered() {
     let root = Root::with(&one("Credential", "x"));
@@ -126,9 +126,9 @@ fn a_request_half_sent_at_the_end_is_answered() {
     assert_eq!(client.ask(&frame(3)).unwrap(), b"x");
 }
 
-/// Beyond what systemd keeps, connections are served as without it.
+/// If the store is full, further connections are served without it.
 #[test]
-fn a_full_store_is_no_bound() {
+fn a_full_store_does_not_limit_connections() {
     let root = Root::with(&one("Credential", "x"));
     let manager = Manager::new();
     let daemon = manager.start_with_store(root.serve(), 1);
@@ -143,7 +143,8 @@ fn a_full_store_is_no_bound() {
     assert_eq!(first.ask(&frame(1)).unwrap(), b"x");
 }
 
-/// What is in the store is served where the kernel says that it was accepted, and nowhere else.
+/// A stored connection gets the services of the socket on which the kernel says it was accepted, and no
+/// others.
 #[test]
 fn a_kept_connection_gets_the_services_of_its_socket() {
     let root = Root::with(&one("Credential", "x"));
@@ -165,8 +166,8 @@ fn a_kept_connection_gets_the_services_of_its_socket() {
     assert_eq!(agent.ask(&frame(1)).unwrap(), b"x");
 }
 
-/// The store is no way in: another user's connection is closed, whoever put it there, and so is what is
-/// no connection.
+/// The store bypasses no check: another user's connection is closed, whoever stored it, and so is a
+/// descriptor that is not a connection.
 #[test]
 fn the_callers_of_kept_connections_are_checked() {
     if !geteuid().is_root() {
@@ -201,7 +202,7 @@ sys.exit(len(s.recv(1)))";
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
 }
 
-/// Lets other users get at the socket.
+/// Gives other users access to the socket.
 fn open_up(root: &Root) {
     use std::os::unix::fs::PermissionsExt as _;
     for path in root
@@ -213,10 +214,10 @@ fn open_up(root: &Root) {
     }
 }
 
-/// Who connects before the daemon runs, or between two of them, waits and is answered; the socket is
-/// systemd's, and stays.
+/// A client that connects before the daemon runs, or between two runs, waits and is answered; the socket
+/// belongs to systemd, and stays.
 #[test]
-fn a_socket_that_was_handed_over_is_served() {
+fn a_socket_from_systemd_is_served() {
     let root = Root::with(&one("Credential", "x"));
     let mut manager = Manager::new();
     manager.listen("getresource", &root.socket());
@@ -230,7 +231,7 @@ fn a_socket_that_was_handed_over_is_served() {
             log.contains("getresource.sock, a socket from the service manager"),
             "{log}"
         );
-        // The others have no unit, and are bound.
+        // The other sockets have no unit, so the daemon binds them.
         UnixStream::connect(root.socket_called("keyprovider.sock")).unwrap();
         end(daemon, signal);
         early = Wire::connect(&root.socket());
@@ -238,7 +239,7 @@ fn a_socket_that_was_handed_over_is_served() {
     }
 }
 
-/// The descriptor's name says what is asked there, wherever it is.
+/// The descriptor's name decides which services a socket has, wherever its path is.
 #[test]
 fn the_name_of_a_descriptor_is_its_role() {
     let root = Root::with(&one("Credential", "x"));
@@ -252,7 +253,7 @@ fn the_name_of_a_descriptor_is_its_role() {
     let log = daemon.log();
     assert!(log.contains("unknown descriptor \"nobody\""), "{log}");
     end(daemon, Signal::SIGTERM);
-    // An address that is asked for holds too; `none` leaves the socket out.
+    // An address from a flag is served too; `none` leaves the socket out.
     let mut command = root.serve();
     command.arg("--getresource-sock").arg(root.socket());
     let daemon = manager.start(command);
@@ -277,9 +278,9 @@ fn descriptors_of_another_process_are_left_alone() {
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
 }
 
-/// kata-agent takes a socket's path away: the unit's instance then makes one of its own.
+/// kata-agent removes the path of a socket: the unit's instance then binds a new one.
 #[test]
-fn a_handed_over_path_that_is_taken_away_is_made_anew() {
+fn a_removed_path_of_a_systemd_socket_is_bound_again() {
     let root = Root::with(&one("Credential", "x"));
     let mut manager = Manager::new();
     manager.listen("getresource", &root.socket());

@@ -48,7 +48,7 @@ fn unseal(root: &Root, secret: &str) -> Result<Vec<u8>, (Code, String)> {
     wire::unseal(&root.socket_called("cdh.sock"), secret)
 }
 
-/// What `seal` makes, the daemon opens with verification on: with the key among the resources, and in
+/// The daemon opens what `seal` makes, with verification on: with the public key among the resources, and in
 /// a file.
 #[test]
 fn the_daemon_opens_what_is_sealed() {
@@ -71,7 +71,7 @@ fn the_daemon_opens_what_is_sealed() {
             );
         }
     }
-    // By another key, it is not.
+    // It is refused if another key signed it.
     fs::remove_file(root.path("private.jwk")).unwrap();
     assert_eq!(
         run(&["keygen", "--signing", &path(&root, "private.jwk")]).2,
@@ -82,7 +82,7 @@ fn the_daemon_opens_what_is_sealed() {
     assert!(text.contains("signature is not by the key"), "{text}");
 }
 
-/// The form that other implementations read.
+/// A sealed secret has the form that other implementations read.
 #[test]
 fn a_sealed_secret_has_the_published_form() {
     let root = root_with_keys();
@@ -98,7 +98,7 @@ fn a_sealed_secret_has_the_published_form() {
     assert_eq!(decode(parts[3]).len(), 64);
 }
 
-/// The private key is its owner's alone, is never replaced, and is not used where others can read it.
+/// The private key is readable only by its owner, is never replaced, and is refused if others can read it.
 #[test]
 fn the_private_key_is_private() {
     let root = root_with_keys();
@@ -147,7 +147,7 @@ fn the_private_key_is_private() {
     assert_eq!(left, 3, "a temporary file is left");
 }
 
-/// Names that no VM could look up are usage errors.
+/// Names that no VM can look up are usage errors.
 #[test]
 fn what_cannot_be_looked_up_is_not_sealed() {
     let root = root_with_keys();
@@ -179,7 +179,7 @@ fn what_cannot_be_looked_up_is_not_sealed() {
     }
 }
 
-/// Without a daemon: what a secret asks for if it is well signed, and an exit status of 1 if not.
+/// Without a daemon, `unseal` shows the content of a correctly signed secret; otherwise the exit status is 1.
 #[test]
 fn unseal_verifies_and_shows() {
     let root = root_with_keys();
@@ -193,7 +193,7 @@ fn unseal_verifies_and_shows() {
         (stdout.as_str(), stderr.as_str(), code),
         (shown.as_str(), "", Some(0))
     );
-    // From standard input, with the line break that it has there.
+    // From standard input, with a line break at its end.
     fs::write(root.path("secret"), &secret).unwrap();
     let mut unseal = command();
     unseal.args(["unseal", "--show", "-", "--key", &public]);
@@ -239,16 +239,16 @@ fn unseal_verifies_and_shows() {
             "{stderr}"
         );
     }
-    // What another implementation signed.
+    // A secret that another implementation signed.
     let key = path(&root, "vectors.jwk");
     let (stdout, stderr, code) = run(&["unseal", "--show", &sealed("good"), "--key", &key]);
     assert_eq!((stderr.as_str(), code), ("", Some(0)));
     assert!(stdout.contains("signature: good"), "{stdout}");
 }
 
-/// Not to verify is said on both outputs, and has to be asked for.
+/// Skipping the verification needs a flag, and is shown on both outputs.
 #[test]
-fn not_verifying_is_said_loudly() {
+fn skipped_verification_is_shown() {
     let root = root_with_keys();
     let secret = seal(&root, "default/secret/1", KID);
     let (stdout, stderr, code) = run(&["unseal", "--show", secret.trim_end(), "--no-verify"]);
@@ -260,7 +260,7 @@ fn not_verifying_is_said_loudly() {
     );
     let (_, stderr, code) = run(&["unseal", "--show", secret.trim_end()]);
     assert_eq!(code, Some(2), "{stderr}");
-    // An older secret has no header that says anything.
+    // An older secret has only a placeholder as its header.
     let payload = secret.split('.').nth(2).unwrap();
     let placeholder = format!("sealed.fakejwsheader.{payload}.fakesignature");
     let (stdout, _, code) = run(&["unseal", "--show", &placeholder, "--no-verify"]);
@@ -268,7 +268,7 @@ fn not_verifying_is_said_loudly() {
     assert!(stdout.contains("signer: unknown: "), "{stdout}");
 }
 
-/// The commands of docs/interfaces.md, to the letter, and the daemon with what they make.
+/// The exact commands of docs/interfaces.md, and the daemon with the files that they make.
 #[test]
 fn the_docs_commands_work() {
     let docs = include_str!("../../docs/interfaces.md");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A second copy beside the first: no address is taken from who answers there, none is left dead.
+//! A second copy of the daemon: it takes no address from a process that answers there, and no address is left
+//! unserved.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -20,7 +21,7 @@ fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap().ino()
 }
 
-/// A copy started by hand or by kata-agent finds its work done and says so.
+/// A copy started by hand or by kata-agent exits if another process serves all addresses, and says so.
 #[test]
 fn a_copy_by_hand_leaves_a_live_address() {
     let root = Root::with(&one("Credential", "x"));
@@ -35,7 +36,7 @@ fn a_copy_by_hand_leaves_a_live_address() {
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
 }
 
-/// Somebody else's socket is theirs, whatever they serve.
+/// A socket of another program is left alone, whatever that program serves.
 #[test]
 fn a_foreign_live_socket_is_left_alone() {
     let root = Root::new();
@@ -49,7 +50,7 @@ fn a_foreign_live_socket_is_left_alone() {
     drop(foreign);
 }
 
-/// The unit's instance waits for the address, says so, and takes over when the other ends, in
+/// The unit's instance waits for the address, says so, and takes over when the other process ends, in
 /// whatever way.
 #[test]
 fn the_units_instance_takes_over() {
@@ -85,7 +86,7 @@ fn get_if_there(socket: &Path) -> Option<Vec<u8>> {
     get(socket, &g2(CREDENTIAL)).ok()
 }
 
-/// An instance whose socket was taken from its path removes nothing of its successor's at its end.
+/// An instance whose socket was replaced does not remove its successor's socket when it ends.
 #[test]
 fn the_end_of_one_leaves_the_others_socket() {
     let root = Root::with(&one("Credential", "x"));
@@ -100,7 +101,7 @@ fn the_end_of_one_leaves_the_others_socket() {
     assert!(!root.socket().exists());
 }
 
-/// Where the other lives on but its path was taken away, the unit's instance fills the gap.
+/// If the other process still runs but its path was removed, the unit's instance binds the path.
 #[test]
 fn the_units_instance_notices_that_the_path_is_gone() {
     let root = Root::with(&one("Credential", "x"));
@@ -112,7 +113,7 @@ fn the_units_instance_notices_that_the_path_is_gone() {
     wait_for("the second to answer", || get_if_there(&root.socket()));
 }
 
-/// A copy that kata-agent starts may inherit the environment of kata-agent's own unit.
+/// A copy that kata-agent starts may inherit the environment of kata-agent's unit.
 #[test]
 fn an_inherited_notify_socket_makes_no_unit() {
     let root = Root::with(&one("Credential", "x"));
@@ -123,8 +124,8 @@ fn an_inherited_notify_socket_makes_no_unit() {
     assert_eq!(Daemon::spawn(command).wait().code(), Some(0));
 }
 
-/// Many at once: each address is served by one of them, who finds none left leaves, and nobody breaks
-/// another's socket.
+/// Many copies at once: each address is served by one of them, copies without an address exit, and none
+/// breaks another's socket.
 #[test]
 fn a_race_has_one_winner_for_each_address() {
     let root = Root::with(&one("Credential", "x"));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Secrets stay in: not in freed memory, not in any output.
+//! Secrets do not leak: not into freed memory, and not into any output.
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -21,11 +21,11 @@ use crate::support::daemon::{Daemon, Root, command, one, output, started_by};
 use crate::support::wait_for;
 use crate::support::wire::{Wire, call, g2, get, get_frame};
 
-/// Text that is nowhere but in the secret.
+/// A text that occurs only in the secret.
 const MARK: &str = "mArKeD-sEcReT-7f3a91c2e5d8b604";
 
-/// The mark as it stands in memory: raw, and in base64 at each of the three alignments, without the
-/// characters at its edges that depend on the neighbours.
+/// The forms of the mark in memory: raw, and in base64 at each of the three alignments, without the
+/// characters at its ends that depend on the neighbours.
 fn traces() -> [Vec<u8>; 4] {
     let aligned = |before: usize| {
         let text = STANDARD.encode([&vec![b'x'; before], MARK.as_bytes(), b"xxx"].concat());
@@ -60,7 +60,7 @@ fn search(daemon: &Daemon, traces: &[Vec<u8>]) -> Vec<usize> {
         }
         let (start, end) = range.split_once('-').unwrap();
         let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
-        // Some of it may be given back before it is read.
+        // Some of the memory may be released before it is read.
         let mut bytes = Vec::new();
         memory.seek(SeekFrom::Start(start)).unwrap();
         let _ = (&mut memory).take(end - start).read_to_end(&mut bytes);
@@ -71,8 +71,8 @@ fn search(daemon: &Daemon, traces: &[Vec<u8>]) -> Vec<usize> {
     found
 }
 
-/// A secret that was served, over a connection that is still open, is in no page of the daemon once its
-/// file is gone: neither itself, nor the base64 that it came in.
+/// Once its file is gone, a secret that was served over a connection that is still open is in no page of the
+/// daemon: neither the secret nor the base64 from the file.
 #[test]
 fn a_dropped_secret_is_in_no_page() {
     if !geteuid().is_root() {
@@ -80,8 +80,8 @@ fn a_dropped_secret_is_in_no_page() {
         eprintln!("left out: only root may read the memory of a process that is not dumpable");
         return;
     }
-    // Of a few bytes, of some pages, and of blocks that the heap maps on their own; the marks stand at
-    // every alignment. A value that is written with an escape takes another way through the parser.
+    // Secrets of a few bytes, of some pages, and of blocks that the allocator maps separately; the marks are
+    // at every alignment. A value with an escape is parsed in another way.
     for (marks, escaped) in [(1, false), (1_000, false), (20_000, false), (1_000, true)] {
         let secret = format!("{MARK}-").repeat(marks);
         let text = one("Credential", &secret);
@@ -110,7 +110,7 @@ fn a_dropped_secret_is_in_no_page() {
     }
 }
 
-/// The same of a key and of what it unwrapped, which goes out as a list of numbers.
+/// The same for a key and for the layer's key that it unwrapped, which is sent as a list of numbers.
 #[test]
 fn a_dropped_key_is_in_no_page() {
     if !geteuid().is_root() {
@@ -291,7 +291,7 @@ fn no_output_has_a_value() {
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
 }
 
-/// Another process of the same user, without root's rights, can't look into it.
+/// Another process of the same user, without root's rights, can't trace the daemon.
 #[test]
 fn the_process_is_not_traceable() {
     let root = Root::new();
@@ -312,7 +312,7 @@ fn the_process_is_not_traceable() {
     assert!(stderr.contains("Permission denied"), "{stderr}");
 }
 
-/// What is in memory stays out of swap; where that can't be had, the log says so and what to do.
+/// Memory is kept out of swap; if that is not possible, the log says so and what to do.
 #[test]
 fn memory_is_locked_or_warned_about() {
     let root = Root::with(&one("Credential", "x"));
@@ -324,7 +324,7 @@ fn memory_is_locked_or_warned_about() {
     assert_ne!(locked, refused(&daemon), "{status}");
     assert!(locked || std::env::var_os("CI").is_none(), "{status}");
     drop(daemon);
-    // Without the capability to raise it, the limit holds.
+    // Without the capability to raise it, the limit applies.
     let powerless = [
         "--memlock=65536:65536",
         "setpriv",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What systemd is told, and how the journal reads the log.
+//! The messages to systemd, and the form of the log for the journal.
 
 use nix::sys::signal::Signal;
 
@@ -11,7 +11,7 @@ use crate::support::wire::{g2, get};
 
 const AUTH: &str = r#"{"auths":{"a":{"auth":"dTpw"},"b":{"auth":"dTpw"}}}"#;
 
-/// Ready means that clients are answered; the status says what is served.
+/// READY=1 means that clients are answered; the status says what is served.
 #[test]
 fn readiness_follows_the_first_load() {
     let root = Root::with(&one("Credential", AUTH));
@@ -25,7 +25,7 @@ fn readiness_follows_the_first_load() {
     get(&root.socket(), &g2("/default/credential/test")).unwrap();
 }
 
-/// A load that fails is no reason not to be ready: the file may come late.
+/// A failed load does not delay readiness: the file may come later.
 #[test]
 fn a_failed_load_is_ready_too() {
     let root = Root::with("{");
@@ -43,7 +43,7 @@ fn a_failed_load_is_ready_too() {
     );
 }
 
-/// systemd tells reloads apart by the time, and ends one at the next READY=1.
+/// systemd tells reloads apart by their time, and ends one at the next READY=1.
 #[test]
 fn a_reload_is_announced_and_ended() {
     let root = Root::new();
@@ -98,7 +98,7 @@ fn the_end_is_announced() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-/// The watchdog hears from the thread that serves: stopped, it is silent.
+/// The thread that serves feeds the watchdog: when it is stopped, nothing is sent.
 #[test]
 fn the_watchdog_is_kept_alive_by_the_serving_thread() {
     let root = Root::new();
@@ -112,7 +112,7 @@ fn the_watchdog_is_kept_alive_by_the_serving_thread() {
     }
 }
 
-/// Limits that are inherited, and meant for another process, are not this one's.
+/// Inherited watchdog settings of another process are ignored.
 #[test]
 fn another_processs_watchdog_is_left_alone() {
     let root = Root::new();
@@ -125,7 +125,7 @@ fn another_processs_watchdog_is_left_alone() {
     assert_eq!(manager.receive(), "STOPPING=1\n");
 }
 
-/// The journal has the time itself, and reads the priority from the line's beginning.
+/// The journal adds the time itself, and parses the priority at the beginning of the line.
 #[test]
 fn the_journal_gets_priorities_and_no_time() {
     let root = Root::with("{\"Credential\":\"!\"}");
@@ -147,7 +147,7 @@ fn the_journal_gets_priorities_and_no_time() {
     );
 }
 
-/// A JOURNAL_STREAM that is inherited, while standard error goes elsewhere, means nothing.
+/// An inherited JOURNAL_STREAM is ignored if standard error goes elsewhere.
 #[test]
 fn an_inherited_journal_stream_is_not_believed() {
     let root = Root::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Where resources come from beside the two files: a plain auth.json, directories, systemd's credentials.
+//! The sources of resources besides the two files: a plain auth.json, directories, systemd's credentials.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -16,7 +16,7 @@ use ttrpc::Code;
 use crate::support::daemon::{Daemon, Root, one, output, started_by};
 use crate::support::wire::{Wire, g2, get, get_frame, outcome};
 
-/// An `auth.json` that is told from others by its registry.
+/// An `auth.json` that is identified by its registry.
 fn auth(registry: &str) -> String {
     format!(r#"{{"auths":{{"{registry}":{{"auth":"dTpw"}}}}}}"#)
 }
@@ -37,8 +37,8 @@ fn put(path: &Path, text: &str) {
     fs::rename(new, path).unwrap();
 }
 
-/// Today's cloud-api-adaptor delivers a plain auth.json, late: it is the credential from the moment that it
-/// is there, and a half-written one takes nothing away.
+/// Today's cloud-api-adaptor delivers a plain auth.json, late: it is the credential as soon as it exists, and
+/// a half-written one does not replace the last good one.
 #[test]
 fn a_plain_auth_json_is_the_credential() {
     let root = Root::with(&one("Credential", auth("low")));
@@ -52,16 +52,16 @@ fn a_plain_auth_json_is_the_credential() {
         assert_eq!(credential(&root).unwrap(), auth("high"));
     }
     daemon.wait_for_log("not JSON: the text ends too early");
-    // What can't be used by any client is refused, not passed over.
+    // An auth.json that no client can use is refused, not ignored.
     put(&path, "{}");
     assert_eq!(credential(&root).unwrap_err(), Code::FAILED_PRECONDITION);
     fs::remove_file(&path).unwrap();
     assert_eq!(credential(&root).unwrap(), auth("low"));
 }
 
-/// The order of the sources, each of which wins over those before it; `check` and `status` show the same.
+/// Each source overrides those before it; `check` and `status` show the same order.
 #[test]
-fn the_last_source_that_has_a_name_wins() {
+fn later_sources_override_earlier_ones() {
     let root = Root::new();
     let at = |name: &str| root.path(name);
     type Write<'a> = &'a dyn Fn(&str);
@@ -139,7 +139,7 @@ fn the_last_source_that_has_a_name_wins() {
 }
 
 /// A Kubernetes secret volume: its names are links through `..data`, which is swapped as a whole. Each answer
-/// is of the present volume, nothing outside it is served, and what goes is gone.
+/// is from the present volume, nothing outside it is served, and removed files are gone.
 #[test]
 fn a_directory_is_read_at_each_request() {
     let root = Root::new();
@@ -169,7 +169,7 @@ fn a_directory_is_read_at_each_request() {
             );
         }
     }
-    // In place, of one size.
+    // Rewritten in place, with the same size.
     for value in ["aaaa", "bbbb", "aaaa"] {
         fs::write(at("..4/default/key/4"), value).unwrap();
         assert_eq!(served(&root, "default/key/4").unwrap(), value);
@@ -193,7 +193,7 @@ fn a_directory_is_read_at_each_request() {
     daemon.wait_for_log("volume/a/b/c: the resource a/b/c, 4 bytes");
 }
 
-/// Keys in systemd's credentials unwrap, and are no resources.
+/// Keys in systemd's credentials unwrap, and are not served as resources.
 #[test]
 fn keys_of_the_credentials_directory_are_keys() {
     let root = Root::new();
@@ -217,9 +217,10 @@ fn keys_of_the_credentials_directory_are_keys() {
     );
 }
 
-/// What can't be looked at, or is empty, takes nothing away, and nothing is served in its place.
+/// If a file or directory can't be read, or a file is empty, its last good content stays in use, and no other
+/// source replaces it.
 #[test]
-fn a_directory_that_cannot_be_read_keeps_what_was_good() {
+fn an_unreadable_directory_keeps_its_last_good_content() {
     let root = Root::new();
     let volume = root.path("volume");
     put(&volume.join("default/credential/test"), &auth("r"));
@@ -229,7 +230,7 @@ fn a_directory_that_cannot_be_read_keeps_what_was_good() {
         .arg("--empty-credential")
         .arg("--resource-dir")
         .arg(&volume);
-    // As the unit runs it: root without capabilities is kept out by a mode.
+    // As in the unit: a mode keeps root without capabilities out.
     let bare = ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
     let is_root = nix::unistd::geteuid().is_root();
     let command = match is_root {
@@ -258,7 +259,7 @@ fn a_directory_that_cannot_be_read_keeps_what_was_good() {
     assert_eq!(served(&root, "default/key/1").unwrap(), "kept");
     assert_eq!(credential(&root).unwrap(), auth("r"));
     drop(daemon);
-    // Nothing is known of it from the start: then there is no credential, and none is made up.
+    // If it could never be read, there is no credential, and none is invented.
     mode("default", 0o000);
     let mut command = root.serve_as_installed();
     command
@@ -272,7 +273,7 @@ fn a_directory_that_cannot_be_read_keeps_what_was_good() {
     mode("default", 0o755);
 }
 
-/// Ends another thread of the test, however the test ends.
+/// Stops another thread of the test, however the test ends.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -281,8 +282,8 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// While a volume is swapped again and again, each answer is one of its states, of the same state for all
-/// that is asked together, and never nothing.
+/// While a volume is swapped again and again, each answer is from one of its states, requests that are sent
+/// together get the same state, and no answer is NOT_FOUND.
 #[test]
 fn a_volume_that_is_swapped_is_never_missing_nor_mixed() {
     let root = Root::new();
@@ -319,20 +320,20 @@ fn a_volume_that_is_swapped_is_never_missing_nor_mixed() {
         for _ in 0..2000 {
             wire.send(&both);
             let [a, b] = [(); 2].map(|()| outcome(&wire.receive().1).unwrap());
-            // They are asked together and answered from one look.
+            // They are sent together and answered after one check of the files.
             assert_eq!(a, b);
         }
     });
-    // However often it changes, the log is bounded.
+    // However often the volume changes, the log stays small.
     let log = daemon.log();
     let lines = log.lines().filter(|line| !line.contains(" DEBUG ")).count();
     assert!(lines < 2000, "{lines}");
 }
 
-/// Who can write to the directory, and puts a link in the place of a file at any moment, gets nothing served
-/// from outside.
+/// Somebody who can write to the directory, and replaces a file by a link at any moment, can't make the
+/// daemon serve a file from outside.
 #[test]
-fn no_exchange_leads_out_of_a_directory() {
+fn replaced_links_never_lead_out_of_a_directory() {
     let root = Root::new();
     let volume = root.path("volume");
     put(&volume.join("a/b/c"), "inside");

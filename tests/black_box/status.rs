@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `status`: what a person, or a program, is told of the running daemon.
+//! `status`: what a person or a program learns about the running daemon.
 
 use std::collections::HashMap;
 use std::fs;
@@ -31,9 +31,10 @@ fn json(root: &Root) -> Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Files with their last error, entries with their sizes, outcomes and the last requests; not a value.
+/// The status has files with their last error, entries with their sizes, outcomes and the last requests, and
+/// no value.
 #[test]
-fn the_daemon_tells_how_it_stands() {
+fn the_daemon_reports_its_status() {
     let root = Root::with(&one(
         "Credential",
         r#"{"auths":{"q":{"auth":"dTpodW50ZXIy"},"r":{}}}"#,
@@ -87,7 +88,7 @@ fn the_daemon_tells_how_it_stands() {
         (&"INVALID_ARGUMENT".into(), &"a/b/none".into())
     );
     assert!(recent[1]["peer"].as_str().unwrap().starts_with("pid "));
-    // Asking is no request, and changes nothing that is told.
+    // A call for the status is not counted as a request, and changes nothing in the status.
     assert_eq!(json(&root)["outcomes"], found["outcomes"]);
     let (text, _, _) = status(&root, &[]);
     for line in [
@@ -102,7 +103,7 @@ fn the_daemon_tells_how_it_stands() {
         assert!(text.contains(line), "{line}: {text}");
     }
     assert!(!text.contains("hunter") && !text.contains("dTpodW50ZXIy"));
-    // What was wrong stays told when it is repaired.
+    // The last error is still shown after it was fixed.
     root.rename_resources(&one("Credential", ANONYMOUS));
     get(&root.socket(), &g2("default/credential/test")).unwrap();
     let (text, _, _) = status(&root, &[]);
@@ -112,7 +113,7 @@ fn the_daemon_tells_how_it_stands() {
     );
 }
 
-/// It can be asked on whichever socket there is.
+/// Every socket has the status.
 #[test]
 fn every_socket_has_it() {
     let root = Root::new();
@@ -131,9 +132,9 @@ fn every_socket_has_it() {
     }
 }
 
-/// Nobody there, and somebody else there, are told apart, with what to do.
+/// A missing daemon and another program get different messages, each with what to do.
 #[test]
-fn who_does_not_answer_is_said() {
+fn a_missing_daemon_and_another_program_are_told_apart() {
     let root = Root::new();
     let (_, stderr, code) = status(&root, &[]);
     assert_eq!(code, Some(1));
@@ -152,7 +153,7 @@ fn who_does_not_answer_is_said() {
     );
 }
 
-/// What upstream agents are: a server of the ttrpc crate's, with services of its own.
+/// A server like upstream agents: the ttrpc crate's server, with other services.
 pub struct Upstream {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,

@@ -18,7 +18,7 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-/// Every file below a directory with its content, by its path from there.
+/// Every file below a directory, by its relative path, with its content.
 fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut left = vec![root.to_owned()];
@@ -43,13 +43,13 @@ fn unpack(root: &Root, text: &str, more: &[&str]) -> (String, Option<i32>) {
     (stderr, code)
 }
 
-/// Files and directories are their owner's alone; old names go to their paths.
+/// Files and directories are private; an entry with an old name is written to its path.
 #[test]
 fn unpack_writes_private_files_by_path() {
     let root = Root::new();
     let text = json!({"Credential": STANDARD.encode("{}"), "kbs:///a/b/c": STANDARD.encode([0, 255]),
         "/a/b/d": "", "Policy": STANDARD.encode("p"), "default/security-policy/test": STANDARD.encode("p")});
-    // An empty value is served so, and said to be empty.
+    // An empty value is served, and reported as empty.
     let (stderr, code) = unpack(&root, &text.to_string(), &[]);
     assert_eq!(code, Some(1));
     assert!(
@@ -71,7 +71,7 @@ fn unpack_writes_private_files_by_path() {
     assert_eq!(mode(&root.path("out/default/credential/test")), 0o600);
 }
 
-/// What `pack` packs, `unpack` gives back.
+/// `unpack` restores what `pack` packed.
 #[test]
 fn pack_and_unpack_are_a_round_trip() {
     let root = Root::new();
@@ -89,7 +89,7 @@ fn pack_and_unpack_are_a_round_trip() {
     assert_eq!(fs::read(root.path("out/a/b/c")).unwrap(), bytes);
 }
 
-/// No name leads outside, and no symbolic link on the way is followed; the others are written.
+/// No name leads outside, and no symbolic link in the path is followed; the other entries are written.
 #[test]
 fn unpack_never_leaves_its_directory() {
     let root = Root::new();
@@ -133,7 +133,7 @@ fn unpack_never_leaves_its_directory() {
         assert_eq!(code, Some(1));
         for name in names {
             let name = name.strip_prefix("kbs://").unwrap_or(name);
-            // As messages show it: without the slash that means nothing.
+            // As messages show it: without the redundant slash.
             let shown = match name {
                 "//etc/evil" => name,
                 name => name.strip_prefix('/').unwrap_or(name),
@@ -161,7 +161,7 @@ fn unpack_never_leaves_its_directory() {
     }
 }
 
-/// What is there is left, unless `--force` says otherwise; then the new file is private all the same.
+/// Existing files are left, unless `--force` is given; then the new file is private too.
 #[test]
 fn unpack_overwrites_only_when_told_to() {
     let root = Root::new();
@@ -190,7 +190,8 @@ fn unpack_overwrites_only_when_told_to() {
     assert_eq!(left, ["a/b/c", "a/b/d"], "a temporary file is left");
 }
 
-/// Of a name that is there twice, what the daemon would serve; a keys file by its file name.
+/// If a name has two entries, the one that the daemon would serve is written; a keys file is recognized by
+/// its name.
 #[test]
 fn unpack_writes_what_would_be_served() {
     let root = Root::new();
@@ -230,7 +231,8 @@ fn merge(root: &Root, file: &str, more: &[&str]) -> (String, String, Option<i32>
     run(&[&["pack", "--merge", &path], more].concat())
 }
 
-/// What is given replaces its namesakes, in place; all else stays, byte for byte and in order.
+/// A given entry replaces those of the same name, in place; everything else stays, byte for byte and in
+/// order.
 #[test]
 fn pack_merges_into_what_is_there() {
     let root = Root::new();
@@ -254,7 +256,7 @@ fn pack_merges_into_what_is_there() {
     let (stdout, _, _) = merge(&root, file, &["--policy", &new, "--names", "old"]);
     assert!(stdout.contains("  \"Policy\": \"bmV3\",\n"), "{stdout}");
     assert!(!stdout.contains("security-policy"), "{stdout}");
-    // With nothing given it is the file itself, in the tool's own form.
+    // Without arguments the output is the file itself, in the tool's own form.
     let (stdout, stderr, code) = merge(&root, r#"{"a/b/c":"eA=="}"#, &[]);
     assert_eq!((stderr.as_str(), code), ("", Some(0)));
     assert_eq!(stdout, "{\n  \"a/b/c\": \"eA==\"\n}\n");
@@ -291,7 +293,7 @@ fn a_broken_file_is_not_merged_into() {
     let (_, stderr, code) = run(&["pack", "--merge", "/nonexistent", &given]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("can't read /nonexistent"), "{stderr}");
-    // In place, as it is meant.
+    // In place, which is the usual use.
     let (_, stderr, code) = merge(
         &root,
         r#"{"a/b/c":"eA==","a/b/d":"eA=="}"#,
@@ -302,7 +304,7 @@ fn a_broken_file_is_not_merged_into() {
     assert_eq!(fs::read_to_string(&path).unwrap(), expected);
 }
 
-/// A fresh key is added, private and at once; the others stay byte for byte, and none is replaced.
+/// A fresh key is added in a private file; the others stay byte for byte, and none is replaced.
 #[test]
 fn keygen_adds_and_never_replaces() {
     let root = Root::new();
@@ -338,7 +340,7 @@ fn keygen_adds_and_never_replaces() {
     let left = fs::read_dir(root.path("etc")).unwrap().count();
     assert_eq!(left, 1, "a temporary file is left");
 
-    // A file of somebody else's form, with an entry that is broken, and readable by all.
+    // A file in another form, with a broken entry, that everybody can read.
     let before = "{ \"a/b/c\" : \"!\",\r\n\t\"x\":\"\\u0041\" }\n\n";
     fs::write(&path, before).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -363,7 +365,7 @@ fn keygen_adds_and_never_replaces() {
     }
 }
 
-/// Many at once lose no key.
+/// Many runs at once lose no key.
 #[test]
 fn keygen_at_once_loses_none() {
     let root = Root::new();
@@ -382,7 +384,7 @@ fn keygen_at_once_loses_none() {
     assert_eq!(keys.as_object().unwrap().len(), 8);
 }
 
-/// What `keygen` writes, `check` finds good; and where the disk is full, the old file stays.
+/// `check` finds no problem in what `keygen` writes; if the disk is full, the old file stays.
 #[test]
 fn keygen_is_whole_or_nothing() {
     let root = Root::new();
@@ -394,7 +396,7 @@ fn keygen_is_whole_or_nothing() {
     let (stdout, _, code) = run(&["check", &path]);
     assert_eq!(code, Some(0), "{stdout}");
     let before = fs::read_to_string(&path).unwrap();
-    // A limit on files' sizes stands for the full disk.
+    // A limit on the size of files stands for a full disk.
     let script = format!(
         "trap '' XFSZ; ulimit -f 0; exec '{}' keygen default/key/2 --keys '{path}'",
         crate::support::daemon::program().display()

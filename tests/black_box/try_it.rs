@@ -10,13 +10,13 @@ use crate::support::daemon::output_within;
 use crate::support::registry::{Registry, USER};
 use crate::support::skopeo::command_with_skopeo;
 
-/// How long skopeo may take where others build.
+/// How long skopeo may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
 fn check(home: &Path, args: &[&str]) -> (String, Option<i32>) {
     let mut command = command_with_skopeo(home, "offline-fs-kbc");
     command.arg("check").args(args);
-    // No file is left for skopeo, nor was there one.
+    // No temporary file for skopeo is left.
     command.env("TMPDIR", home.join("tmp"));
     let (stdout, stderr, code) = output_within(&mut command, LIMIT);
     let left: Vec<_> = fs::read_dir(home.join("tmp")).unwrap().collect();
@@ -24,8 +24,8 @@ fn check(home: &Path, args: &[&str]) -> (String, Option<i32>) {
     (format!("{stdout}{stderr}"), code)
 }
 
-/// A right password, a wrong one, a wrong host, no such image, an unknown CA, nobody there: each is told from
-/// the others, with just the entry that a client would use.
+/// A right password, a wrong one, a wrong host, no such image, an unknown CA, no registry: each has its own
+/// result, and only the entry that a client would use is tried.
 #[test]
 fn a_registry_is_asked() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -75,7 +75,7 @@ fn a_registry_is_asked() {
         "{said}"
     );
 
-    // The entry is another host's, so a client has none, and the registry wants one.
+    // The entry is for another host, so a client has no login, and the registry requires one.
     let (said, code) = try_it(&image, &elsewhere);
     assert_eq!(code, Some(1), "{said}");
     assert!(
@@ -97,7 +97,7 @@ fn a_registry_is_asked() {
         said.contains("[image-unreachable]") && said.contains("x509: "),
         "{said}"
     );
-    // Unverified, it is reached.
+    // Without TLS verification it is reached.
     let (said, code) = check(home, &["--image", &image, "--try", "--plain-http", &right]);
     assert_eq!(code, Some(0), "{said}");
 
@@ -110,7 +110,7 @@ fn a_registry_is_asked() {
     );
 }
 
-/// Without skopeo nothing is guessed: what to install is said.
+/// Without skopeo, nothing is guessed: the message says what to install.
 #[test]
 fn without_skopeo_it_says_so() {
     let home = tempfile::tempdir().unwrap();
@@ -120,7 +120,7 @@ fn without_skopeo_it_says_so() {
     command.args(["check", "--image", "quay.io/a", "--try", "a.json"]);
     let (stdout, _, code) = output_within(&mut command, LIMIT);
     assert_eq!(code, Some(1));
-    // What was found without it is said all the same.
+    // The findings that need no skopeo are still reported.
     for said in [
         "a.json: 0 registries",
         "quay.io was not asked: there is no skopeo here [skopeo]",

@@ -13,7 +13,7 @@ use crate::support::daemon::{output, program};
 
 const SERVICE: &str = "offline-fs-kbc.service";
 
-/// A directory into which `make install` has installed, with what a VM has beside.
+/// A directory after `make install`, with what else a VM has.
 fn installed(variables: &[&str]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut make = Command::new("make");
@@ -21,7 +21,7 @@ fn installed(variables: &[&str]) -> TempDir {
     make.arg(format!("DESTDIR={}", dir.path().display()));
     make.arg(format!("BIN={}", program().display()))
         .args(variables);
-    // What the test's own make was told is not meant for this one.
+    // The settings of the make that runs the tests are not meant for this one.
     make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
     expect_success(&mut make);
     // What systemd-analyze looks for in a VM.
@@ -60,9 +60,9 @@ fn systemd(tool: &str, root: &Path, args: &[&str]) -> String {
     expect_success(&mut command)
 }
 
-/// The score of the hardened service, and that of what an image makes of it by a drop-in.
+/// The security score of the service, and of the service with an image's drop-in.
 #[test]
-fn the_service_is_closed() {
+fn the_service_is_hardened() {
     for variables in [
         &[][..],
         &["DROP_INS=both-roles console attestation-agent-alias"],
@@ -79,7 +79,7 @@ fn the_service_is_closed() {
     }
 }
 
-/// Whatever prefix they are installed with, systemd reads the units without a complaint.
+/// systemd reads the units without warnings, whatever prefix they are installed with.
 #[test]
 fn systemd_understands_the_units() {
     for variables in [
@@ -103,8 +103,8 @@ const SOCKETS: [(&str, &str); 4] = [
     ("cdh", "cdh.sock"),
 ];
 
-/// Each socket unit listens where the daemon would itself, under the name by which it knows the role
-/// (the tests of handed-over sockets use the same names), and is private from its first moment.
+/// Each socket unit listens where the daemon itself would, has the descriptor name of its role (the socket
+/// activation tests use the same names), and is private from the start.
 #[test]
 fn socket_units_are_where_the_daemon_would_bind() {
     let root = installed(&[]);
@@ -141,9 +141,9 @@ fn links(root: &Path) -> Vec<String> {
     links
 }
 
-/// What an image gets by `systemctl preset-all`: all but cdh.sock, which may be another's.
+/// `systemctl preset-all` enables all units but cdh.sock's, which another program may serve.
 #[test]
-fn the_preset_enables_what_is_nobody_elses() {
+fn the_preset_enables_all_but_cdh_sock() {
     let root = installed(&[]);
     systemd("systemctl", root.path(), &["preset-all"]);
     let enabled = [
@@ -155,7 +155,7 @@ fn the_preset_enables_what_is_nobody_elses() {
     assert_eq!(links(root.path()), enabled);
 }
 
-/// An image whose units are ordered on the upstream's name gets that name.
+/// An image whose units are ordered after the upstream's unit can use that unit's name.
 #[test]
 fn the_alias_is_another_name_of_the_service() {
     let root = installed(&["DROP_INS=attestation-agent-alias"]);
@@ -168,7 +168,7 @@ fn the_alias_is_another_name_of_the_service() {
     assert_eq!(links.len(), 5, "{links:?}");
 }
 
-/// The directories exist before a socket unit would make them with one mode for all.
+/// The directories exist before a socket unit would create all of them with the same mode.
 #[test]
 fn the_directories_have_exact_modes() {
     if !nix::unistd::geteuid().is_root() {
@@ -189,7 +189,7 @@ fn the_directories_have_exact_modes() {
     }
 }
 
-/// The binary, the units, the drop-ins: nothing is left behind, and nothing of others is taken.
+/// `make uninstall` removes the binary, the units and the drop-ins, and no files of others.
 #[test]
 fn uninstall_leaves_nothing() {
     let variables = ["PREFIX=/usr", "CDH=1", "DROP_INS=console no-activation"];

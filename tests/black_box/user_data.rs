@@ -16,7 +16,7 @@ fn write_auth(root: &Root, text: &str) -> String {
     path.display().to_string()
 }
 
-/// An auth.json of just so many bytes.
+/// An auth.json of exactly this size.
 fn auth_of(bytes: usize) -> String {
     let text = r#"{"auths":{"quay.io":{"auth":"dXNlcjpwYXNz"}}}"#;
     format!("{text}{}", " ".repeat(bytes - text.len()))
@@ -28,8 +28,8 @@ fn pack(more: &[&str]) -> (String, String, Option<i32>) {
     run(&[&CLOUD_CONFIG, more].concat())
 }
 
-/// To the byte what cloud-api-adaptor's template gives: in both forms of the name, alone and with its own
-/// daemon's file before it.
+/// The output equals that of cloud-api-adaptor's template, byte for byte: with both forms of the name, alone,
+/// and after cloud-api-adaptor's own daemon file.
 #[test]
 fn the_user_data_is_cloud_api_adaptors() {
     let root = Root::new();
@@ -73,7 +73,7 @@ fn the_user_data_is_cloud_api_adaptors() {
     }
 }
 
-/// The block, read as YAML has it, is the file that the daemon loads, however many lines a value has.
+/// The YAML block is the file that the daemon loads, however many lines a value has.
 #[test]
 fn the_block_is_the_file() {
     let root = Root::new();
@@ -100,7 +100,7 @@ fn the_block_is_the_file() {
     assert_eq!(content, expected);
 }
 
-/// It has secrets, and is as private as a resources file.
+/// User data has secrets, so its file is as private as a resources file.
 #[test]
 fn user_data_in_a_file_is_private() {
     let root = Root::new();
@@ -118,7 +118,7 @@ fn user_data_in_a_file_is_private() {
     );
 }
 
-/// The size at which the credential was dropped without a word is an error, wherever it comes from.
+/// A credential of the size that cloud-api-adaptor silently drops is an error, wherever it comes from.
 #[test]
 fn a_credential_that_would_be_dropped_is_refused() {
     let root = Root::new();
@@ -129,7 +129,7 @@ fn a_credential_that_would_be_dropped_is_refused() {
     let path = root.path("old.json").display().to_string();
     for names in ["path", "old"] {
         let out = ["pack", "--credential", &auth, "--names", names, "-o", &path];
-        // As a file it is good: the limit is that of user data.
+        // As a resources file it is good: the limit is one of user data.
         assert_eq!(run(&out).2, Some(0));
         for args in [
             &["--credential", &auth, "--names", names][..],
@@ -143,7 +143,7 @@ fn a_credential_that_would_be_dropped_is_refused() {
     }
 }
 
-/// Each platform that takes less is named, and the user data is written all the same.
+/// Each platform with a lower limit is named, and the user data is written nevertheless.
 #[test]
 fn platforms_that_take_less_are_named() {
     let root = Root::new();
@@ -178,9 +178,9 @@ fn platforms_that_take_less_are_named() {
     }
 }
 
-/// What would not come back as it is, or means nothing, is refused.
+/// Input that would not come back unchanged, or has no meaning, is refused.
 #[test]
-fn what_can_be_no_user_data_is_refused() {
+fn impossible_user_data_is_refused() {
     let root = Root::new();
     let auth = write_auth(&root, &auth_of(60));
     let daemon = root.path("daemon.json").display().to_string();

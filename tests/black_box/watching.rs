@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Log and status follow the files without a request; what is served doesn't depend on that.
+//! The log and the status follow the files without a request; what is served does not depend on that.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::wire::{g2, get};
 
 const CREDENTIAL: &str = "/default/credential/test";
 
-/// A mistake is said when it is made, not when a pull fails.
+/// A mistake is logged when it is made, not when a pull fails.
 #[test]
 fn the_log_follows_without_a_request() {
     let root = Root::with(&one("Credential", r#"{"auths":{"a":{"auth":"dTpw"}}}"#));
@@ -22,16 +22,16 @@ fn the_log_follows_without_a_request() {
     manager.wait_for("STATUS=serving 1 resource; credential: 1 registry; 1 problem");
     fs::remove_file(root.resources()).unwrap();
     manager.wait_for("STATUS=serving 0 resources");
-    // The directory itself may go and come back.
+    // The directory itself may be removed and created again.
     fs::rename(root.path("etc"), root.path("old")).unwrap();
     fs::create_dir(root.path("etc")).unwrap();
     root.write_resources(&one("a/b/c", "x"));
     manager.wait_for("STATUS=serving 1 resource;");
 }
 
-/// Without a watch the log is late, and the answers are not.
+/// Without a watch the log is late, but the answers are not.
 #[test]
-fn a_watch_that_cant_be_had_changes_no_answer() {
+fn answers_do_not_depend_on_the_watch() {
     let root = Root::with(&one("Credential", "x"));
     let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
     let apart = ["--user", "--map-root-user", "sh", "-c", script, "sh"];

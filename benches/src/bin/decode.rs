@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The floor of loading: reads a file, decodes each of its lines from base64, and holds the results.
-//! Prints the ms that took, and the peak of its memory in KiB.
+//! The floor of loading: reads a file, decodes each line from base64, and keeps the results. Prints the time
+//! in ms, and its peak memory in KiB.
 //!
 //! `decode FILE`
 

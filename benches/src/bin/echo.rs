@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The floor of every figure: a bare server on tokio that gives OUT bytes for each IN bytes.
+//! The floor of every figure: a bare tokio server that answers each IN bytes with OUT bytes.
 //!
 //! `echo SOCKET IN OUT`
 

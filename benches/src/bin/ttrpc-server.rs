@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A minimal server on the ttrpc crate's own `Server`, with the service that ttrpc's code
-//! generator makes, that gives BYTES bytes to every request.
+//! A minimal server on the ttrpc crate's own `Server`, with a service from ttrpc's code generator, that
+//! answers every request with BYTES bytes.
 //!
 //! `ttrpc-server SOCKET BYTES`
 

@@ -10,9 +10,9 @@ use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::text::Quoted;
 use offline_fs_kbc::{initdata, kubernetes, lint, userdata};
 
-use crate::cli::check::files::Subject;
 use crate::cli::check::image::Credential;
 use crate::cli::check::other::not_read;
+use crate::cli::check::subject::Subject;
 use crate::cli::check::user_data;
 
 /// What a file is in which [`Form::of`] sees nothing: what is packed has to be unpacked first.

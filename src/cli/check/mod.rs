@@ -9,6 +9,7 @@ mod image;
 mod other;
 pub mod report;
 mod skopeo;
+mod subject;
 #[cfg(feature = "tools")]
 mod user_data;
 mod vm;

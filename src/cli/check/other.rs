@@ -6,8 +6,8 @@ use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::form::Form;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 
-use crate::cli::check::files::Subject;
 use crate::cli::check::image::Credential;
+use crate::cli::check::subject::Subject;
 
 /// Checks a file of this form; gives the credential that it brings.
 pub fn check(subject: &mut Subject<'_>, text: &[u8], form: Form) -> Option<Credential> {

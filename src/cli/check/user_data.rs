@@ -3,11 +3,11 @@
 //! User data: the files that it writes, each as the daemon would read it.
 
 use offline_fs_kbc::resource::parse::parse;
-use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::userdata::{self, AUTH_JSON_BYTES, UserData};
+use offline_fs_kbc::resource::problem::Problem;
+use offline_fs_kbc::userdata::{self, UserData};
 
-use crate::cli::check::files::Subject;
 use crate::cli::check::image::Credential;
+use crate::cli::check::subject::{Subject, too_large_for_delivery};
 use crate::cli::findings;
 use crate::config::kind_at;
 
@@ -48,19 +48,4 @@ pub fn check(subject: &mut Subject<'_>, text: &[u8]) -> Option<Credential> {
         }
     }
     credential
-}
-
-/// The problem of a credential that cloud-api-adaptor would not deliver.
-pub fn too_large_for_delivery(bytes: usize) -> Option<Problem> {
-    (bytes >= AUTH_JSON_BYTES).then(|| {
-        Problem::of_file(
-            Severity::Warning,
-            "auth-json-size",
-            format!(
-                "the auth.json has {bytes} bytes; cloud-api-adaptor leaves one of {AUTH_JSON_BYTES} or more out of the \
-                 user data, and says so only in its own log; pulls are then anonymous"
-            ),
-            "leave out registries that the pods don't need, or bake the file into the image",
-        )
-    })
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The program under test, started below a directory of its own.
+//! The program under test, started with a root directory of its own.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ use super::{PATIENCE, wait_for, wait_within};
 pub fn program() -> PathBuf {
     match std::env::var_os("OFFLINE_FS_KBC_BIN") {
         Some(path) => PathBuf::from(path),
-        // cargo says it to tests, and not to examples.
+        // cargo sets this variable for tests, and not for examples.
         None => match option_env!("CARGO_BIN_EXE_offline-fs-kbc") {
             Some(path) => PathBuf::from(path),
             None => panic!("OFFLINE_FS_KBC_BIN doesn't name the program"),
@@ -31,15 +31,15 @@ pub fn program() -> PathBuf {
     }
 }
 
-/// The program with nothing of this process's environment that it would read.
+/// The program, without the variables of this process's environment that it would read.
 pub fn command() -> Command {
     called("offline-fs-kbc")
 }
 
-/// A command under another name in its argument list, as a symbolic link gives it.
+/// The program under another name, as if it were started through a symbolic link.
 pub fn called(name: &str) -> Command {
     let mut command = match std::env::var_os("OFFLINE_FS_KBC_SYSTEM_CALLS") {
-        // Under the unit's list of system calls, where one outside it kills.
+        // Under the unit's system call filter, which kills the process at any other call.
         Some(list) => {
             let filter = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/under-filter");
             let mut command = Command::new(filter);
@@ -56,7 +56,7 @@ pub fn called(name: &str) -> Command {
     command
 }
 
-/// The command run by another program, which has these arguments before it.
+/// Runs the command by another program, with these arguments before it.
 pub fn started_by<S: AsRef<OsStr>>(starter: &str, args: &[S], inner: &Command) -> Command {
     let mut command = Command::new(starter);
     clean(&mut command);
@@ -99,7 +99,7 @@ impl Root {
         root
     }
 
-    /// One whose resources file has this text.
+    /// A root whose resources file has this text.
     pub fn with(text: &str) -> Self {
         let root = Self::new();
         root.write_resources(text);
@@ -120,7 +120,7 @@ impl Root {
 
     pub fn write_resources(&self, text: &str) {
         fs::write(self.resources(), text).unwrap();
-        // Nothing about it to warn of.
+        // No mode that the daemon would warn about.
         fs::set_permissions(self.resources(), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
@@ -163,14 +163,14 @@ impl Root {
         Daemon::start(self.serve_hub(), &self.socket_called("cdh.sock"))
     }
 
-    /// `serve` below this root, where a credential may be any bytes.
+    /// `serve` below this root, with repair off, so that a credential may be any bytes.
     pub fn serve(&self) -> Command {
         let mut command = self.serve_as_installed();
         command.args(["--repair-credential", "off"]);
         command
     }
 
-    /// `serve` below this root, as it is without further flags.
+    /// `serve` below this root, without further flags.
     pub fn serve_as_installed(&self) -> Command {
         let mut command = command();
         command.args(["serve", "--log-level", "debug", "--root"]);
@@ -194,20 +194,20 @@ pub fn one(name: &str, value: impl AsRef<[u8]>) -> String {
     format!("{{\"{name}\":\"{}\"}}", STANDARD.encode(value))
 }
 
-/// A credential that every client can read, and finds nothing in.
+/// A credential that every client can read, without registries.
 pub const ANONYMOUS: &str = r#"{"auths":{}}"#;
 
-/// A running daemon, ended with the value.
+/// A running daemon, which is killed when the value is dropped.
 pub struct Daemon {
     child: Ended,
     log: TempDir,
 }
 
-/// Waits until the daemon has come to the connection, which it does when all its sockets are bound and its
-/// files are loaded. Nothing is asked: it sees the end, and ends too.
+/// Waits until the daemon handles the connection, which it does when all its sockets are bound and its files
+/// are loaded. No request is sent: the daemon sees the end of the stream, and closes the connection too.
 fn wait_until_served(mut stream: UnixStream) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // It fails where the daemon was quicker.
+    // This fails if the daemon was quicker.
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let end = std::io::Read::read(&mut stream, &mut [0]);
     let timed_out = end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
@@ -215,7 +215,7 @@ fn wait_until_served(mut stream: UnixStream) {
 }
 
 impl Daemon {
-    /// Starts it and waits until it serves on `socket`.
+    /// Starts the daemon and waits until it serves on `socket`.
     pub fn start(command: Command, socket: &Path) -> Self {
         let mut daemon = Self::spawn(command);
         let stream = wait_for("the socket", || {
@@ -232,7 +232,7 @@ impl Daemon {
         }
     }
 
-    /// The same, with its log going elsewhere.
+    /// The same, with its log written elsewhere.
     pub fn start_with_log(mut command: Command, log: Stdio, socket: &Path) -> Self {
         let child = Ended(command.stderr(log).spawn().unwrap());
         wait_until_served(wait_for("the socket", || UnixStream::connect(socket).ok()));
@@ -240,7 +240,7 @@ impl Daemon {
         Self { child, log }
     }
 
-    /// Starts it and doesn't wait.
+    /// Starts the daemon without waiting.
     pub fn spawn(mut command: Command) -> Self {
         let log = tempfile::tempdir().unwrap();
         let stderr = File::create(log.path().join("log")).unwrap();
@@ -251,7 +251,7 @@ impl Daemon {
         }
     }
 
-    /// Starts it with its log going where systemd would say the journal is.
+    /// Starts the daemon with JOURNAL_STREAM set, as if its log went to the journal.
     pub fn spawn_under_journal(mut command: Command) -> Self {
         use std::os::unix::fs::MetadataExt as _;
         let log = tempfile::tempdir().unwrap();
@@ -269,7 +269,7 @@ impl Daemon {
         self.child.0.id()
     }
 
-    /// What it logged until now.
+    /// The log until now.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log.path().join("log")).unwrap()
     }
@@ -282,7 +282,7 @@ impl Daemon {
         kill(Pid::from_raw(self.child.0.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub fn wait(&mut self) -> ExitStatus {
         wait_for("the daemon's end", || self.child.0.try_wait().unwrap())
     }
@@ -312,7 +312,7 @@ pub fn output_within(command: &mut Command, limit: Duration) -> (String, String,
     (read(out), read(err), status.code())
 }
 
-/// A child that doesn't outlive the test.
+/// A child process that is killed when the value is dropped.
 struct Ended(Child);
 
 impl Drop for Ended {
@@ -326,7 +326,7 @@ impl Drop for Ended {
 pub fn called_apart(name: &str) -> Command {
     let script = "mount -t tmpfs none /run && exec \"$@\"";
     let inner = called(name);
-    // A shell that replaces itself passes the name on only where it is told to.
+    // A shell that replaces itself passes the name on only with `exec -a`.
     let script = match std::env::var_os("OFFLINE_FS_KBC_SYSTEM_CALLS") {
         Some(_) => script.to_owned(),
         None => script.replace("exec", &format!("exec -a {name}")),
@@ -335,7 +335,8 @@ pub fn called_apart(name: &str) -> Command {
     started_by("unshare", &apart, &inner)
 }
 
-/// How many warnings and errors a log has, beyond that memory can't be locked in a user namespace.
+/// The number of warnings and errors in a log, without the one that memory can't be locked in a user
+/// namespace.
 pub fn complaints(log: &str) -> usize {
     let complains = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
     let lines = log.lines().filter(complains);

@@ -15,21 +15,21 @@ use sha2::{Digest as _, Sha256};
 
 use super::registry::client;
 
-/// What was pulled.
+/// A pulled image.
 pub struct Image {
     /// The digest of the manifest.
     pub digest: String,
-    /// How many layers it has.
+    /// The number of layers.
     pub layers: usize,
-    /// How many bytes the layers have together.
+    /// The number of bytes in all layers.
     pub bytes: usize,
 }
 
-/// Where the login for a pull comes from.
+/// The login for a pull.
 pub enum Credential {
-    /// What the daemon gave, for this user.
+    /// From the daemon's credential, with this user.
     User(String, RegistryAuth),
-    /// Nothing; the client goes on without. The reason is one that kata-agent only logs.
+    /// No login; the client pulls anonymously. kata-agent only logs the reason.
     Anonymous(String),
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the tests share.
+//! Helpers that the tests share.
 
 pub mod daemon;
 pub mod image;
@@ -12,15 +12,15 @@ pub mod wire;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything may take that takes milliseconds on an idle machine.
+/// The deadline for anything that takes milliseconds on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits until `condition` gives something; fails the test with `what` if it never does.
+/// Waits until `condition` returns a value; fails the test with `what` if it never does.
 pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     wait_within(PATIENCE, what, condition)
 }
 
-/// The same with another limit.
+/// The same with another deadline.
 pub fn wait_within<T>(limit: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

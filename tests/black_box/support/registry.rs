@@ -17,10 +17,10 @@ use super::wait_for;
 /// The user that the registry knows.
 pub const USER: &str = "pod-vm";
 
-/// The repository of the image that is pushed.
+/// The repository of the pushed image.
 const REPOSITORY: &str = "private/app";
 
-/// A running registry, ended with the value.
+/// A running registry, which is killed when the value is dropped.
 pub struct Registry {
     process: Child,
     /// `127.0.0.1:<port>`.
@@ -41,7 +41,7 @@ fn program() -> PathBuf {
 }
 
 impl Registry {
-    /// Starts a registry that lets in [`USER`] with a fresh password, and nobody else.
+    /// Starts a registry that accepts only [`USER`], with a fresh password.
     pub fn start() -> Self {
         let program = program();
         assert!(
@@ -112,7 +112,7 @@ impl Registry {
             password,
             dir,
         };
-        // The port is the kernel's choice, so that runs beside each other don't meet.
+        // The kernel chooses the port, so that parallel runs do not collide.
         registry.host = wait_for("the registry", || {
             let text = fs::read_to_string(&log).unwrap();
             if let Some(status) = registry.process.try_wait().unwrap() {
@@ -144,7 +144,7 @@ impl Registry {
         name
     }
 
-    /// An auth.json that lets its reader pull.
+    /// An auth.json with the right password.
     pub fn auth_json(&self) -> String {
         self.auth_json_with(&self.password)
     }
@@ -173,7 +173,7 @@ impl Drop for Registry {
 
 /// A client for registries on loopback, without TLS.
 pub fn client() -> Client {
-    // The client's TLS wants a provider even where it isn't used. It can be set once.
+    // The client needs a TLS provider even if it does not use TLS. It can be set only once.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::new(ClientConfig {
         protocol: ClientProtocol::Http,

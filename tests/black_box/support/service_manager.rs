@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The service manager's end of sd_notify(3) and sd_listen_fds(3): it hears what the daemon says, keeps
-//! the descriptors that it is given, and starts the next daemon with them.
+//! The service manager's side of sd_notify(3) and sd_listen_fds(3): it receives the daemon's messages, stores
+//! descriptors, and starts the next daemon with them.
 
 use std::cell::RefCell;
 use std::fs;
@@ -31,7 +31,7 @@ pub struct Manager {
     store: RefCell<Vec<(String, OwnedFd)>>,
 }
 
-/// How many descriptors the tests' unit lets the daemon keep.
+/// The size of the descriptor store in the tests' unit.
 const STORE_SIZE: usize = 8;
 
 impl Manager {
@@ -79,7 +79,7 @@ impl Manager {
     }
 
     fn hand_over(&self, channel: &UnixStream) {
-        // What the one before said counts.
+        // Messages of the previous daemon still count.
         self.kept();
         let store = self.store.borrow();
         let listeners = self.listeners.iter();
@@ -148,7 +148,7 @@ impl Manager {
         panic!("no {part}");
     }
 
-    /// How many descriptors are in the store, after all that was said.
+    /// The number of descriptors in the store, after all messages.
     pub fn kept(&self) -> usize {
         self.socket.set_nonblocking(true).unwrap();
         while self.try_receive().is_some() {}
@@ -156,14 +156,14 @@ impl Manager {
         self.store.borrow().len()
     }
 
-    /// Waits until the store holds so many.
+    /// Waits until the store has this number of descriptors.
     pub fn wait_until_kept(&self, count: usize) {
         while self.kept() != count {
             self.receive();
         }
     }
 
-    /// Puts a descriptor into the store that the daemon didn't.
+    /// Puts a descriptor into the store that the daemon did not store.
     pub fn keep(&self, name: &str, descriptor: impl Into<OwnedFd>) {
         let mut store = self.store.borrow_mut();
         store.push((name.to_owned(), descriptor.into()));

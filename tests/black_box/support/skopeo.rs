@@ -14,10 +14,10 @@ use sha2::{Digest as _, Sha256};
 use super::daemon::{output_within, program};
 use super::registry::tar;
 
-/// How long a copy of a small image may take: skopeo starts slowly where others build.
+/// How long a copy of a small image may take: skopeo starts slowly on a busy machine.
 const COPY: Duration = Duration::from_secs(60);
 
-/// Where the Makefile unpacks it.
+/// Where the Makefile unpacks skopeo.
 pub fn skopeo() -> PathBuf {
     let path = match std::env::var_os("SKOPEO") {
         Some(path) => PathBuf::from(path),
@@ -43,7 +43,7 @@ pub fn command_with_skopeo(home: &Path, command: &str) -> Command {
     for (name, path) in [("skopeo", skopeo()), ("offline-fs-kbc", program())] {
         let wrapper = bin.join(name);
         let _ = fs::remove_file(&wrapper);
-        // The wrapper of skopeo looks around itself, so it can't be a link.
+        // skopeo's wrapper looks for files next to itself, so it can't be a link.
         fs::write(
             &wrapper,
             format!("#!/bin/sh\nexec '{}' \"$@\"\n", path.display()),
@@ -137,7 +137,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // Less than a pipe holds, so that neither side waits for the other.
+    // This is less than a pipe's buffer, so that neither side waits for the other.
     assert!(content.len() < 32 << 10);
     child.stdin.take().unwrap().write_all(content).unwrap();
     child.wait_with_output().unwrap().stdout

@@ -145,7 +145,7 @@ pub fn get_by_client(
     Ok(response.Resource)
 }
 
-/// What a sealed secret opens to on cdh.sock.
+/// Opens a sealed secret on cdh.sock.
 pub fn unseal(socket: &Path, secret: &str) -> Result<Vec<u8>, (Code, String)> {
     let request = UnsealSecretInput {
         secret: secret.as_bytes().to_vec(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a soak counted, and what of it is wrong.
+//! The counts of a soak, and which of them are faults.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -8,57 +8,57 @@ use std::time::Duration;
 
 use crate::load::World;
 
-/// A daemon at rest, its memory in KiB.
+/// An idle daemon; memory is in KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rested {
     /// Heap and stack.
     pub anonymous: f64,
-    /// Open descriptors; none without the right to look.
+    /// Open descriptors; none if they can't be read.
     pub descriptors: Option<usize>,
 }
 
-/// The most a daemon may ever take, in KiB: what peers may make it hold (56 MiB, `src/server/limits.rs`),
-/// the file and its values twice, and itself.
+/// The most memory that a daemon may ever use, in KiB: what peers can make it buffer (56 MiB,
+/// `src/server/limits.rs`), the file and its values twice, and the daemon itself.
 const MOST: f64 = 80.0 * 1024.0;
 
-/// How much more heap may be kept after hours than after a moment: what the C library's lists of free
-/// pieces may keep of a crowd.
+/// How much larger the heap may be after hours than after a moment: what the C library's free lists may keep
+/// after many connections.
 const MOST_GROWTH: f64 = 2.0 * 1024.0;
 
-/// How many of the faults are printed.
+/// How many faults are printed.
 const SHOWN: usize = 20;
 
-/// What happened.
+/// The counts of a soak.
 #[derive(Default)]
 pub struct Figures {
-    /// The first process after a moment of everything.
+    /// The first process after a short time of mixed load.
     pub first: Rested,
-    /// The last process, which came by the last restart, when it had rested.
+    /// The last process, from the last restart, after some idle time.
     pub start: Rested,
     /// The same process at the end.
     pub end: Rested,
-    /// The most memory that any process ever took.
+    /// The most memory that any process used.
     pub peak: f64,
-    /// Restarts that the soak made.
+    /// Restarts by the soak.
     pub restarts: u32,
-    /// SIGHUPs that it sent.
+    /// SIGHUPs that the soak sent.
     pub reloads: u32,
-    /// Good answers.
+    /// Correct answers.
     pub answers: u64,
     /// Connections of hostile peers.
     pub hostile: u64,
-    /// Contents that the resources file had.
+    /// Versions of the resources file.
     pub contents: u64,
-    /// How often a client had to connect anew, as at restarts.
+    /// How often a client had to reconnect, as at restarts.
     pub reconnects: u64,
-    /// How long it took.
+    /// The duration.
     pub time: Duration,
-    /// What must not happen and did.
+    /// Faults: what happened and must not.
     pub errors: Vec<String>,
 }
 
 impl Figures {
-    /// Takes over what the clients counted.
+    /// Adds the counts of the clients.
     pub fn finish(&mut self, world: &World, time: Duration) {
         self.answers = world.answers.load(Ordering::Relaxed);
         self.hostile = world.attacks.load(Ordering::Relaxed);
@@ -68,7 +68,7 @@ impl Figures {
         self.time = time;
     }
 
-    /// What is wrong; nothing, if all is well.
+    /// The faults; empty if there are none.
     pub fn faults(&self) -> Vec<String> {
         let mut faults: Vec<_> = self.errors.iter().take(SHOWN).cloned().collect();
         if self.errors.len() > SHOWN {
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// Each thing that must not happen is a fault, and nothing else is.
+    /// Everything that must not happen is a fault, and nothing else is.
     #[test]
     fn faults_are_found() {
         assert!(good().faults().is_empty());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is done to the daemon: clients that check every answer, one that changes the file, and peers that
-//! mean harm.
+//! The load on the daemon: clients that check every answer, a thread that changes the file, and hostile
+//! peers.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -26,29 +26,29 @@ const SMALL: &str = "default/soak/small";
 const LARGE: &str = "default/soak/large";
 const LARGE_BYTES: usize = 300_000;
 
-/// How long a client tries before the daemon counts as gone: a restart takes milliseconds, and an end in
-/// order up to 5 s.
+/// How long a client tries to connect before the daemon counts as gone: a restart takes milliseconds, and an
+/// orderly end up to 5 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The longest that an answer may take on a busy machine: half of the shortest deadline of a client.
+/// The longest time for an answer on a busy machine: half of a client's shortest deadline.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// What all threads share.
+/// The state that all threads share.
 pub struct World {
     dir: TempDir,
     running: AtomicBool,
-    /// Held while the file is half-written, and while a process starts: one that has read nothing good yet
-    /// has nothing to serve meanwhile.
+    /// Locked while the file is half-written, and while a process starts: a process that has not loaded a
+    /// good file yet has nothing to serve meanwhile.
     whole: Mutex<()>,
-    /// The version that the file has for certain.
+    /// The version that the file certainly has.
     pub committed: AtomicU64,
-    /// The version that it is about to have.
+    /// The version that the file is about to have.
     pending: AtomicU64,
     /// Good answers.
     pub answers: AtomicU64,
     /// Connections of hostile peers.
     pub attacks: AtomicU64,
-    /// How often a client connected anew.
+    /// How often a client reconnected.
     pub reconnects: AtomicU64,
     /// What must not happen and did.
     pub errors: Errors,
@@ -59,18 +59,18 @@ pub struct World {
 pub struct Errors(Mutex<Vec<String>>);
 
 impl Errors {
-    /// One more.
+    /// Adds a fault.
     pub fn add(&self, error: String) {
         eprintln!("soak: {error}");
         self.lock().push(error);
     }
 
-    /// All of them.
+    /// All faults.
     pub fn all(&self) -> Vec<String> {
         self.lock().clone()
     }
 
-    /// What happened before it counted.
+    /// Removes the faults from before the soak.
     pub fn clear(&self) {
         self.lock().clear();
     }
@@ -81,7 +81,7 @@ impl Errors {
 }
 
 impl World {
-    /// A directory with a first file.
+    /// A root directory with the first version of the file.
     pub fn new() -> io::Result<Self> {
         let dir = tempfile::tempdir()?;
         fs::create_dir(dir.path().join("etc"))?;
@@ -100,7 +100,7 @@ impl World {
         Ok(world)
     }
 
-    /// What stands for `/`.
+    /// The root directory.
     pub fn root(&self) -> &Path {
         self.dir.path()
     }
@@ -110,12 +110,12 @@ impl World {
             .join("run/confidential-containers/attestation-agent/getresource.sock")
     }
 
-    /// From now on the threads work.
+    /// Starts the threads' work.
     pub fn go(&self) {
         self.running.store(true, Ordering::SeqCst);
     }
 
-    /// From now on they end.
+    /// Tells the threads to end.
     pub fn halt(&self) {
         self.running.store(false, Ordering::SeqCst);
     }
@@ -124,12 +124,12 @@ impl World {
         self.running.load(Ordering::SeqCst)
     }
 
-    /// Keeps the file whole for as long as the guard lives.
+    /// Keeps the file complete until the guard is dropped.
     pub fn whole(&self) -> MutexGuard<'_, ()> {
         self.whole.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts another file in the place of the resources file.
+    /// Replaces the resources file by a rename.
     fn replace(&self, text: &str) -> io::Result<()> {
         let new = self.root().join("etc/new");
         create(&new)?.write_all(text.as_bytes())?;
@@ -156,8 +156,8 @@ impl World {
         }
     }
 
-    /// Asks and checks. An error is the connection's, as at a restart; what is wrong about an answer is
-    /// noted.
+    /// Sends a request and checks the answer. An error is one of the connection, as at a restart; a wrong
+    /// answer is added to the faults.
     fn ask(&self, stream: &mut UnixStream, path: &str) -> io::Result<()> {
         let least = self.committed.load(Ordering::SeqCst);
         stream.write_all(&wire::request(path))?;
@@ -188,7 +188,7 @@ impl World {
     }
 }
 
-/// The file's text of a version: both values say which one they are.
+/// The file's text of a version; both values contain the version.
 fn content(version: u64) -> String {
     let small = format!("content {version}");
     let mut large = small.clone().into_bytes();
@@ -200,7 +200,7 @@ fn content(version: u64) -> String {
     )
 }
 
-/// Which version a value is of; none if it is of none.
+/// The version of a value, if it has one.
 fn version(path: &str, value: &[u8]) -> Option<u64> {
     if path == LARGE && value.len() != LARGE_BYTES {
         return None;
@@ -210,7 +210,7 @@ fn version(path: &str, value: &[u8]) -> Option<u64> {
     number.parse().ok()
 }
 
-/// A client with one connection for as long as that lasts, as kata-agent.
+/// A client that keeps one connection as long as it lasts, as kata-agent does.
 pub fn steady(world: &World) {
     while world.goes_on() {
         let Ok(mut stream) = world.connect(PATIENCE) else {
@@ -238,7 +238,7 @@ pub fn steady(world: &World) {
 pub fn brief(world: &World) {
     while world.goes_on() {
         match world.connect(PATIENCE) {
-            // A restart may take the answer away.
+            // A restart may close the connection before the answer.
             Ok(mut stream) => drop(world.ask(&mut stream, SMALL)),
             Err(error) => world.errors.add(format!("no connection: {error}")),
         }
@@ -246,15 +246,15 @@ pub fn brief(world: &World) {
     }
 }
 
-/// Changes the file: mostly whole, now and then left half-written for a moment.
+/// Changes the file: mostly by a rename, sometimes in place, so that it is half-written for a moment.
 pub fn write(world: &World) {
     while world.goes_on() {
         let next = world.committed.load(Ordering::SeqCst) + 1;
         world.pending.store(next, Ordering::SeqCst);
         let text = content(next);
         let written = if next % 10 == 0 {
-            // In place and in two parts, as by a careless script; half of it is no JSON, so that what was
-            // served before still is.
+            // Write in place and in two parts, as a careless script would; half of it is not JSON, so the
+            // last good content must still be served.
             let _guard = world.whole();
             create(&world.file()).and_then(|mut file| {
                 let (one, other) = text.as_bytes().split_at(text.len() / 2);
@@ -283,7 +283,7 @@ pub fn settled(world: &World) {
     }
 }
 
-/// Peers that mean harm, one after another.
+/// Hostile peers, one after another.
 pub fn hostile(world: &World) {
     let attacks: [fn(&World) -> io::Result<()>; 6] = [
         garbage,
@@ -318,7 +318,7 @@ fn half_a_frame(world: &World) -> io::Result<()> {
     Ok(())
 }
 
-/// A frame above the cap, whose bytes are thrown away one part after another.
+/// A frame above the limit, whose bytes are discarded part by part.
 fn an_oversized_frame(world: &World) -> io::Result<()> {
     let mut stream = world.connect(ANSWER)?;
     let length: u32 = 5 << 20;
@@ -332,7 +332,7 @@ fn an_oversized_frame(world: &World) -> io::Result<()> {
     receive(&mut stream).map(drop)
 }
 
-/// Asks for large answers until nothing more is taken, and leaves them all.
+/// Asks for large answers until the daemon stops reading, and reads none.
 fn never_read(world: &World) -> io::Result<()> {
     let mut stream = world.connect(ANSWER)?;
     stream.set_write_timeout(Some(Duration::from_millis(100)))?;
@@ -341,7 +341,7 @@ fn never_read(world: &World) -> io::Result<()> {
     Ok(())
 }
 
-/// Many connections at once, each with a request, that go without reading.
+/// Many connections at once, each with a request, that are closed without reading.
 fn a_crowd(world: &World) -> io::Result<()> {
     let mut crowd = Vec::new();
     for _ in 0..200 {
@@ -352,7 +352,7 @@ fn a_crowd(world: &World) -> io::Result<()> {
     Ok(())
 }
 
-/// Services and names that there are not; each is answered.
+/// Requests for unknown services and names; each is refused.
 fn nonsense(world: &World) -> io::Result<()> {
     let mut stream = world.connect(ANSWER)?;
     for frame in [

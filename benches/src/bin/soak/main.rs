@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! `make soak`: mixed load, reloads, hostile peers and restarts for hours, against the daemon under the
-//! unit's limits. Prints what happened, and fails where anything happened that must not.
+//! unit's limits. Prints the counts, and fails if there was any fault.
 //!
 //! `soak DAEMON UNIT SECONDS`
 
@@ -24,12 +24,12 @@ use supervisor::Supervisor;
 /// How many clients of each kind there are; a pod VM has fewer.
 const CLIENTS: usize = 4;
 
-/// How long the daemon is left alone before it is looked at: longer than the bounds for frames, so that all
-/// of a hostile peer's connections are gone.
+/// How long the daemon is idle before it is measured: longer than the deadline for frames, so that all
+/// connections of hostile peers are closed.
 const REST: Duration = Duration::from_secs(2);
 
-/// How many times it is restarted, in turn by SIGTERM and by SIGKILL, in the first two thirds of the time.
-/// In the last third one process has to bear it all.
+/// How many times it is restarted, alternately by SIGTERM and SIGKILL, in the first two thirds of the time.
+/// In the last third, one process must endure the whole load.
 const RESTARTS: u32 = 8;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -42,7 +42,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut supervisor = Supervisor::new(PathBuf::from(daemon), unit, &world)?;
     supervisor.start()?;
     let mut figures = Figures::default();
-    // Once through everything, so that what is made at the first use is there.
+    // One run of everything, so that whatever is allocated at first use is there.
     let warm = Instant::now() + REST;
     run(&world, &mut supervisor, &mut figures, warm, 0);
     world.errors.clear();
@@ -56,7 +56,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         start + time * 2 / 3,
         RESTARTS,
     );
-    // The last process, and so its first look.
+    // The last process, measured for the first time.
     thread::sleep(REST);
     figures.start = supervisor.rested();
     run(&world, &mut supervisor, &mut figures, start + time, 0);
@@ -77,10 +77,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::FAILURE)
 }
 
-/// What a thread does for as long as the load goes on.
+/// The function of a thread, which runs as long as the load goes on.
 type Job = fn(&World);
 
-/// Loads the daemon until `end`, with so many restarts on the way.
+/// Runs the load until `end`, with this number of restarts.
 fn run(
     world: &Arc<World>,
     supervisor: &mut Supervisor,
@@ -131,6 +131,6 @@ fn run(
             world.errors.add("a client of the soak panicked".to_owned());
         }
     }
-    // The last content is served when it is asked for.
+    // After the load, the last content must be served.
     load::settled(world);
 }

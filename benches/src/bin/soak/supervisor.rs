@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The daemon's life: started under the unit's limits, reloaded, ended and started again.
+//! Starts the daemon under the unit's limits, reloads, stops and restarts it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,23 +18,23 @@ use offline_fs_kbc_bench::process::{descriptors, leave_service_manager, memory};
 use crate::figures::Rested;
 use crate::load::{World, settled};
 
-/// How long an end in order may take: requests that have arrived are answered, for at most 5 s.
+/// How long an orderly end may take: requests that have arrived are answered, for at most 5 s.
 const END: Duration = Duration::from_secs(15);
 
 /// The daemon of a soak.
 pub struct Supervisor {
     daemon: PathBuf,
-    /// prlimit's arguments for what the unit sets.
+    /// prlimit's arguments for the unit's limits.
     limits: Vec<String>,
     world: Arc<World>,
     child: Option<Child>,
 }
 
 impl Supervisor {
-    /// Nothing is started yet.
+    /// A supervisor that has not started the daemon yet.
     pub fn new(daemon: PathBuf, unit: &str, world: &Arc<World>) -> io::Result<Self> {
         let unit = fs::read_to_string(unit)?;
-        // Memory can be locked without limit by who may raise the limit, which root in a container may not.
+        // Only a process that may raise the limit can lock memory without limit; root in a container may not.
         let all = limits(&unit, true);
         let settable = Command::new("prlimit")
             .args(&all)
@@ -79,20 +79,20 @@ impl Supervisor {
         self.world.root().join("log")
     }
 
-    /// Moves the log to where it outlives the soak.
+    /// Moves the log to a place where it is kept after the soak.
     pub fn keep_log(&self) -> PathBuf {
         let kept = Path::new("target/soak.log");
         let _ = fs::copy(self.log(), kept);
         kept.to_owned()
     }
 
-    /// The most memory the process ever took, in KiB.
+    /// The peak memory of the process, in KiB.
     pub fn peak(&self) -> f64 {
         let child = self.child.as_ref();
         child.map_or(0.0, |child| memory(child.id()).peak)
     }
 
-    /// How it stands at rest.
+    /// The figures of the idle process.
     pub fn rested(&self) -> Rested {
         let Some(child) = &self.child else {
             return Rested::default();
@@ -103,12 +103,12 @@ impl Supervisor {
         }
     }
 
-    /// How it ended, if it did.
+    /// The exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut()?.try_wait().ok()?
     }
 
-    /// Asks for a reload of every file.
+    /// Makes the daemon reload every file.
     pub fn reload(&self) {
         self.send(Signal::SIGHUP);
     }
@@ -119,12 +119,12 @@ impl Supervisor {
             .as_ref()
             .and_then(|child| i32::try_from(child.id()).ok());
         if let Some(pid) = pid {
-            // One that has ended is noticed elsewhere.
+            // A process that has ended is noticed elsewhere.
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 
-    /// Ends the process, in order or at once, starts the next, and waits until that serves.
+    /// Stops the process, by SIGTERM or SIGKILL, starts the next one, and waits until it serves.
     pub fn restart(&mut self, in_order: bool) {
         let world = Arc::clone(&self.world);
         let _guard = world.whole();
@@ -136,7 +136,7 @@ impl Supervisor {
         settled(&world);
     }
 
-    /// Ends the process; one that ends in order has the status 0.
+    /// Stops the process; after SIGTERM its exit status must be 0.
     pub fn stop(&mut self, in_order: bool) {
         let signal = if in_order {
             Signal::SIGTERM
@@ -180,7 +180,7 @@ impl Drop for Supervisor {
     }
 }
 
-/// The unit's limits of a process, as prlimit takes them, with that of locked memory or without.
+/// The unit's process limits as prlimit's arguments, with or without the one of locked memory.
 fn limits(unit: &str, locked: bool) -> Vec<String> {
     let names = [
         ("NOFILE", "nofile"),
@@ -197,7 +197,7 @@ fn limits(unit: &str, locked: bool) -> Vec<String> {
         .collect()
 }
 
-/// A file of the soak's, made where it isn't there.
+/// Opens a file of the soak, and creates it if it is missing.
 pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
