@@ -133,7 +133,7 @@ fn cdh_toml_is_judged() {
         ),
         (
             with(
-                "[image]\nimage_security_policy = '''{\"default\":[{\"type\":\"reject\"}]}'''\n\
+                "[image]\nimage_security_policy = '''{\"default\":[{\"type\":\"insecureAcceptAnything\"}],\"transports\":{}}'''\n\
                  image_security_policy_uri = \"file:///p\"\n",
             ),
             &[(Warning, "given-twice", "image.image_security_policy")],
