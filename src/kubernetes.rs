@@ -416,7 +416,7 @@ impl Secret {
     /// for the command that packs it.
     pub fn finding(&self, severity: Severity, file: &str) -> Problem {
         let what = format!(
-            "is a Kubernetes Secret ({}, of the type {}), which nothing in a VM reads as it is",
+            "the Kubernetes Secret {} (type {}) is in a form that no component in a VM reads",
             Quoted(&self.name),
             Quoted(&self.kind_of_secret)
         );

@@ -43,7 +43,7 @@ pub fn of_content(snapshot: &Snapshot, repairs: bool) -> Vec<(Severity, String)>
 pub fn of_whole_file(problem: Problem) -> Problem {
     Problem {
         what: format!(
-            "{}; nothing of it is served, but what a running daemon had from it before",
+            "{}; nothing of it is served (a running daemon goes on with the last good version)",
             problem.what
         ),
         ..problem

@@ -241,7 +241,7 @@ impl Form {
 }
 
 const USER_DATA_FIX: &str =
-    "give it to the VM as user data; what belongs here is the file that it writes";
+    "give it to the VM as user data; only the file that it writes belongs here";
 
 /// RFC 9580, 4.2: a packet begins with a set bit; the tag of a public key is 6, in either format.
 pub fn is_binary_keyring(bytes: &[u8]) -> bool {

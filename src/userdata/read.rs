@@ -119,7 +119,9 @@ pub fn read(data: &[u8]) -> UserData {
         _ => Vec::new(),
     };
     found.problems.extend(files::misplaced(&files));
-    if !is_foreign && !files.iter().any(|file| files::is_served(&file.path)) {
+    // Of what is a script or the like as a whole, one note says all.
+    let is_said = matches!(&found.problems[..], [only] if only.code == "user-data-unread");
+    if !is_foreign && !is_said && !files.iter().any(|file| files::is_served(&file.path)) {
         files::none_served(&mut found);
     }
     UserData {

@@ -15,6 +15,10 @@ fn golden_outputs() {
     for directory in [
         "authjson.in",
         "check.in",
+        "forms.in",
+        "forms.in/encoded",
+        "forms.in/resources",
+        "forms.in/secret",
         "check.in/resources.d/default/credential",
         "policy.in",
         "userdata.in",
@@ -249,8 +253,8 @@ fn check_reports_exceeded_limits() {
     assert_checked(
         &root,
         &["many.json"],
-        "error: many.json: line 1 column 1088899: more than 100000 entries; nothing of it is served, but what a \
-         running daemon had from it before [too-many]
+        "error: many.json: line 1 column 1088899: more than 100000 entries; nothing of it is served (a running \
+         daemon goes on with the last good version) [too-many]
   fix: split the file, or remove what no client asks \
          for
 1 error, 0 warnings

@@ -97,7 +97,14 @@ impl Subject<'_> {
         }
         let found: Vec<Problem> = match self.whole(entries) {
             // Findings about a part of it have their place in the file.
-            Some(credential) => lint::credential::lint(credential.expose(), self.repairs),
+            Some(credential) => {
+                let mut found = lint::credential::lint(credential.expose(), self.repairs);
+                // Where a file's form was reported, once is enough.
+                if !problems.is_empty() {
+                    found.retain(|problem| problem.code != "dockercfg");
+                }
+                found
+            }
             None => {
                 let found = lint::snapshot(&snapshot, self.repairs).into_iter();
                 found.map(|(_, problem)| problem).collect()
