@@ -62,8 +62,8 @@ pub fn notes(snapshot: &Snapshot) -> Vec<(Option<PathBuf>, Problem)> {
             let note = Problem::of_file(
                 Severity::Note,
                 "name-unasked",
-                "no client can ask for a resource of this name, only for a key",
-                "name it <repository>/<type>/<tag>, if it is to be asked for",
+                "clients ask for resources as <repository>/<type>/<tag>; this name can only be the id of a key",
+                "if clients are to ask for it, name it <repository>/<type>/<tag>",
             );
             let note = note.about_entry(name.as_str(), None);
             (Some(resource.file.to_path_buf()), note)

@@ -16,7 +16,7 @@ use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::form::Form;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::parse::MAX_ENTRIES;
-use offline_fs_kbc::resource::problem::Severity;
+use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::rpc::getresource::answer_bytes;
 use offline_fs_kbc::server::limits::MAX_MESSAGE_BYTES;
 use offline_fs_kbc::text::Quoted;
@@ -63,7 +63,7 @@ pub struct Pack {
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
     resource: Vec<(Name, PathBuf)>,
 
-    /// Start from the entries of FILE, which may be the output; those given replace theirs
+    /// Start from the entries of FILE, which may be the output; entries given here replace those of the same name
     #[arg(long, value_name = "FILE")]
     merge: Option<PathBuf>,
 
@@ -272,6 +272,13 @@ fn credential(content: Zeroizing<Vec<u8>>, path: &Path) -> anyhow::Result<Zeroiz
 fn of_secret(text: &[u8], path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let file = path.display();
     let manifest = kubernetes::read(text).with_context(|| format!("{file}"))?;
+    // Why an item is none says more than that there is none.
+    let error = |problem: &&Problem| problem.severity == Severity::Error;
+    if let (Err(kubernetes::Choice::None), Some(problem)) =
+        (manifest.credential(), manifest.problems.iter().find(error))
+    {
+        bail!("{file}: {problem}");
+    }
     let (secret, item) = manifest.credential().with_context(|| format!("{file}"))?;
     if item.form == kubernetes::Form::Resources {
         bail!(

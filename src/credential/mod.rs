@@ -25,7 +25,7 @@ const MAX_REGISTRIES: usize = 10_000;
 const MAX_MEMBERS: usize = 100;
 
 /// What gives an `auth.json` with the login itself in it.
-pub const FIX: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
+pub use crate::resource::form::AUTH_JSON_FIX as FIX;
 
 /// A parsed `auth.json`.
 pub struct AuthFile<'a> {

@@ -80,7 +80,7 @@ pub fn unmatched(key: &str) -> Option<(Severity, String, String)> {
     );
     let meaning = match is_found {
         true => format!(
-            "so it matches only images whose names begin with {}; pulls of all others are anonymous",
+            "so it matches only images whose names begin with {}; it matches no other image",
             RegistryName(literal)
         ),
         false => "so it matches no image, and pulls are anonymous".to_owned(),

@@ -10,6 +10,9 @@ use crate::resource::base64;
 use crate::resource::name::Name;
 use crate::resource::problem::{Problem, Severity};
 
+/// What makes an `auth.json` with the login itself in it. Into an old file, skopeo adds: what is wrong there stays.
+pub const AUTH_JSON_FIX: &str = "make it anew: `skopeo login --authfile new.json REGISTRY`, into a file that does not exist yet";
+
 /// How many members of a JSON object are looked at. Every kind is known by its first few.
 const MAX_MEMBERS: usize = 10_000;
 

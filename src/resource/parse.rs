@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::json::{self, Fault};
 use crate::resource::entries::Entries;
 use crate::resource::file::Kind;
-use crate::resource::form::Form;
+use crate::resource::form::{self, Form};
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::parsed::{Parsed, Reading};
 use crate::resource::problem::{Problem, Severity};
@@ -161,7 +161,7 @@ fn not_an_object(error: json::Error, otherwise: &str) -> Problem {
 }
 
 /// What a credential is made by.
-const AUTH_FILE_FIX: &str = "make it with `skopeo login --authfile auth.json REGISTRY`";
+const AUTH_FILE_FIX: &str = form::AUTH_JSON_FIX;
 
 fn fix_object(kind: &Kind) -> &'static str {
     match kind {

@@ -549,7 +549,7 @@ pub fn misplaced(files: &[Written]) -> Vec<Problem> {
             let problem = Problem::of_file(
                 Severity::Warning,
                 "user-data-path",
-                "no daemon looks for the file there without a flag",
+                "the daemon does not read this path, unless a flag names it",
                 format!("write {meant}"),
             );
             found.push(problem.about_entry(&file.path, None));

@@ -120,7 +120,8 @@ pub fn read(data: &[u8]) -> UserData {
     };
     found.problems.extend(files::misplaced(&files));
     // Of what is a script or the like as a whole, one note says all.
-    let is_said = matches!(&found.problems[..], [only] if only.code == "user-data-unread");
+    let is_said =
+        list.is_none() && matches!(&found.problems[..], [only] if only.code == "user-data-unread");
     if !is_foreign && !is_said && !files.iter().any(|file| files::is_served(&file.path)) {
         files::none_served(&mut found);
     }

@@ -48,7 +48,11 @@ pub fn check(subject: &mut Subject<'_>, text: &[u8], form: Form) -> Option<Crede
         Form::SigstoreConfig => subject.configuration(text, form, lint::registries::sigstore),
         form => {
             subject.title(form.name(), text.len());
-            let note = not_read(form, "and its content was not checked", form.fix());
+            let fix = match form {
+                Form::Ignition => "check the files that it writes on their own",
+                form => form.fix(),
+            };
+            let note = not_read(form, "and its content was not checked", fix);
             subject.find_all([note]);
         }
     }
@@ -84,7 +88,9 @@ fn manifest(subject: &mut Subject<'_>, text: &[u8]) -> Option<Credential> {
     };
     let path = subject.path.display().to_string();
     let mut credential = None;
-    for secret in &manifest.secrets {
+    // What is wrong with the others is among the problems.
+    let holding = |secret: &&kubernetes::Secret| !secret.credentials.is_empty();
+    for secret in manifest.secrets.iter().filter(holding) {
         subject.find_all([secret.finding(Severity::Warning, &path)]);
         for item in &secret.credentials {
             let about = |problem: Problem| Problem {

@@ -144,7 +144,7 @@ fn check_one(
     match &choice.login {
         Ok((key, login, step)) => {
             let how_found = match step {
-                Step::Prefix => "the longest part of the image's name that there is",
+                Step::Prefix => "the most specific entry that matches",
                 Step::Host => "another spelling of its registry",
             };
             report.line(format!(

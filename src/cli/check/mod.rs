@@ -43,7 +43,7 @@ const EXAMPLE: &str = "Example:
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Check {
-    /// Files to check: resources, keys, auth.json, policy.json, cloud-config user data
+    /// Files to check: resources, keys, auth.json, policy.json and others (see --as)
     #[arg(value_name = "FILE", conflicts_with_all = ["resources", "keys", "extra_file", "resource_dir", "auth_file", "root"])]
     file: Vec<PathBuf>,
 
@@ -67,7 +67,7 @@ pub struct Check {
     #[arg(long, requires = "try_it")]
     plain_http: bool,
 
-    /// Whether the daemon repairs the credential: what `serve` has
+    /// Whether the daemon repairs the credential: the same setting as that of `serve`
     #[arg(long, value_name = "on|off", default_value = "on")]
     repair_credential: Switch,
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::entries::Entries;
 use offline_fs_kbc::resource::file::Kind;
+use offline_fs_kbc::resource::form::Form;
 use offline_fs_kbc::resource::merge::of_entries;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::parse::parse;
@@ -20,6 +21,15 @@ use zeroize::Zeroizing;
 use crate::cli::check::image::Credential;
 use crate::cli::check::report::Report;
 use crate::cli::findings;
+
+/// The problems whose fix is a command about the file itself.
+const ABOUT_THE_FILE: [&str; 5] = [
+    "auth-json-as-resources",
+    "dockercfg",
+    "not-an-auth-json",
+    "not-read",
+    "wrong-form",
+];
 
 /// One file, and where its findings go.
 pub struct Subject<'a> {
@@ -40,8 +50,20 @@ impl Subject<'_> {
 
     /// Reports problems of the file.
     pub fn find_all(&mut self, problems: impl IntoIterator<Item = Problem>) {
-        for problem in problems {
+        for mut problem in problems {
+            if ABOUT_THE_FILE.contains(&problem.code) {
+                self.name_file(&mut problem.fix);
+            }
             self.report.find(Some(self.path), problem);
+        }
+    }
+
+    /// Puts the file's path into a command about it, if a shell takes the path as it is.
+    fn name_file(&self, fix: &mut String) {
+        let path = self.path.display().to_string();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+        if path.chars().all(is_plain) && !path.starts_with('-') {
+            *fix = fix.replace(" FILE", &format!(" {path}"));
         }
     }
 
@@ -57,7 +79,10 @@ impl Subject<'_> {
         };
         let credential = self.whole(&entries);
         let what = match (credential, kind) {
-            (Some(_), _) => "an auth.json".to_owned(),
+            (Some(credential), _) => {
+                let form = Form::of(credential.expose());
+                form.map_or("an auth.json", Form::name).to_owned()
+            }
             (None, Kind::Keys) => count(entries.len(), "key", "keys"),
             (None, _) => count(entries.len(), "entry", "entries"),
         };

@@ -29,7 +29,7 @@ pub fn check(
     store.refresh();
     let snapshot = store.snapshot();
     let (credential, served) = Credential::of(&snapshot, repairs);
-    report.line("files, of which the last that has a name counts:".to_owned());
+    report.line("files (if several have a name, the last one is served):".to_owned());
     for file in &snapshot.files {
         check_file(file, &served, report);
     }
@@ -114,7 +114,10 @@ fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mu
                 Severity::Note,
                 "daemon-absent",
                 "no socket: the daemon does not run here",
-                "`systemctl start offline-fs-kbc.service`",
+                match root.root {
+                    None => "`systemctl start offline-fs-kbc.service`",
+                    Some(_) => "nothing, in an image that is being built",
+                },
             ),
         );
     }

@@ -61,7 +61,7 @@ const TYPES: &[Type] = &[
             resource: "default/gpg-public-config/test",
             lint: signing::gpg,
             fix: "write \"keyPath\":\"kbs:///default/gpg-public-config/test\", and pack the public keys: \
-                  `offline-fs-kbc pack --merge FILE --resource default/gpg-public-config/test=pubkey.gpg`",
+                  `offline-fs-kbc pack --merge RESOURCES --gpg-keyring pubkey.gpg -o RESOURCES`",
             is_cosign: false,
         }),
     },
@@ -72,7 +72,7 @@ const TYPES: &[Type] = &[
             resource: "default/cosign-public-key/test",
             lint: signing::cosign,
             fix: "write \"keyPath\":\"kbs:///default/cosign-public-key/test\", and pack the public key: \
-                  `offline-fs-kbc pack --merge FILE --resource default/cosign-public-key/test=cosign.pub`",
+                  `offline-fs-kbc pack --merge RESOURCES --cosign-key cosign.pub -o RESOURCES`",
             is_cosign: true,
         }),
     },
@@ -351,7 +351,7 @@ impl Lint<'_, '_> {
                 place,
                 "policy-key-missing",
                 &format!("their key {shown} is not there"),
-                "pack the key: `offline-fs-kbc pack --merge FILE --resource NAME=KEY`",
+                "pack the key: `offline-fs-kbc pack --merge RESOURCES --resource NAME=KEY -o RESOURCES`",
             );
             return;
         };

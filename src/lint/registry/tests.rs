@@ -193,12 +193,12 @@ fn what_some_images_find_is_told() {
         (
             "GHCR.io",
             "warning: it has capital letters (clients compare literally), so it matches only images \
-          whose names begin with \"GHCR.io\"; pulls of all others are anonymous; write \"ghcr.io\"",
+          whose names begin with \"GHCR.io\"; it matches no other image; write \"ghcr.io\"",
         ),
         (
             "quay.io:443",
             "note: clients compare the port too, so it matches only images whose names begin with \
-          \"quay.io:443\"; pulls of all others are anonymous; write \"quay.io\", unless the images are \
+          \"quay.io:443\"; it matches no other image; write \"quay.io\", unless the images are \
           written with the port",
         ),
         (
@@ -209,7 +209,7 @@ fn what_some_images_find_is_told() {
         (
             "https://hub.docker.com",
             "warning: clients know Docker Hub as docker.io, so it matches only images \
-          whose names begin with \"hub.docker.com\"; pulls of all others are anonymous; write \"docker.io\"",
+          whose names begin with \"hub.docker.com\"; it matches no other image; write \"docker.io\"",
         ),
         (
             "ubuntu",
