@@ -19,7 +19,7 @@ use crate::json::{Places, Position};
 use crate::lint::component;
 use crate::resource::base64 as encoded;
 use crate::resource::problem::{Problem, Severity};
-use crate::text::Quoted;
+use crate::text::EntryName;
 use crate::toml;
 
 /// The largest initdata that is read. The policies that genpolicy writes have some hundred KiB.
@@ -247,7 +247,7 @@ impl Initdata {
             Some(name) if ALGORITHMS.contains(&name) => {}
             name => {
                 let what = match name {
-                    Some(name) => format!("is {}", Quoted(name)),
+                    Some(name) => format!("is {}", EntryName(name)),
                     None => "is missing, or not a string".to_owned(),
                 };
                 // Beside the case, people write SHA-384.
@@ -274,7 +274,7 @@ impl Initdata {
             Some(VERSION) => {}
             version => {
                 let what = match version {
-                    Some(version) => format!("is {}", Quoted(version)),
+                    Some(version) => format!("is {}", EntryName(version)),
                     None => "is missing, or not a string".to_owned(),
                 };
                 add(

@@ -13,7 +13,7 @@ use crate::json::{self, Position};
 use crate::resource::base64;
 use crate::resource::name::{ALIASES, Name};
 use crate::resource::problem::{Problem, Severity};
-use crate::text::{Quoted, count};
+use crate::text::{EntryName, count};
 use node::{Node, Value};
 
 /// The largest manifest that is read. One Secret has at most 1 MiB, in base64 a third more; a List has several.
@@ -238,7 +238,7 @@ impl Manifest {
                 "kubernetes-no-credential",
                 format!(
                     "is a Kubernetes {}, which holds no registry credential",
-                    Quoted(kind)
+                    EntryName(kind)
                 ),
                 "name the Secret that holds the credential".to_owned(),
             ),
@@ -312,8 +312,8 @@ impl Manifest {
                     format!(
                         "is a Secret of the type {} without {}, or with nothing in it; the cluster refuses it, \
                          and pack finds no credential",
-                        Quoted(kind_of_secret),
-                        Quoted(key)
+                        EntryName(kind_of_secret),
+                        EntryName(key)
                     ),
                     "make it anew: `kubectl create secret docker-registry NAME --docker-server=…`",
                 ),
@@ -322,7 +322,7 @@ impl Manifest {
                     "kubernetes-no-credential",
                     format!(
                         "is a Secret of the type {} that holds no registry credential",
-                        Quoted(kind_of_secret)
+                        EntryName(kind_of_secret)
                     ),
                     "name the Secret that the pod's imagePullSecrets name",
                 ),
@@ -354,7 +354,7 @@ impl Manifest {
             false => Err(Choice::Several(
                 self.credentials()
                     .map(|(secret, item)| {
-                        format!("{} of {}", Quoted(&item.key), Quoted(&secret.name))
+                        format!("{} of {}", EntryName(&item.key), EntryName(&secret.name))
                     })
                     .collect(),
             )),
@@ -417,8 +417,8 @@ impl Secret {
     pub fn finding(&self, severity: Severity, file: &str) -> Problem {
         let what = format!(
             "the Kubernetes Secret {} (type {}) is in a form that no component in a VM reads",
-            Quoted(&self.name),
-            Quoted(&self.kind_of_secret)
+            EntryName(&self.name),
+            EntryName(&self.kind_of_secret)
         );
         let fix = match self.credentials.first() {
             Some(item) if item.form != Form::Resources => format!(

@@ -11,7 +11,7 @@ use super::keys::Keys;
 use super::registries::{registries_table, sigstore, strings, unknown, unread};
 use crate::resource::problem::{Problem, Severity};
 use crate::rpc::getresource::KBC_NAME;
-use crate::text::Quoted;
+use crate::text::EntryName;
 use crate::{lint, toml};
 
 /// The socket that kata-agent connects to, whatever the file says.
@@ -187,7 +187,7 @@ pub fn cdh(text: &str) -> Vec<Problem> {
                 Severity::Warning,
                 "cdh-socket",
                 "socket",
-                format!("is {}, where kata-agent does not look", Quoted(socket)),
+                format!("is {}, where kata-agent does not look", EntryName(socket)),
                 format!("write socket = \"{CDH_SOCKET}\", or leave the line out"),
             );
         }
@@ -257,7 +257,7 @@ fn kbc(file: &mut File<'_>, top: &Map<String, Value>) {
             "kbc.name",
             format!(
                 "is {}: the VM is configured for another KBC, and what offline-fs-kbc has is not asked for",
-                Quoted(name)
+                EntryName(name)
             ),
             format!("write name = \"{KBC_NAME}\", or use the components of that KBC in place of offline-fs-kbc"),
         );

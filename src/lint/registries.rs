@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::keys::Keys;
 use crate::resource::problem::{Problem, Severity};
-use crate::text::Quoted;
+use crate::text::EntryName;
 use crate::{toml, yaml};
 
 /// The largest file that is read: real ones have a few KiB.
@@ -187,7 +187,7 @@ fn check_registry(registry: &Value, place: &str, keys: &Keys<'_>, found: &mut Ve
             format!(
                 "is for {}, which matches no image: image-rs compares it with the name of the image, such as \
                  quay.io/org/app, and a wildcard may stand only at the start (*.example.com)",
-                Quoted(scope)
+                EntryName(scope)
             ),
             "write host[:port][/path] without a scheme and without a slash at the end",
             keys.position(if prefix.is_empty() {
@@ -233,7 +233,7 @@ fn check_registry(registry: &Value, place: &str, keys: &Keys<'_>, found: &mut Ve
                 format!(
                     "has the location {}, of which image-rs can make no name of an image; pulls that it is for \
                      fail",
-                    Quoted(location)
+                    EntryName(location)
                 ),
                 "write host[:port][/path] without a scheme and without a slash at the end; insecure = true is \
                  for plain HTTP",
@@ -456,7 +456,7 @@ pub fn sigstore(text: &str) -> Vec<Problem> {
                         "unknown-key",
                         format!(
                             "has the key {}, which image-rs does not know, and ignores",
-                            Quoted(name_text)
+                            EntryName(name_text)
                         ),
                         "look for a spelling mistake",
                         name.position,

@@ -5,7 +5,7 @@
 use super::File;
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::problem::Severity;
-use crate::text::Quoted;
+use crate::text::EntryName;
 
 /// What `[image]` asks a resource or a file for.
 pub(super) struct Asked {
@@ -86,7 +86,7 @@ pub(super) fn check(file: &mut File<'_>, asked: &Asked, uri: &str) {
                     "asks-for",
                     format!(
                         "asks for {what} as {}; if no such resource is served, {fails}",
-                        Quoted(&name)
+                        EntryName(&name)
                     ),
                     format!("pack it if it is not there yet: `offline-fs-kbc pack {how} …`"),
                 );
@@ -106,7 +106,7 @@ pub(super) fn check(file: &mut File<'_>, asked: &Asked, uri: &str) {
                     format!(
                         "is the file {}: the image puller reads it there, and does not ask offline-fs-kbc for \
                          the credential",
-                        Quoted(rest)
+                        EntryName(rest)
                     ),
                     format!(
                         "write \"kbs:///{CREDENTIAL}\" if the credential that is packed is meant"
@@ -127,7 +127,7 @@ pub(super) fn check(file: &mut File<'_>, asked: &Asked, uri: &str) {
             "uri",
             format!(
                 "has the scheme {}, where image-rs knows kbs and file; {fails}",
-                Quoted(scheme)
+                EntryName(scheme)
             ),
             write,
         ),

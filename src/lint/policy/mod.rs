@@ -15,7 +15,7 @@
 //!   scope that is there twice the last one counts.
 //! - All requirements of the list must be met. An empty list refuses up to v0.13.0, and accepts since v0.14.0
 //!   (`signature/mod.rs`).
-//! - What a requirement may be is in [`requirement`], how a scope is spelled in [`scope`].
+//! - What a requirement may be is in `requirement`, how a scope is spelled in `scope`.
 //!
 //! What podman says of the same file is from containers/image v5.36, `signature/policy_config.go`: it refuses a file
 //! with an unknown member.
