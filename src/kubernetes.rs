@@ -4,6 +4,7 @@
 
 mod node;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use thiserror::Error;
@@ -103,7 +104,7 @@ pub enum Error {
         position: Option<Position>,
     },
     /// It is over a limit of this program, which need not be a fault of the file.
-    #[error("not read: {0}")]
+    #[error("{0}")]
     Limit(String),
 }
 
@@ -265,9 +266,14 @@ impl Manifest {
                 (None, _) => self.problems.push(not_a_string(key, value)),
             }
         }
+        let winners: BTreeMap<&str, &Node> = plain
+            .iter()
+            .rev()
+            .map(|(name, value)| (name.as_str(), value))
+            .collect();
         for (key, value) in object.get("data").map(Node::members).unwrap_or_default() {
             // As the API server does: stringData replaces what data has of the same key.
-            if let Some((_, winner)) = plain.iter().find(|(name, _)| name == key) {
+            if let Some(winner) = winners.get(key.as_str()) {
                 if form(key, winner.text().unwrap_or_default().as_bytes()).is_some() {
                     let problem = Problem::of_file(
                         Severity::Note,

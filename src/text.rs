@@ -83,10 +83,21 @@ impl RegistryName<'_> {
         if EntryName(self.0).is_hidden() {
             return EntryName(self.0).to_string();
         }
-        match split_login(self.0) {
-            (scheme, true, rest) => format!("{scheme}…@{rest}"),
-            (_, false, _) => self.0.to_owned(),
-        }
+        let (scheme, has_login, rest) = split_login(self.0);
+        let (rest, query) = rest
+            .split_once('?')
+            .map_or((rest, ""), |(rest, _)| (rest, "?…"));
+        let host = rest.split('/').next().unwrap_or(rest);
+        // What follows a host's colon is a port, or may be the password of a login that nothing follows.
+        let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let shown = match host.split_once(':') {
+            Some((user, text)) if !host.starts_with('[') && !is_port(text) => {
+                format!("{user}:…{}", &rest[host.len()..])
+            }
+            _ => rest.to_owned(),
+        };
+        let login = if has_login { "…@" } else { "" };
+        format!("{scheme}{login}{shown}{query}")
     }
 }
 
@@ -155,6 +166,10 @@ mod tests {
             ("https://u:hunter2@quay.io/v1/", "\"https://…@quay.io/v1/\""),
             ("u:hunter2@quay.io", "\"…@quay.io\""),
             ("quay.io/app@sha256:0", "\"quay.io/app@sha256:0\""),
+            ("user:hunter2", "\"user:…\""),
+            ("https://q.io/?token=hunter2", "\"https://q.io/?…\""),
+            ("q.io:5000/a:1", "\"q.io:5000/a:1\""),
+            ("[::1]:5000", "\"[::1]:5000\""),
             ("https://u:hun/ter2@quay.io", "\"https://…@quay.io\""),
             ("u:hun/ter2@r.io/a@sha256:0", "\"…@r.io/a@sha256:0\""),
             ("u:hunter2://x@quay.io", "\"…@quay.io\""),

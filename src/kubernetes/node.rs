@@ -15,6 +15,12 @@ const MAX_MEMBERS: usize = 10_000;
 /// How deep a manifest is read: a List has items, these data, and that has values. What is deeper is not looked at.
 const MAX_DEPTH: usize = 6;
 
+/// How much a manifest may hold once its aliases are resolved: four times the largest file that is read.
+const MAX_COPIED_BYTES: usize = 64 << 20;
+
+/// What a node counts beside its text.
+const NODE_BYTES: usize = 64;
+
 /// A value, with its place.
 pub(super) struct Node {
     pub position: Option<Position>,
@@ -151,6 +157,7 @@ fn of_yaml(text: &str) -> Result<Vec<Node>, Error> {
         line.strip_prefix("---")
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
     };
+    let mut room = MAX_COPIED_BYTES;
     let mut finish = |document: &mut Zeroizing<String>, lines_before| {
         let source = yaml::Source {
             lines_before: Some(lines_before),
@@ -163,7 +170,9 @@ fn of_yaml(text: &str) -> Result<Vec<Node>, Error> {
                 position: error.position,
             },
         })?;
-        nodes.extend(root.map(|root| yaml_value(&root, MAX_DEPTH)));
+        if let Some(root) = root {
+            nodes.push(yaml_value(&root, MAX_DEPTH, &mut room).ok_or_else(too_much)?);
+        }
         document.clear();
         Ok(())
     };
@@ -187,7 +196,17 @@ fn is_preamble(text: &str) -> bool {
     lines.all(|line| line.is_empty() || line.starts_with(['#', '%']))
 }
 
-fn yaml_value(node: &yaml::Node, depth: usize) -> Node {
+/// Aliases stand for more than the file has.
+fn too_much() -> Error {
+    Error::Limit(format!(
+        "what its aliases stand for has more than {MAX_COPIED_BYTES} bytes"
+    ))
+}
+
+/// The node with what its aliases stand for; none where that has no room.
+fn yaml_value(node: &yaml::Node, depth: usize, room: &mut usize) -> Option<Node> {
+    let bytes = node.text().map_or(0, str::len);
+    *room = room.checked_sub(NODE_BYTES + bytes)?;
     let value = match &node.value {
         _ if depth == 0 => Value::Other("a value too deep to be read"),
         yaml::Value::Mapping(members) => Value::Map(
@@ -195,15 +214,16 @@ fn yaml_value(node: &yaml::Node, depth: usize) -> Node {
                 .iter()
                 .map(|(key, value)| {
                     let key = key.scalar().map(|scalar| scalar.text.to_string());
-                    (key.unwrap_or_default(), yaml_value(value, depth - 1))
+                    let value = yaml_value(value, depth - 1, room)?;
+                    Some((key.unwrap_or_default(), value))
                 })
-                .collect(),
+                .collect::<Option<_>>()?,
         ),
         yaml::Value::Sequence(items) => Value::List(
             items
                 .iter()
-                .map(|item| yaml_value(item, depth - 1))
-                .collect(),
+                .map(|item| yaml_value(item, depth - 1, room))
+                .collect::<Option<_>>()?,
         ),
         _ if node.is_null() => Value::Null,
         other => match node.text() {
@@ -211,8 +231,8 @@ fn yaml_value(node: &yaml::Node, depth: usize) -> Node {
             None => Value::Other(other.name()),
         },
     };
-    Node {
+    Some(Node {
         position: node.position,
         value,
-    }
+    })
 }

@@ -346,3 +346,19 @@ fn places_are_those_of_the_file() {
     let place = at(&yaml);
     assert_eq!((place.line, place.column), (8, 14));
 }
+
+/// What aliases stand for is bounded, however little the file has of it.
+#[test]
+fn aliases_are_bounded() {
+    let list = |name: u8, of: u8| {
+        let aliases = vec![format!("*a{of}"); 400].join(", ");
+        format!("a{name}: &a{name} [{aliases}]\n")
+    };
+    let text = format!(
+        "apiVersion: v1\nkind: Secret\na0: &a0 x\n{}{}{}",
+        list(1, 0),
+        list(2, 1),
+        list(3, 2)
+    );
+    assert!(matches!(read(text.as_bytes()), Err(Error::Limit(_))));
+}

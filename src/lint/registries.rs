@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::keys::Keys;
 use crate::resource::problem::{Problem, Severity};
-use crate::text::EntryName;
+use crate::text::{EntryName, RegistryName};
 use crate::{toml, yaml};
 
 /// The largest file that is read: real ones have a few KiB.
@@ -30,6 +30,9 @@ const IGNORED_OF_MIRROR: &[&str] = &["pull-from-mirror"];
 
 /// The code of what can't be right.
 const CODE: &str = "registries";
+
+/// How many registries of a file are looked into: people have a handful.
+const MAX_REGISTRIES: usize = 1_000;
 
 /// What is wrong with a containers-registries.conf.
 pub fn registries(text: &str) -> Vec<Problem> {
@@ -110,9 +113,15 @@ pub(super) fn registries_table(
     match table.get("registry") {
         None => {}
         Some(Value::Array(list)) => {
-            for (index, registry) in list.iter().enumerate() {
+            for (index, registry) in list.iter().take(MAX_REGISTRIES).enumerate() {
                 let place = format!("{within}registry {}", index + 1);
                 check_registry(registry, &place, keys, &mut found);
+            }
+            if list.len() > MAX_REGISTRIES {
+                let what = format!("has more than {MAX_REGISTRIES} entries; the others were not looked into");
+                let fix = "split the file, to check the rest";
+                let note = Problem::of_file(Severity::Note, CODE, what, fix);
+                found.push(note.about_entry(format!("{within}registry"), None));
             }
         }
         Some(_) => found.push(
@@ -187,7 +196,7 @@ fn check_registry(registry: &Value, place: &str, keys: &Keys<'_>, found: &mut Ve
             format!(
                 "is for {}, which matches no image: image-rs compares it with the name of the image, such as \
                  quay.io/org/app, and a wildcard may stand only at the start (*.example.com)",
-                EntryName(scope)
+                RegistryName(scope)
             ),
             "write host[:port][/path] without a scheme and without a slash at the end",
             keys.position(if prefix.is_empty() {
@@ -233,7 +242,7 @@ fn check_registry(registry: &Value, place: &str, keys: &Keys<'_>, found: &mut Ve
                 format!(
                     "has the location {}, of which image-rs can make no name of an image; pulls that it is for \
                      fail",
-                    EntryName(location)
+                    RegistryName(location)
                 ),
                 "write host[:port][/path] without a scheme and without a slash at the end; insecure = true is \
                  for plain HTTP",
@@ -359,7 +368,7 @@ pub fn sigstore(text: &str) -> Vec<Problem> {
                     "is empty; image-rs finds no signatures by it".to_owned(),
                     WRITE,
                 )
-                .about_entry(name, value.position),
+                .about_entry(RegistryName(name).plain(), value.position),
             ),
             (Some(name @ ("docker" | "default-docker")), _) => found.push(
                 whole(
@@ -367,7 +376,7 @@ pub fn sigstore(text: &str) -> Vec<Problem> {
                     format!("is not a mapping; {REJECTED}"),
                     "write it as containers-registries.d(5) has it",
                 )
-                .about_entry(name, value.position),
+                .about_entry(RegistryName(name).plain(), value.position),
             ),
             (key, _) => found.push(
                 Problem::of_file(
@@ -376,7 +385,7 @@ pub fn sigstore(text: &str) -> Vec<Problem> {
                     "is a key that image-rs does not know, and ignores",
                     "write \"docker:\" or \"default-docker:\"",
                 )
-                .about_entry(key.unwrap_or("?"), name.position),
+                .about_entry(RegistryName(key.unwrap_or("?")).plain(), name.position),
             ),
         }
     }
@@ -394,7 +403,7 @@ pub fn sigstore(text: &str) -> Vec<Problem> {
     for (scope, entry) in entries {
         let mut add = |severity, code, what: String, fix: &str, position| {
             let problem = Problem::of_file(severity, code, what, fix);
-            found.push(problem.about_entry(&*scope, position));
+            found.push(problem.about_entry(RegistryName(&scope).plain(), position));
         };
         match entry.get("sigstore") {
             Some(node) => match node.text() {

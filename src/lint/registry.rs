@@ -45,9 +45,17 @@ const WILDCARD: &str =
 /// What is said of a port that other tools leave out, since it is a scheme's own.
 const PORT: &str = "clients compare the port too";
 
+/// The longest key that is looked into: a repository's name has at most 255 bytes, and a tag or digest comes to less.
+const MAX_KEY_BYTES: usize = 1_000;
+
 /// What clients make of a key, and how to write it; none if they find it for the images that it is meant for,
 /// and for no others.
 pub fn unmatched(key: &str) -> Option<(Severity, String, String)> {
+    if key.len() > MAX_KEY_BYTES {
+        let what =
+            "it is longer than the name of any image, so it matches none, and pulls are anonymous";
+        return Some((Severity::Warning, what.to_owned(), FIX.to_owned()));
+    }
     let meant = Meant::of(key);
     let images = meant.images();
     let spelled = Some(meant.spelled()).filter(|spelled| finds(spelled, &images));

@@ -19,6 +19,9 @@ const MAX_MEMBERS: usize = 10_000;
 /// How many lines of a text are looked at, for the same reason.
 const MAX_LINES: usize = 2_000;
 
+/// How long a text may be that is decoded to see what is in it. A credential has a few KiB, and memory may be short.
+const MAX_ENCODED_BYTES: usize = 256 << 10;
+
 /// The two bytes that gzip begins with (RFC 1952, 2.3.1), and what base64 makes of them and the third.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const GZIP_BASE64: &str = "H4sI";
@@ -316,6 +319,9 @@ fn of_first_line(text: &str) -> Option<Form> {
 fn of_base64(text: &str) -> Option<Form> {
     if text.starts_with(GZIP_BASE64) {
         return Some(Form::EncodedGzip);
+    }
+    if text.len() > MAX_ENCODED_BYTES {
+        return None;
     }
     let inner = base64::decode(text).ok()?;
     let members = json::members(&inner, MAX_MEMBERS).ok()?;

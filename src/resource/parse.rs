@@ -4,6 +4,7 @@
 
 use zeroize::Zeroizing;
 
+use crate::credential::repair::{Served, repair};
 use crate::json::{self, Fault};
 use crate::resource::entries::Entries;
 use crate::resource::file::Kind;
@@ -94,19 +95,39 @@ fn read(text: &[u8], kind: &Kind) -> Result<Read, Problem> {
         is_odd |= !value.starts_with('"') || name == "apiVersion" || name == "credsStore";
         reading.add(name, value, at);
     });
-    let form = match is_odd || read.is_err() {
-        true => Form::of(text),
-        false => None,
-    };
-    match (form, kind) {
-        (Some(form @ (Form::AuthJson | Form::DockerCfg)), Kind::Resources) => {
-            Ok(Read::Credential(form))
+    // One good key makes it a keys file, whatever the names of the others are.
+    let is_certain = read.is_ok() && *kind == Kind::Keys && reading.has_good();
+    if !is_certain && (is_odd || read.is_err()) {
+        // What follows may need room of its own.
+        drop(reading);
+        match (Form::of(text), kind) {
+            (Some(form @ (Form::AuthJson | Form::DockerCfg)), Kind::Resources) => {
+                // What no client could use must not take away what was good.
+                return match repair(text) {
+                    Served::Refused(reason) => Err(unusable(form, &reason)),
+                    _ => Ok(Read::Credential(form)),
+                };
+            }
+            (Some(form), _) if form != Form::Resources => {
+                return Err(form.instead_of(wanted(kind)));
+            }
+            _ => {}
         }
-        (Some(form), _) if form != Form::Resources => Err(form.instead_of(wanted(kind))),
-        _ => match read {
-            Ok(()) => Ok(Read::Entries(reading.finish())),
-            Err(error) => Err(not_an_object(error, fix_object(kind))),
-        },
+        reading = Reading::new(text, kind)?;
+        let add = |name, value: &str, at| reading.add(name, value, at);
+        json::each_member(text, MAX_ENTRIES, add)
+            .map_err(|error| not_an_object(error, fix_object(kind)))?;
+    }
+    Ok(Read::Entries(reading.finish()))
+}
+
+/// The problem of a credential in the place of a resources file that no client could use.
+fn unusable(form: Form, reason: &str) -> Problem {
+    let problem = form.instead_of(wanted(&Kind::Resources));
+    Problem {
+        what: format!("{}, and no client could use it: {reason}", problem.what),
+        fix: form::AUTH_JSON_FIX.to_owned(),
+        ..problem
     }
 }
 
@@ -298,6 +319,51 @@ mod tests {
         let mixed = resources(r#"{"a/b/c":"Pz8_Pz8/"}"#);
         let shown = mixed.problems[0].to_string();
         assert!(shown.contains("both the standard"), "{shown}");
+    }
+
+    /// A credential in the place of a resources file counts as long as a client can use it. Otherwise the file fails as a
+    /// whole, and so takes nothing away that was good.
+    #[test]
+    fn a_credential_in_the_place_of_resources_must_be_usable() {
+        for text in [
+            r#"{"auths":{"q.io":{"auth":"dTpw"}}}"#,
+            r#"{"auths":{"q.io":{"username":"u","password":"p"},"r.io":{}}}"#,
+            r#"{"q.io":{"auth":"dTpw"}}"#,
+            r#"{"auths":{}}"#,
+        ] {
+            let entries = resources(text);
+            assert_eq!(credential(&entries).unwrap(), text.as_bytes());
+            assert!(entries.is_whole());
+            assert_eq!(entries.problems[0].code, "auth-json-as-resources");
+        }
+        for text in [
+            "\u{feff}{\"auths\":{\"q.io\":{\"auth\":\"dTpw\"}}}",
+            r#"{"credsStore":"desktop"}"#,
+            r#"{"auths":{"q.io":{}}}"#,
+        ] {
+            let problem = parse(owned(text), &Kind::Resources).err().unwrap();
+            assert_eq!(problem.code, "wrong-form", "{text}");
+            assert!(problem.what.contains("no client could use it"), "{problem}");
+        }
+    }
+
+    /// A key may have any id. Beside a good one, no name makes the file another kind.
+    #[test]
+    fn a_keys_file_stays_one() {
+        let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        for odd in [
+            r#""auths":{}"#,
+            r#""default":[]"#,
+            r#""apiVersion":"v1","kind":"Secret""#,
+        ] {
+            let text = format!(r#"{{"k":"{key}",{odd}}}"#);
+            let entries = parse(owned(&text), &Kind::Keys).ok().unwrap();
+            let good = entries.iter().filter(|entry| entry.value.is_ok());
+            assert_eq!(good.count(), 1, "{text}");
+            let alone = format!("{{{odd}}}");
+            let problem = parse(owned(&alone), &Kind::Keys).err().unwrap();
+            assert_eq!(problem.code, "wrong-form", "{alone}");
+        }
     }
 
     #[test]

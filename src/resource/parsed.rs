@@ -140,6 +140,11 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Whether any entry has a good value.
+    pub(super) fn has_good(&self) -> bool {
+        self.list.len() > self.broken.len()
+    }
+
     /// Puts the entries in order, of several of one name and one way to write it only the last.
     pub(super) fn finish(self) -> Parsed {
         let (mut list, spelled, mut problems) = (self.list, self.spelled, self.problems);

@@ -40,6 +40,9 @@ pub fn is_served(path: &str) -> bool {
     SERVED.contains(&path)
 }
 
+/// How many entries of `write_files` are read. Each may take time, and real user data has a few.
+const MAX_ENTRIES: usize = 1_000;
+
 /// The files of a list, in the order in which cloud-init writes them; each path is there once.
 pub fn written(list: &Node, found: &mut Found) -> Vec<Written> {
     let items = match &list.value {
@@ -65,6 +68,16 @@ pub fn written(list: &Node, found: &mut Found) -> Vec<Written> {
             });
             return Vec::new();
         }
+    };
+    let items = match items.get(..MAX_ENTRIES) {
+        Some(first) if items.len() > MAX_ENTRIES => {
+            let what = format!(
+                "write_files has more than {MAX_ENTRIES} entries; the others were not read"
+            );
+            found.unread(&what, "split the user data, to check the rest");
+            first
+        }
+        _ => items,
     };
     let mut writer = Writer {
         found,
@@ -398,7 +411,8 @@ impl Writer<'_> {
                         "its content makes more than {MAX_BYTES} bytes and is not read here"
                     );
                     self.unread(Some(path), node, &what, "check the file on its own");
-                    return Content::Unread;
+                    // Each of many entries could take as long.
+                    return Content::Fails;
                 }
                 Err(Gunzip::Broken) => {
                     let what = format!(

@@ -330,3 +330,59 @@ fn check_says_what_a_client_gets() {
         panic!("{error}");
     }
 }
+
+/// What a client can't be sent is an error, in a file that is the credential as a whole too.
+#[test]
+fn a_credential_that_cannot_be_sent_is_an_error() {
+    let root = Root::new();
+    let _daemon = root.start_as_installed();
+    fs::create_dir_all(root.path("run/peerpod")).unwrap();
+    let text = format!(
+        r#"{{"auths":{{"a.example":{{"auth":"dTpw"}}}},"x":"{}"}}"#,
+        "a".repeat(5 << 20)
+    );
+    for path in [root.resources(), root.path("run/peerpod/auth.json")] {
+        fs::write(&path, &text).unwrap();
+        let codes = check(&path).errors;
+        let is_told = codes.iter().any(|error| error["code"] == "too-large");
+        assert!(is_told, "{codes:?}");
+        let (code, _) = get(&root.socket(), &g2(CREDENTIAL)).unwrap_err();
+        assert_eq!(code, Code::RESOURCE_EXHAUSTED);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+/// With repair off, a .dockercfg is handed out as it is, and clients reject it.
+#[test]
+fn what_is_not_repaired_is_an_error() {
+    let root = Root::with(r#"{"a.example":{"auth":"dTpw"}}"#);
+    let mut off = command();
+    off.args(["check", "--repair-credential", "off"]);
+    let (stdout, _, code) = output(off.arg(root.resources()));
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("[dockercfg]"), "{stdout}");
+    let (stdout, _, code) = output(command().arg("check").arg(root.resources()));
+    assert_eq!(code, Some(0), "{stdout}");
+}
+
+/// A file that no client could use takes away neither what was good nor what another file has.
+#[test]
+fn an_unusable_credential_takes_nothing_away() {
+    let good = r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#;
+    for bad in [
+        r#"{"credsStore":"desktop"}"#,
+        "\u{feff}{\"auths\":{\"q.io\":{\"auth\":\"dTpw\"}}}",
+        r#"{"auths":{"q.io":{}}}"#,
+    ] {
+        let root = Root::with(&crate::support::daemon::one("Credential", good));
+        let extra = root.path("etc/extra.json");
+        fs::write(&extra, bad).unwrap();
+        let mut serve = root.serve_as_installed();
+        serve.arg("--extra-file").arg(&extra);
+        let _daemon = crate::support::daemon::Daemon::start(serve, &root.socket());
+        let served = || get(&root.socket(), &g2(CREDENTIAL)).unwrap();
+        assert_eq!(served(), good.as_bytes(), "{bad}");
+        root.write_resources(bad);
+        assert_eq!(served(), good.as_bytes(), "{bad}");
+    }
+}

@@ -33,7 +33,9 @@ pub fn check(subject: &mut Subject<'_>, text: &[u8], form: Form) -> Option<Crede
                 subject.title("initdata", text.len());
                 subject.find_all(initdata.lint());
             }
-            Err(initdata::Error::NotInitdata) if form.is_user_data() => {
+            Err(initdata::Error::NotInitdata | initdata::Error::TooLarge)
+                if form.is_user_data() =>
+            {
                 return user_data::check(subject, text);
             }
             Err(error) => {

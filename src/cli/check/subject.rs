@@ -123,9 +123,10 @@ impl Subject<'_> {
         let found: Vec<Problem> = match self.whole(entries) {
             // Findings about a part of it have their place in the file.
             Some(credential) => {
-                let mut found = lint::credential::lint(credential.expose(), self.repairs);
+                let name = Name::Path(CREDENTIAL.into());
+                let mut found = lint::resource(&name, credential.expose(), &|_| None, self.repairs);
                 // Where a file's form was reported, once is enough.
-                if !problems.is_empty() {
+                if self.repairs && !problems.is_empty() {
                     found.retain(|problem| problem.code != "dockercfg");
                 }
                 found
