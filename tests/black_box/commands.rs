@@ -226,7 +226,9 @@ fn check_reports_a_missing_credential() {
     root.write_resources(r#"{"credential":"e30="}"#);
     let (stdout, _, _) = run(&["check", "--root", &dir]);
     assert!(
-        stdout.contains("entry \"credential\": no client can ask for a resource"),
+        stdout.contains(
+            "entry \"credential\": clients ask for resources as <repository>/<type>/<tag>"
+        ),
         "{stdout}"
     );
 }
@@ -301,7 +303,8 @@ fn check_looks_at_the_modes_of_files() {
     let text = r#"{"default":[{"type":"insecureAcceptAnything"}],"transports":{}}"#;
     fs::write(&policy, text).unwrap();
     fs::set_permissions(&policy, fs::Permissions::from_mode(0o644)).unwrap();
-    let title = "auth.json: 1 registry, 45 bytes\n";
+    let title =
+        "auth.json: an auth.json, 45 bytes\n  default/credential/test: 45 bytes, 1 registry\n";
     for (mode, what) in [(0o644, "read it"), (0o622, "write to it")] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let expected = format!(
@@ -315,6 +318,7 @@ fn check_looks_at_the_modes_of_files() {
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
     }
-    let expected = format!("{title}policy.json: an image policy, 63 bytes\nno problems\n");
+    let expected =
+        format!("{title}policy.json: an image policy (policy.json), 63 bytes\nno problems\n");
     assert_checked(&root, &["auth.json", "policy.json"], &expected, 0);
 }

@@ -61,7 +61,7 @@ fn base64_twice_is_undone() {
     let root = Root::with(&one("Credential", STANDARD.encode(ANONYMOUS)));
     let daemon = root.start_as_installed();
     assert_eq!(served(&root).unwrap(), ANONYMOUS);
-    assert!(daemon.log().contains("base64 was applied twice"));
+    assert!(daemon.log().contains("base64 was applied once too often"));
     let twice = STANDARD.encode(STANDARD.encode("u:p"));
     let text = json!({"auths": {"q": {"auth": twice}}}).to_string();
     root.rename_resources(&one("Credential", text));

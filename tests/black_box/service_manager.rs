@@ -9,7 +9,7 @@ use crate::support::service_manager::Manager;
 use crate::support::wait_for;
 use crate::support::wire::{g2, get};
 
-const AUTH: &str = r#"{"auths":{"a":{"auth":"dTpw"},"b":{"auth":"dTpw"}}}"#;
+const AUTH: &str = r#"{"auths":{"a.example":{"auth":"dTpw"},"b.example":{"auth":"dTpw"}}}"#;
 
 /// READY=1 means that clients are answered; the status says what is served.
 #[test]

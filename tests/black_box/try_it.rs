@@ -122,7 +122,7 @@ fn without_skopeo_it_says_so() {
     assert_eq!(code, Some(1));
     // The findings that need no skopeo are still reported.
     for said in [
-        "a.json: 0 registries",
+        "default/credential/test: 12 bytes, 0 registries",
         "quay.io was not asked: there is no skopeo here [skopeo]",
         "--try asks by skopeo: `apt-get install skopeo`",
     ] {

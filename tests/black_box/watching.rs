@@ -13,7 +13,10 @@ const CREDENTIAL: &str = "/default/credential/test";
 /// A mistake is logged when it is made, not when a pull fails.
 #[test]
 fn the_log_follows_without_a_request() {
-    let root = Root::with(&one("Credential", r#"{"auths":{"a":{"auth":"dTpw"}}}"#));
+    let root = Root::with(&one(
+        "Credential",
+        r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#,
+    ));
     let manager = Manager::new();
     let daemon = Daemon::spawn(manager.manage(root.serve()));
     manager.wait_for("READY=1");
@@ -37,7 +40,7 @@ fn answers_do_not_depend_on_the_watch() {
     let apart = ["--user", "--map-root-user", "sh", "-c", script, "sh"];
     let command = started_by("unshare", &apart, &root.serve());
     let daemon = Daemon::start(command, &root.socket());
-    daemon.wait_for_log("no watch: ");
+    daemon.wait_for_log("can't watch the files");
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"x");
     root.rename_resources(&one("Credential", "y"));
     assert_eq!(get(&root.socket(), &g2(CREDENTIAL)).unwrap(), b"y");
