@@ -129,12 +129,20 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
                 );
             }
             (Ok(login), _) if login.password.ends_with(['\r', '\n']) && !login.is_key_file() => {
-                add(
-                    Severity::Error,
-                    "password-newline",
-                    "the password ends in a line break, and the registry will refuse it".to_owned(),
-                    "encode without it: `printf %s user:password | base64 -w 0`",
-                );
+                // image-rs cuts line feeds off, since its first release, and nothing else (decode_auth in auth_config.rs).
+                let (severity, what) = match login.password.trim_end_matches('\n').ends_with('\r') {
+                    true => (
+                        Severity::Error,
+                        "the password ends in a carriage return, which clients send too, and the registry will refuse it",
+                    ),
+                    false => (
+                        Severity::Warning,
+                        "the password ends in a line break, which clients in the VM cut off; skopeo and podman send it, and \
+                         the registry refuses it",
+                    ),
+                };
+                let fix = "encode without it: `printf %s user:password | base64 -w 0`";
+                add(severity, "password-newline", what.to_owned(), fix);
             }
             (Ok(login), _) if login.user.is_empty() || login.password.is_empty() => add(
                 Severity::Warning,
@@ -295,7 +303,7 @@ mod tests {
             (
                 r#"{"auths":{"q.io":{"auth":"dTpodW50ZXIyCg=="}}}"#,
                 "password-newline",
-                Severity::Error,
+                Severity::Warning,
             ),
             (
                 r#"{"auths":{"q.io":{"username":"u","password":"hunter2"}}}"#,
@@ -353,7 +361,7 @@ mod tests {
             .collect()
     }
 
-    /// The registry skips what ends a key file. Any other password that ends in a line break it refuses.
+    /// The registry skips what ends a key file. Of any other password clients cut line feeds off, and nothing else.
     #[test]
     fn a_key_file_may_end_in_a_line_break() {
         let json = "{\n  \"type\": \"service_account\"\n}";
@@ -379,7 +387,11 @@ mod tests {
         ] {
             let auth = STANDARD.encode(&login);
             let text = format!(r#"{{"auths":{{"europe-docker.pkg.dev":{{"auth":"{auth}"}}}}}}"#);
-            let expected = is_refused.then_some(("password-newline", Severity::Error));
+            let severity = match login.ends_with("\r\n") {
+                true => Severity::Error,
+                false => Severity::Warning,
+            };
+            let expected = is_refused.then_some(("password-newline", severity));
             assert_eq!(told(&text, true), Vec::from_iter(expected), "{login}");
         }
     }
