@@ -89,12 +89,7 @@ enum Read {
 
 fn read(text: &[u8], kind: &Kind) -> Result<Read, Problem> {
     let mut reading = Reading::new(text, kind)?;
-    // Of values that are all strings it can be nothing else, but for a Kubernetes object without any data.
-    let mut is_odd = false;
-    let read = json::each_member(text, MAX_ENTRIES, |name, value, at| {
-        is_odd |= !value.starts_with('"') || name == "apiVersion" || name == "credsStore";
-        reading.add(name, value, at);
-    });
+    let (is_odd, mut read) = add_all(text, &mut reading);
     // One good key makes it a keys file, whatever the names of the others are.
     let is_certain = read.is_ok() && *kind == Kind::Keys && reading.has_good();
     if !is_certain && (is_odd || read.is_err()) {
@@ -114,11 +109,23 @@ fn read(text: &[u8], kind: &Kind) -> Result<Read, Problem> {
             _ => {}
         }
         reading = Reading::new(text, kind)?;
-        let add = |name, value: &str, at| reading.add(name, value, at);
-        json::each_member(text, MAX_ENTRIES, add)
-            .map_err(|error| not_an_object(error, fix_object(kind)))?;
+        (_, read) = add_all(text, &mut reading);
     }
-    Ok(Read::Entries(reading.finish()))
+    match read {
+        Ok(()) => Ok(Read::Entries(reading.finish())),
+        Err(error) => Err(not_an_object(error, fix_object(kind))),
+    }
+}
+
+/// Adds all members of the text. Tells whether there is any that a file of entries does not have: of values that are all
+/// strings it can be nothing else, but for a Kubernetes object without any data.
+fn add_all<'a>(text: &'a [u8], reading: &mut Reading<'a>) -> (bool, Result<(), json::Error>) {
+    let mut is_odd = false;
+    let read = json::each_member(text, MAX_ENTRIES, |name, value, at| {
+        is_odd |= !value.starts_with('"') || name == "apiVersion" || name == "credsStore";
+        reading.add(name, value, at);
+    });
+    (is_odd, read)
 }
 
 /// The problem of a credential in the place of a resources file that no client could use.
