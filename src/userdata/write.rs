@@ -6,6 +6,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::userdata::FIRST_LINE;
+use crate::userdata::mime;
 
 /// Why a file can't be a block of user data: its text would not come back as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -24,6 +25,11 @@ pub enum Error {
     /// All but one line break at the end would be lost.
     #[error("it ends with empty lines")]
     EmptyLines,
+    /// What cloud-init takes for the header of a message, wherever it stands in the first 4,096 bytes.
+    #[error(
+        "it has \"MIME-Version:\", for which cloud-init would take the user data for a message in several parts"
+    )]
+    Message,
 }
 
 /// User data that writes these files, each given by path and content, in this order.
@@ -54,6 +60,9 @@ pub fn write(files: &[(&str, &str)]) -> Result<Zeroizing<String>, Error> {
         for line in text.lines() {
             data.extend([INDENTATION, line, "\n"]);
         }
+    }
+    if mime::is_mime(data.as_bytes()) {
+        return Err(Error::Message);
     }
     Ok(data)
 }
@@ -101,6 +110,7 @@ mod tests {
             (" {}", Error::Indented),
             ("\n{}", Error::Indented),
             ("{}\n\n", Error::EmptyLines),
+            ("{\"mime-version: 1\"}", Error::Message),
             ("{\n\r\n}", Error::Character(2)),
             ("{\"a\u{85}\"}", Error::Character(1)),
             ("{\"\u{2028}\"}", Error::Character(1)),
