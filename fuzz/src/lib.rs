@@ -49,9 +49,10 @@ pub fn unmarked(input: &[u8]) -> Vec<u8> {
     let mut input = input.to_vec();
     while let Some(at) = input
         .windows(WORD.len())
-        .position(|part| part == WORD.as_bytes())
+        // Readers may lower the case of what they show.
+        .position(|part| part.eq_ignore_ascii_case(WORD.as_bytes()))
     {
-        input[at] = b'H';
+        input[at] = b'_';
     }
     input
 }
