@@ -26,7 +26,7 @@ fn cdh_toml_is_judged() {
     const KBC: &str = "[kbc]\nname = \"offline_fs_kbc\"\n";
     let with = |text: &str| format!("{KBC}{text}");
     let cases: &[(String, Expected<'_>)] = &[
-        // The form of /work/shared's initdata.
+        // The cdh.toml of a usual initdata.
         (
             "socket = \"unix:///run/confidential-containers/cdh.sock\"\ncredentials = []\n[kbc]\nname = \
              \"offline_fs_kbc\"\n[image]\nauthenticated_registry_credentials_uri = \
