@@ -11,7 +11,7 @@
 # make install    installs into DESTDIR, below PREFIX
 # make deb, rpm   packages of what `make install` installs, in target/packages
 # make manual     man pages and completions; make test-manual checks them
-# make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short takes four minutes for all
+# make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short takes two minutes for all
 # make audit      licences, sources and duplicates of the crates
 # make dist       the files of a release: docs/release.md
 
@@ -328,9 +328,9 @@ FUZZ_SECONDS ?= 600
 fuzz: $(FUZZER)
 	$(TOOL_PATH) fuzz/run $(FUZZ_SECONDS)
 
-# Four minutes for all targets together, once they are built.
+# Two minutes for all targets together, once they are built.
 fuzz-short: $(FUZZER)
-	$(TOOL_PATH) FUZZ_SEED=1 fuzz/run $$((240 / $$(ls fuzz/fuzz_targets/*.rs | wc -l)))
+	$(TOOL_PATH) FUZZ_SEED=1 fuzz/run $$((120 / $$(ls fuzz/fuzz_targets/*.rs | wc -l)))
 
 # See docs/verify.md.
 test-reproducible:
