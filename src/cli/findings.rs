@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use offline_fs_kbc::credential::{self, AuthFile};
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
-use offline_fs_kbc::resource::problem::{Problem, Severity};
+use offline_fs_kbc::resource::problem::{CREDENTIAL_REFUSED, Problem, Severity};
 use offline_fs_kbc::resource::snapshot::{FileState, Resource, Snapshot};
 use offline_fs_kbc::text::{EntryName, count};
 
@@ -29,7 +29,7 @@ pub fn of_content(snapshot: &Snapshot, repairs: bool) -> Vec<(Severity, String)>
         }
         if let (Err(reason), Some(_)) = (&resource.value, resource.consequence()) {
             let what = format!(
-                "{}: {reason}; requests for it are refused, and clients pull anonymously; {}",
+                "{}: {reason}; {CREDENTIAL_REFUSED}; {}",
                 place(),
                 credential::FIX
             );
@@ -79,7 +79,10 @@ fn no_credential() -> Problem {
     Problem::of_file(
         Severity::Note,
         "credential-missing",
-        format!("no credential ({CREDENTIAL}): clients pull anonymously"),
+        format!(
+            "no credential ({CREDENTIAL}): kata-agents before 3.8 pull anonymously, later ones that ask for one \
+             pull no image"
+        ),
         "write one with `offline-fs-kbc pack --credential auth.json`",
     )
 }
