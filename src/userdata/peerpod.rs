@@ -24,3 +24,26 @@ pub fn not_written(files: &[Written]) -> impl Iterator<Item = Problem> {
         problem.about_entry(path, None)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::userdata::read;
+
+    /// Somebody who gives a peer pod of today its credential as in 2023 learns why it does not arrive, once for each file.
+    #[test]
+    fn files_that_peer_pods_never_get_are_noted() {
+        for (path, notes) in [
+            ("/etc/aa-offline_fs_kbc-resources.json", 1),
+            ("/etc/aa-offline_fs_kbc-keys.json", 1),
+            ("/run/peerpod/auth.json", 0),
+            ("/etc/motd", 0),
+        ] {
+            let text = format!("#cloud-config\nwrite_files:\n- path: {path}\n  content: x\n");
+            let problems = read(text.as_bytes()).problems;
+            let found = problems
+                .iter()
+                .filter(|problem| problem.code == "user-data-peerpod");
+            assert_eq!(found.count(), notes, "{path}");
+        }
+    }
+}
