@@ -9,7 +9,7 @@ use crate::userdata::{SERVED, Written};
 const DIRECTORY: &str = "/run/peerpod/";
 
 /// Files that are served, but that no peer pod of today gets by user data: cloud-api-adaptor has not put them into it
-/// since v0.9.0, and since v0.10.0 its process-user-data skips them.
+/// since v0.8.0, and since v0.10.0 (October 2024) its process-user-data skips them.
 pub fn not_written(files: &[Written]) -> impl Iterator<Item = Problem> {
     let paths = files.iter().map(|file| file.path.as_str());
     let skipped = paths.filter(|path| SERVED.contains(path) && !path.starts_with(DIRECTORY));
@@ -17,8 +17,8 @@ pub fn not_written(files: &[Written]) -> impl Iterator<Item = Problem> {
         let problem = Problem::of_file(
             Severity::Note,
             "user-data-peerpod",
-            "peer pods of today never get this file by user data: cloud-api-adaptor since v0.9.0 (August 2024) makes their user \
-             data itself, without it",
+            "peer pods of today never get this file by user data: cloud-api-adaptor makes theirs, and since v0.8.0 (November \
+             2023) without it",
             "for peer pods, name an image pull secret in the pod or bake the file into the image: docs/peer-pods.md",
         );
         problem.about_entry(path, None)
