@@ -187,7 +187,12 @@ mod smaller {
     ) -> ! {
         // SAFETY: the texts end in a NUL, and write(2) reads no more than their length.
         unsafe {
-            for text in [file, c": Assertion failed: ".as_ptr(), assertion, c"\n".as_ptr()] {
+            for text in [
+                file,
+                c": Assertion failed: ".as_ptr(),
+                assertion,
+                c"\n".as_ptr(),
+            ] {
                 libc::write(libc::STDERR_FILENO, text.cast(), libc::strlen(text));
             }
             libc::abort()

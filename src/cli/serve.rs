@@ -66,7 +66,8 @@ pub struct Serve {
     #[arg(long, value_name = "on|off", default_value = "on")]
     pub repair_credential: Switch,
 
-    /// If no credential is configured, serve one without registries instead of answering NOT_FOUND
+    /// If no credential is configured, serve one without registries instead of answering NOT_FOUND; only for VMs that never
+    /// get one, because clients keep it
     #[arg(long)]
     pub empty_credential: bool,
 

@@ -139,9 +139,7 @@ fn consequence(text: &[u8]) -> Option<(bool, String)> {
         Ok(file) if file.is_readable() => None,
         _ => Some((
             true,
-            "got a credential that it rejects as a whole (--repair-credential is off): it pulls \
-             anonymously, and private images fail with \"Not authorized\""
-                .to_owned(),
+            "got a credential that it rejects as a whole (--repair-credential is off)".to_owned(),
         )),
     }
 }

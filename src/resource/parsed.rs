@@ -16,7 +16,7 @@ use crate::resource::base64::{self, Alphabet};
 use crate::resource::entries::{Entries, Entry};
 use crate::resource::file::{Kind, MAX_FILE_BYTES};
 use crate::resource::name::{CREDENTIAL, Name};
-use crate::resource::problem::{NO_MEMORY, Problem, Severity};
+use crate::resource::problem::{CREDENTIAL_REFUSED, NO_MEMORY, Problem, Severity};
 use crate::resource::secret::Secret;
 use crate::text::EntryName;
 
@@ -135,7 +135,7 @@ impl<'a> Reading<'a> {
     fn meaning(&self, name: &Name) -> &'static str {
         match (self.kind, name.as_str()) {
             (Kind::Keys, _) => "layers that need it can't be decrypted",
-            (_, CREDENTIAL) => "requests for it are refused, and clients pull anonymously",
+            (_, CREDENTIAL) => CREDENTIAL_REFUSED,
             _ => "requests for it are refused",
         }
     }

@@ -273,7 +273,8 @@ error: large.json: entry \"a/b/c\": 4194304 \
          it is refused [too-large]
   fix: make the resource smaller
 note: no credential \
-         (default/credential/test): clients pull anonymously [credential-missing]
+         (default/credential/test): kata-agents before 3.8 pull anonymously, later ones that ask for one pull \
+         no image [credential-missing]
   fix: write one with \
          `offline-fs-kbc pack --credential auth.json`
 1 error, 0 warnings

@@ -17,7 +17,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::support::daemon::{Daemon, Root, one, run};
 use crate::support::wire::{self, RECORDED_G2, RECORDED_G3, Wire, call, outcome};
 
-fn get(root: &Root, path: &str) -> Result<Vec<u8>, (Code, String)> {
+/// Asks as kata-agents since late 2023 do.
+pub fn get(root: &Root, path: &str) -> Result<Vec<u8>, (Code, String)> {
     let request = GetResourceRequest {
         ResourcePath: path.to_owned(),
         ..GetResourceRequest::default()
@@ -64,6 +65,47 @@ fn resources_are_served_as_image_rs_asks() {
     // The service of the other generation is on its own socket.
     wire.send(RECORDED_G2);
     refused(outcome(&wire.receive().1), Code::UNIMPLEMENTED);
+}
+
+/// Later clients than those of 2023 fail every pull if they get no credential, so the log warns about it, whatever the
+/// reason is.
+#[test]
+fn a_credential_that_is_not_served_is_warned_about() {
+    let root = Root::new();
+    let daemon = root.start_hub();
+    for (code, file) in [
+        (Code::NOT_FOUND, None),
+        (
+            Code::FAILED_PRECONDITION,
+            Some(r#"{"Credential":"?"}"#.to_owned()),
+        ),
+    ] {
+        if let Some(file) = file {
+            root.rename_resources(&file);
+        }
+        refused(get(&root, "kbs:///default/credential/test"), code);
+        daemon.wait_for_log(&format!("asked for the credential and got {code:?}: "));
+    }
+    let log = daemon.log();
+    let warned = log.lines().filter(|line| {
+        line.contains(" WARN pid ")
+            && line.ends_with(
+                ": before kata 3.8 it then pulls anonymously, from 3.8 on it pulls no image, not even a public one",
+            )
+    });
+    assert_eq!(warned.count(), 2, "{log}");
+}
+
+/// With repair off, what a client does with an unusable credential depends on its age too.
+#[test]
+fn a_rejected_credential_is_warned_about() {
+    let root = Root::with(&one("Credential", r#"{"auths":{"q":{}}}"#));
+    let daemon = root.start_hub();
+    get(&root, "kbs:///default/credential/test").unwrap();
+    daemon.wait_for_log(
+        "asked for the credential and got a credential that it rejects as a whole (--repair-credential is off): \
+         before kata 3.8 it then pulls anonymously, from 3.8 on it pulls no image",
+    );
 }
 
 /// `get` chooses this client if the socket's name is cdh.sock, and finds that socket by default.
