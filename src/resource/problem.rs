@@ -10,6 +10,9 @@ use crate::text::EntryName;
 /// The code of the problem that has nothing to do with the file: it may be gone at the next look.
 pub const NO_MEMORY: &str = "no-memory";
 
+/// The code of the problem that the tools which write names solve by themselves.
+pub const NAME_SPELLING: &str = "name-spelling";
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
