@@ -35,7 +35,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::service_status::ServiceStatus;
 use crate::cli::socket_activation::Activation;
-use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
+use crate::config::{self, Component, Files, Role, Root, Sockets, kbc, tee};
 use crate::logging::{self, LogLevel};
 use crate::process;
 
@@ -233,7 +233,10 @@ impl Serve {
         match role {
             Role::GetResource => getresource::service(store()),
             Role::KeyProvider => keyprovider::service(store()),
-            Role::Attestation => attestation::service(),
+            Role::Attestation => {
+                let root = self.root.clone();
+                attestation::service(move || tee::name(&root))
+            }
             Role::ConfidentialDataHub => {
                 let verification = if self.skips_verification() {
                     Verification::Off

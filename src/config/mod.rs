@@ -5,6 +5,7 @@
 
 pub mod component;
 pub mod kbc;
+pub mod tee;
 
 use std::env;
 use std::ffi::OsStr;

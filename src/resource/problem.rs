@@ -14,6 +14,9 @@ pub const NO_MEMORY: &str = "no-memory";
 pub const CREDENTIAL_REFUSED: &str = "if no other file has a credential, requests for it are refused: kata-agents \
                                       before 3.8 then pull anonymously, later ones pull no image";
 
+/// The code of the problem that the tools which write names solve by themselves.
+pub const NAME_SPELLING: &str = "name-spelling";
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

@@ -17,10 +17,12 @@ fn golden_outputs() {
         "check.in",
         "forms.in",
         "forms.in/encoded",
+        "forms.in/peerpod",
         "forms.in/resources",
         "forms.in/secret",
         "check.in/resources.d/default/credential",
         "policy.in",
+        "tools.in",
         "userdata.in",
     ] {
         for file in fs::read_dir(format!("tests/cmd/{directory}")).unwrap() {

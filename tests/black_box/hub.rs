@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::support::daemon::{Daemon, Root, one, run};
-use crate::support::wire::{self, RECORDED_G2, RECORDED_G3, Wire, call, outcome};
+use crate::support::wire::{self, RECORDED_G2, RECORDED_G3, RECORDED_SEALED, Wire, call, outcome};
 
 /// Asks as kata-agents since late 2023 do.
 pub fn get(root: &Root, path: &str) -> Result<Vec<u8>, (Code, String)> {
@@ -193,7 +193,7 @@ fn sealed_secrets_are_verified() {
             .unwrap_or_else(|| panic!("{name}"))
             .to_owned()
     };
-    for name in ["good", "good, key in a file"] {
+    for name in ["good", "good, key in a file", "good, padded payload"] {
         assert_eq!(
             unseal(&root, &secret(name)).unwrap(),
             "the plaintext",
@@ -294,7 +294,7 @@ fn sealed_secrets_are_verified() {
     }
     assert_eq!(
         sealed.as_object().unwrap().len(),
-        25,
+        26,
         "a vector is not tried"
     );
     // A secret that the daemon can't open is refused before its signature is checked.
@@ -350,6 +350,63 @@ fn verification_can_be_switched_off() {
     command.env("SKIP_SEALED_SECRET_VERIFICATION", "false");
     let _daemon = Daemon::start(command, &root.socket_called("cdh.sock"));
     refused(unseal(&root, placeholder), Code::INVALID_ARGUMENT);
+}
+
+/// The bytes that a kata-agent of November 2023 sent, which cuts `sealed.` off. Nobody has the key that signed the
+/// secret, so it is opened only without verification.
+#[test]
+fn a_recorded_secret_without_its_prefix() {
+    let root = Root::with(
+        &json!({"default/secret/db-password": STANDARD.encode("recorded"),
+        "default/signing-key/1": STANDARD.encode(vectors()["jwk"].to_string())})
+        .to_string(),
+    );
+    let socket = root.socket_called("cdh.sock");
+    let mut command = root.serve_hub();
+    command.arg("--skip-sealed-secret-verification");
+    let daemon = Daemon::start(command, &socket);
+    let mut wire = Wire::connect(&socket);
+    // The answer has the form of GetResource's.
+    assert_eq!(wire.ask(RECORDED_SEALED).unwrap(), b"recorded");
+    drop(daemon);
+    let _daemon = Daemon::start(root.serve_hub(), &socket);
+    let mut wire = Wire::connect(&socket);
+    let text = refused(wire.ask(RECORDED_SEALED), Code::INVALID_ARGUMENT);
+    assert!(text.contains("signature is not by the key"), "{text}");
+}
+
+/// A secret in the forms of late 2023 is verified as every other: without its prefix, with a payload in padded standard
+/// base64, and with both.
+#[test]
+fn the_forms_of_2023_are_verified() {
+    let root = root_with_secrets();
+    let vectors = vectors();
+    let _daemon = root.start_hub();
+    for name in ["good", "good, padded payload"] {
+        let sealed = vectors["sealed"][name].as_str().unwrap();
+        let bare = sealed.strip_prefix("sealed.").unwrap();
+        assert_eq!(unseal(&root, sealed).unwrap(), "the plaintext", "{name}");
+        assert_eq!(unseal(&root, bare).unwrap(), "the plaintext", "{name}");
+    }
+    for name in [
+        "payload exchanged",
+        "by another key",
+        "signature empty",
+        "placeholder header",
+    ] {
+        let sealed = vectors["sealed"][name].as_str().unwrap();
+        let bare = sealed.strip_prefix("sealed.").unwrap();
+        refused(unseal(&root, bare), Code::INVALID_ARGUMENT);
+    }
+    // The other way to write the same payload is another text, which nobody signed.
+    let padded = vectors["sealed"]["good, padded payload"].as_str().unwrap();
+    assert!(
+        padded.contains('=') && padded.contains(['+', '/']),
+        "{padded}"
+    );
+    let other = padded.replace('=', "").replace('+', "-").replace('/', "_");
+    let text = refused(unseal(&root, &other), Code::INVALID_ARGUMENT);
+    assert!(text.contains("signature is not by the key"), "{text}");
 }
 
 /// Exposed keys are served as resources, and never through sealed secrets.
