@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Writes an EROFS file system in one pass: the contents of files as they come, then the metadata, then the superblock.
+//!
+//! Nothing is extracted, so a layer has no path that could lead anywhere, and what it says about owners, modes and
+//! attributes needs no capability to be kept. The format is that of the kernel's `fs/erofs/erofs_fs.h` (Linux 5.13 and
+//! later); docs/guest-pull.md has the choices.
+
+mod content;
+mod directory;
+mod format;
+mod metadata;
+mod tree;
+
+pub use content::{Content, ContentWriter};
+pub use metadata::finish;
+pub use tree::{Attributes, Device, Kind, Node, NodeId, ROOT, Tree, Xattr};
+
+use std::io;
+
+use thiserror::Error;
+
+/// Why a file system can't be written.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The file can't be written.
+    #[error("can't write the layer's file: {0}")]
+    Write(#[from] io::Error),
+    /// Extended attributes don't fit the format.
+    #[error(
+        "the extended attributes up to {name} take {bytes} bytes, and at most {most} fit an inode"
+    )]
+    Xattrs {
+        /// The one that doesn't fit.
+        name: String,
+        /// What they take.
+        bytes: usize,
+        /// What fits.
+        most: usize,
+    },
+    /// The file system has more blocks than the format can number.
+    #[error("the layer has more than 16 TiB")]
+    TooLarge,
+}

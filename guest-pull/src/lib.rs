@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Pulls container images into compressed read-only layers, and mounts them.
+
+pub mod erofs;

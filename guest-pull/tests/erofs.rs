@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! File systems that the writer makes, read by erofs-utils and by the kernel.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use guest_pull::erofs::{Attributes, Content, ContentWriter, Device, Kind, ROOT, Tree, finish};
+
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().expect(program);
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{program} {args:?}: {said}");
+    said
+}
+
+/// Bytes that shrink, and bytes that don't.
+fn bytes(length: usize, compressible: bool) -> Vec<u8> {
+    let mut state = length as u64 + 1;
+    (0..length)
+        .map(|at| match compressible {
+            true => (at / 100 % 251) as u8,
+            false => {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            }
+        })
+        .collect()
+}
+
+const LENGTHS: [usize; 16] = [
+    0, 1, 100, 2048, 2049, 4095, 4096, 4097, 6144, 8192, 65_535, 65_536, 65_537, 70_000, 131_072,
+    1_000_001,
+];
+
+/// A file of each length around the limits of blocks and clusters, in each mixture of what shrinks and what doesn't.
+#[test]
+fn contents_of_every_shape_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    let mut tree = Tree::default();
+    let mut writer = ContentWriter::new(File::create(&path).unwrap(), true);
+    let mut expected = Vec::new();
+    for first in [true, false] {
+        for second in [true, false] {
+            for length in LENGTHS {
+                let mut content = bytes(length / 2, first);
+                content.extend(bytes(length - length / 2, second));
+                for part in content.chunks(7777) {
+                    writer.write(part).unwrap();
+                }
+                let name = format!("{length}-{first}-{second}");
+                let file = Kind::File(writer.finish_file().unwrap());
+                let id = tree
+                    .add(
+                        Attributes {
+                            mode: 0o644,
+                            ..Attributes::default()
+                        },
+                        file,
+                    )
+                    .unwrap();
+                tree.link(ROOT, name.as_bytes(), id);
+                expected.push((name, content));
+            }
+        }
+    }
+    // A directory of several blocks, and devices.
+    let big = tree
+        .add_directory(
+            Attributes {
+                mode: 0o1777,
+                ..Attributes::default()
+            },
+            ROOT,
+        )
+        .unwrap();
+    tree.link(ROOT, b"big", big);
+    for n in 0..1000 {
+        let id = tree
+            .add(
+                Attributes {
+                    mode: 0o4755,
+                    uid: 3_000_000,
+                    gid: 7,
+                    seconds: -5,
+                    nanoseconds: 999_999_999,
+                    xattrs: vec![
+                        (
+                            b"security.capability"[..].into(),
+                            b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..].into(),
+                        ),
+                        (b"user.x"[..].into(), b"y"[..].into()),
+                    ],
+                },
+                Kind::File(Content::empty()),
+            )
+            .unwrap();
+        tree.link(big, format!("a name of some length {n}").as_bytes(), id);
+        tree.link(big, format!("link {n}").as_bytes(), id);
+    }
+    let device = Device {
+        major: 259,
+        minor: 70_000,
+    };
+    for (name, kind) in [
+        ("c", Kind::CharacterDevice(device)),
+        ("b", Kind::BlockDevice(device)),
+        ("p", Kind::Fifo),
+        ("s", Kind::Symlink(vec![b'x'; 4000].into())),
+        ("t", Kind::Symlink(b"target"[..].into())),
+    ] {
+        let id = tree.add(Attributes::default(), kind).unwrap();
+        tree.link(ROOT, name.as_bytes(), id);
+    }
+    let length = finish(&tree, writer, [7; 16]).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), length);
+    let path = path.to_str().unwrap();
+    run("fsck.erofs", &[path]);
+    let out = dir.path().join("out");
+    run(
+        "fsck.erofs",
+        &[&format!("--extract={}", out.display()), path],
+    );
+    compare(&out, &expected);
+    let mounted = dir.path().join("mounted");
+    fs::create_dir(&mounted).unwrap();
+    let mounted_at = mounted.to_str().unwrap();
+    run("mount", &["-t", "erofs", "-o", "loop,ro", path, mounted_at]);
+    compare(&mounted, &expected);
+    let stat = fs::symlink_metadata(mounted.join("big/a name of some length 999")).unwrap();
+    assert_eq!(
+        (
+            stat.mode() & 0o7777,
+            stat.uid(),
+            stat.gid(),
+            stat.mtime(),
+            stat.mtime_nsec(),
+            stat.nlink()
+        ),
+        (0o4755, 3_000_000, 7, -5, 999_999_999, 2)
+    );
+    assert_eq!(fs::read_dir(mounted.join("big")).unwrap().count(), 2000);
+    let c = fs::symlink_metadata(mounted.join("c")).unwrap();
+    assert_eq!(c.rdev(), nix_makedev(259, 70_000));
+    assert_eq!(
+        fs::read_link(mounted.join("s")).unwrap().as_os_str().len(),
+        4000
+    );
+    run("umount", &[mounted_at]);
+}
+
+fn nix_makedev(major: u64, minor: u64) -> u64 {
+    ((major & 0xffff_f000) << 32)
+        | ((major & 0xfff) << 8)
+        | ((minor & 0xffff_ff00) << 12)
+        | (minor & 0xff)
+}
+
+fn compare(root: &Path, expected: &[(String, Vec<u8>)]) {
+    for (name, content) in expected {
+        assert!(fs::read(root.join(name)).unwrap() == *content, "{name}");
+    }
+}
