@@ -175,6 +175,25 @@ impl Tree {
         }
     }
 
+    /// The directories that names lead to, each with its absolute path.
+    pub fn directories(&self) -> Vec<(NodeId, Vec<u8>)> {
+        let mut found = vec![(ROOT, Vec::new())];
+        let mut next = 0;
+        while let Some((id, path)) = found.get(next) {
+            let (id, path) = (*id, path.clone());
+            next += 1;
+            for (name, &child) in self.entries(id).into_iter().flatten() {
+                if self.entries(child).is_some() {
+                    found.push((child, [&path[..], b"/", name].concat()));
+                }
+            }
+        }
+        if let Some((_, path)) = found.first_mut() {
+            path.push(b'/');
+        }
+        found
+    }
+
     /// The number of nodes, those that no name leads to among them.
     pub fn len(&self) -> usize {
         self.nodes.len()

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A layer's archive, made into a read-only file system in one pass.
+//!
+//! What is right, entry by entry, is what containerd makes of the archive. The file system says the rest in the words of
+//! overlayfs: a name that a layer takes away is a character device 0/0, a directory that hides what is below it has the
+//! attribute `trusted.overlay.opaque`.
+
+mod archive;
+mod path;
+mod place;
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use thiserror::Error;
+
+use crate::erofs;
+
+pub use place::Layer;
+
+/// Why a layer is refused.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The archive ends too early, or isn't one.
+    #[error("the archive can't be read after {entries} entries: {error}")]
+    Archive {
+        /// How many entries came before.
+        entries: usize,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// An entry can't be what it says it is.
+    #[error("entry {path}: {what}")]
+    Entry {
+        /// The name in the archive, escaped.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The archive has more of something than a layer may have.
+    #[error("more than {most} {what}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// The most that a layer may have.
+        most: usize,
+    },
+    /// The file system can't be written.
+    #[error(transparent)]
+    Write(#[from] erofs::Error),
+}
+
+/// What became of a layer's archive.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// The length of the file system in bytes.
+    pub bytes: u64,
+    /// How many entries the archive had.
+    pub entries: usize,
+    /// The directories that the archive has no entry for, although it has entries below them: absolute paths, sorted. In an
+    /// overlay they should have the attributes of the lower layers' directories.
+    pub implied: Vec<Vec<u8>>,
+    /// Whether the layer hides everything that is below it.
+    pub hides_all: bool,
+}
+
+/// Reads an uncompressed archive to its end, and writes the file system into `file`, which is empty. `uuid` identifies it.
+///
+/// # Errors
+///
+/// If the archive is broken or refused, or the file can't be written.
+pub fn convert(
+    archive: impl Read,
+    file: File,
+    compress: bool,
+    uuid: [u8; 16],
+) -> Result<Summary, Error> {
+    let mut layer = Layer::new(file, compress);
+    archive::read(archive, &mut layer)?;
+    layer.finish(uuid)
+}
