@@ -5,7 +5,6 @@
 
 pub mod component;
 pub mod kbc;
-pub mod units;
 
 use std::env;
 use std::ffi::OsStr;
