@@ -25,6 +25,7 @@ mod keys;
 mod launch_plan;
 mod lifecycle;
 mod odd_input;
+mod peer_pod_units;
 mod pull;
 mod repair;
 mod requests;
