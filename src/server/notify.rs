@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::parent_id;
 use std::time::Duration;
 use std::{env, fs, io, process};
@@ -47,11 +48,12 @@ fn is_pid(text: &OsStr, pid: u32) -> bool {
 /// Whether the process runs a shell.
 fn is_shell(pid: u32) -> bool {
     let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let program = program.as_os_str().as_bytes();
     SHELLS.iter().any(|shell| program.ends_with(shell))
 }
 
 /// What `/bin/sh` and `/bin/bash` are in images.
-const SHELLS: [&str; 4] = ["bash", "busybox", "dash", "sh"];
+const SHELLS: [&[u8]; 3] = [b"/bash", b"/busybox", b"/dash"];
 
 /// How many descriptors the service manager's store keeps for this process.
 ///
