@@ -8,7 +8,7 @@ use offline_fs_kbc::credential::{self, AuthFile};
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::snapshot::{FileState, Resource, Snapshot};
+use offline_fs_kbc::resource::snapshot::{FileState, Resource, Share, Snapshot};
 use offline_fs_kbc::text::{EntryName, count};
 
 /// What is wrong with the content of the resources, a sentence each; it begins with the file. `repairs` tells
@@ -18,25 +18,43 @@ pub fn of_content(snapshot: &Snapshot, repairs: bool) -> Vec<(Severity, String)>
     let mut findings: Vec<_> = found
         .map(|(file, problem)| (problem.severity, format!("{}: {problem}", file.display())))
         .collect();
-    for (name, resource) in &snapshot.resources {
-        let place = || {
-            let entry = EntryName(name.as_str());
-            format!("{}: entry {entry}", resource.file.display())
-        };
+    for resource in &snapshot.credentials {
+        let place = || format!("{}: entry {CREDENTIAL:?}", resource.file.display());
         for change in resource.changes() {
             let what = format!("{}: repaired before it is served: {change}", place());
             findings.push((Severity::Warning, what));
         }
         if let (Err(reason), Some(_)) = (&resource.value, resource.consequence()) {
             let what = format!(
-                "{}: {reason}; requests for it are refused, and clients pull anonymously; {}",
+                "{}: {reason}; {}; {}",
                 place(),
+                refused(snapshot),
                 credential::FIX
             );
             findings.push((Severity::Error, what));
         }
     }
+    let shares = shares(snapshot).map(|share| (Severity::Note, format!("credential: {share}")));
+    findings.extend(shares);
     findings
+}
+
+/// What becomes of a credential that is refused.
+fn refused(snapshot: &Snapshot) -> &'static str {
+    match credential(snapshot).is_some_and(|resource| resource.value.is_ok()) {
+        true => "it is left out of what is served",
+        false => "requests for it are refused, and clients pull anonymously",
+    }
+}
+
+/// What each file contributes to the credential, if several were merged.
+pub fn shares(snapshot: &Snapshot) -> impl Iterator<Item = &Share> {
+    credential(snapshot).into_iter().flat_map(Resource::shares)
+}
+
+/// The credential that is served.
+fn credential(snapshot: &Snapshot) -> Option<&Resource> {
+    snapshot.resources.get(&Name::Path(CREDENTIAL.into()))
 }
 
 /// The problem of a whole file, with what it means.
@@ -69,7 +87,7 @@ pub fn notes(snapshot: &Snapshot) -> Vec<(Option<PathBuf>, Problem)> {
             (Some(resource.file.to_path_buf()), note)
         })
         .collect();
-    if !snapshot.resources.keys().any(is_credential) {
+    if credential(snapshot).is_none() {
         notes.push((None, no_credential()));
     }
     notes
@@ -115,11 +133,7 @@ pub fn summary(snapshot: &Snapshot, content: usize) -> String {
         .values()
         .filter(|r| r.value.is_ok())
         .count();
-    let credential = snapshot
-        .resources
-        .iter()
-        .find(|(name, _)| is_credential(name));
-    let credential = match credential.map(|(_, resource)| &resource.value) {
+    let credential = match credential(snapshot).map(|resource| &resource.value) {
         None => "none".to_owned(),
         Some(Err(_)) => "broken".to_owned(),
         Some(Ok(value)) => registries(value.expose()),

@@ -135,7 +135,10 @@ impl ServiceStatus {
     fn summary_and_findings(&self) -> (String, BTreeSet<(Severity, String)>) {
         let snapshot = self.store.snapshot();
         let found = findings::of_content(&snapshot, self.repairs);
-        let mut line = findings::summary(&snapshot, found.len());
+        let problems = found
+            .iter()
+            .filter(|(severity, _)| *severity > Severity::Note);
+        let mut line = findings::summary(&snapshot, problems.count());
         for address in lock(&self.waiting).iter() {
             line.push_str(&format!(
                 "; waiting for {address}, where another process answers"
@@ -150,7 +153,8 @@ impl ServiceStatus {
         for (severity, finding) in found.difference(&logged).take(LOGGED_PROBLEMS) {
             match severity {
                 Severity::Error => error!("{finding}"),
-                _ => warn!("{finding}"),
+                Severity::Warning => warn!("{finding}"),
+                Severity::Note => info!("{finding}"),
             }
         }
         *logged = found;

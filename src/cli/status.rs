@@ -113,6 +113,10 @@ pub fn fetch(address: &Address) -> anyhow::Result<GetResponse> {
     }
 }
 
+/// The heading of the list of files.
+pub const FILES: &str =
+    "files (if several have a name, the last one is served; credentials are merged):";
+
 /// The first two lines: the program that answers, and the status line that systemd shows.
 pub fn headline(address: &Address, status: &GetResponse) -> String {
     format!(
@@ -126,7 +130,7 @@ pub fn headline(address: &Address, status: &GetResponse) -> String {
 
 fn text(address: &Address, status: &GetResponse) -> String {
     let mut text = headline(address, status);
-    text.push_str("files (if several have a name, the last one is served):\n");
+    let _ = writeln!(text, "{FILES}");
     for file in &status.files {
         let _ = writeln!(text, "  {}: {}", file.path, describe(file));
         if !file.last_error.is_empty() {
@@ -215,6 +219,9 @@ fn list(text: &mut String, heading: &str, entries: &[Entry]) {
                 entry.name, entry.problem, entry.file
             );
         }
+        for share in &entry.shares {
+            let _ = writeln!(text, "    {share}");
+        }
         for change in &entry.changes {
             let _ = writeln!(text, "    repaired: {change}");
         }
@@ -242,6 +249,9 @@ fn to_json(address: &Address, status: &GetResponse) -> Value {
             }
             if !entry.changes.is_empty() {
                 value["changes"] = json!(entry.changes);
+            }
+            if !entry.shares.is_empty() {
+                value["shares"] = json!(entry.shares);
             }
             value
         };

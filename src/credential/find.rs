@@ -44,6 +44,12 @@ pub fn find_key(keys: &[&str], registry: &str, repository: &str) -> Option<(usiz
     Some((at, Step::Host))
 }
 
+/// What a key is for, in one spelling: keys of the same registry, with or without a scheme or by one of Docker Hub's
+/// names, give the same text. A key with a path and no scheme is found only to the letter.
+pub fn canonical_key(key: &str) -> &str {
+    canonical_host(host_of_key(key))
+}
+
 /// The host that a key names: without a scheme, and only then without what follows the host.
 pub fn host_of_key(key: &str) -> &str {
     let without_scheme = key

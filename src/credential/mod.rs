@@ -4,6 +4,7 @@
 
 pub mod find;
 pub mod image;
+pub mod merge;
 pub mod repair;
 pub mod served;
 

@@ -204,7 +204,9 @@ fn login_of(members: &[Member<'_>], reason: EntryError) -> Option<(Login, &'stat
 }
 
 /// A JSON object of members whose values are JSON already.
-fn object<'a>(members: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Zeroizing<String> {
+pub(super) fn object<'a>(
+    members: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+) -> Zeroizing<String> {
     let name = |name| serde_json::Value::from(name).to_string();
     // Room for all of it, since a text that grows leaves copies behind.
     let room = members

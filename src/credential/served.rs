@@ -8,10 +8,11 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::credential::AuthFile;
+use crate::credential::merge::{Merged, merge};
 use crate::credential::repair::{Served, repair};
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::secret::Secret;
-use crate::resource::snapshot::{FileState, Outcome, Resource, Snapshot};
+use crate::resource::snapshot::{FileState, Outcome, Resource, Share, Snapshot};
 
 /// A credential that every client accepts, and finds no login in.
 const EMPTY: &str = r#"{"auths":{}}"#;
@@ -26,23 +27,23 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Prepares the credential of a snapshot.
+    /// Prepares the credential of a snapshot: those of its files are repaired, and merged if there are several.
     pub fn apply(self, snapshot: &mut Snapshot) {
+        for credential in &mut snapshot.credentials {
+            self.deliver(credential);
+        }
         let name = Name::Path(CREDENTIAL.into());
-        let is_unconfigured = is_unconfigured(snapshot);
-        match snapshot.resources.get_mut(&name) {
-            Some(resource) => self.deliver(resource),
-            None if self.empty && is_unconfigured => {
-                let mut resource = Resource {
-                    value: Ok(Secret::new(Zeroizing::new(EMPTY.as_bytes().to_vec()))),
-                    file: Arc::from(Path::new("--empty-credential")),
-                    old: false,
-                    outcome: None,
-                };
-                self.deliver(&mut resource);
-                snapshot.resources.insert(name, resource);
-            }
-            None => {}
+        if let Some(resource) = combine(&snapshot.credentials) {
+            snapshot.resources.insert(name, resource);
+        } else if self.empty && is_unconfigured(snapshot) {
+            let mut resource = Resource {
+                value: Ok(Secret::new(Zeroizing::new(EMPTY.as_bytes().to_vec()))),
+                file: Arc::from(Path::new("--empty-credential")),
+                old: false,
+                outcome: None,
+            };
+            self.deliver(&mut resource);
+            snapshot.resources.insert(name, resource);
         }
     }
 
@@ -55,8 +56,8 @@ impl Delivery {
         };
         let outcome = match served {
             Served::Untouched => Outcome {
-                changes: Vec::new(),
                 consequence: consequence(value.expose()),
+                ..Outcome::default()
             },
             Served::Repaired { text, changes } => {
                 let consequence = consequence(&text);
@@ -64,18 +65,78 @@ impl Delivery {
                 Outcome {
                     changes,
                     consequence,
+                    ..Outcome::default()
                 }
             }
             Served::Refused(reason) => {
                 resource.value = Err(reason.as_str().into());
                 Outcome {
-                    changes: Vec::new(),
                     consequence: Some((true, reason)),
+                    ..Outcome::default()
                 }
             }
         };
         resource.outcome = Some(Box::new(outcome));
     }
+}
+
+/// What is served of the credentials of several files, lowest precedence first.
+///
+/// If only one of them has entries that count, it is served byte for byte. One that is empty or can't be used takes
+/// nothing away from the others.
+fn combine(credentials: &[Resource]) -> Option<Resource> {
+    let (last, others) = credentials.split_last()?;
+    if others.is_empty() {
+        return Some(last.clone());
+    }
+    let parsed = credentials.iter().filter_map(|resource| {
+        let file = AuthFile::parse(resource.value.as_ref().ok()?.expose()).ok()?;
+        (file.is_readable() && !file.entries.is_empty()).then_some((resource, file))
+    });
+    let (with_entries, files): (Vec<_>, Vec<_>) = parsed.unzip();
+    let Merged { text, parts } = merge(&files.iter().collect::<Vec<_>>());
+    let shares = with_entries
+        .iter()
+        .zip(parts)
+        .map(|(resource, part)| Share {
+            file: Arc::clone(&resource.file),
+            served: part.served,
+            shadowed: part
+                .shadowed
+                .into_iter()
+                .filter_map(|(key, by)| Some((key, Arc::clone(&with_entries.get(by)?.file))))
+                .collect(),
+        });
+    let shares: Vec<_> = shares.collect();
+    let mut counting = with_entries
+        .iter()
+        .zip(&shares)
+        .filter(|(_, share)| !share.served.is_empty())
+        .map(|(resource, _)| *resource);
+    let Some(first) = counting.next() else {
+        let usable = credentials.iter().rfind(|resource| resource.value.is_ok());
+        return Some(usable.unwrap_or(last).clone());
+    };
+    let more: Vec<_> = counting.collect();
+    let mut resource = more.last().unwrap_or(&first).to_owned().clone();
+    let mut outcome = resource.outcome.take().unwrap_or_default();
+    if !more.is_empty() {
+        resource.value = Ok(Secret::new(text));
+        let all = std::iter::once(first).chain(more);
+        outcome.changes = all.flat_map(changes_with_file).collect();
+    }
+    if with_entries.len() > 1 {
+        outcome.shares = shares;
+    }
+    resource.outcome = Some(outcome);
+    Some(resource)
+}
+
+/// The changes to a credential, each with its file.
+fn changes_with_file(resource: &Resource) -> impl Iterator<Item = String> {
+    let file = resource.file.display();
+    let changes = resource.changes().iter();
+    changes.map(move |change| format!("{file}: {change}"))
 }
 
 /// What a client makes of a credential that it gets.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::resource::entries::{self, Entries, Entry};
 use crate::resource::file::Kind;
-use crate::resource::name::{ALIASES, Name};
+use crate::resource::name::{ALIASES, CREDENTIAL, Name};
 use crate::resource::snapshot::{FileStatus, Resource, Snapshot};
 
 /// One file's part of a snapshot.
@@ -42,6 +42,7 @@ pub(super) fn merge<'a>(
     let (keys, resources): (Vec<_>, Vec<_>) = layers.partition(|layer| *layer.kind == Kind::Keys);
     Snapshot {
         resources: pick(&resources),
+        credentials: credentials(&resources),
         keys: pick(&keys),
         files: statuses,
     }
@@ -73,6 +74,15 @@ fn pick(layers: &[Layer<'_>]) -> BTreeMap<Name, Resource> {
         }
     }
     picked
+}
+
+/// The effective credential of each layer that has one.
+fn credentials(layers: &[Layer<'_>]) -> Vec<Resource> {
+    let name = Name::Path(CREDENTIAL.into());
+    let found = layers
+        .iter()
+        .filter_map(|layer| Some(resource(layer.entries.get(&name)?, layer.file)));
+    found.collect()
 }
 
 fn resource(entry: &Entry, file: &Arc<Path>) -> Resource {

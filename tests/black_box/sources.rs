@@ -9,12 +9,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use ttrpc::Code;
 
 use crate::support::daemon::{Daemon, Root, one, output, started_by};
 use crate::support::wire::{Wire, g2, get, get_frame, outcome};
+
+/// An `auth.json` for one registry, that is identified by its password.
+fn auth_of(registry: &str, password: &str) -> String {
+    let login = STANDARD.encode(format!("u:{password}"));
+    format!(r#"{{"auths":{{"{registry}":{{"auth":"{login}"}}}}}}"#)
+}
 
 /// An `auth.json` that is identified by its registry.
 fn auth(registry: &str) -> String {
@@ -37,26 +45,110 @@ fn put(path: &Path, text: &str) {
     fs::rename(new, path).unwrap();
 }
 
-/// Today's cloud-api-adaptor delivers a plain auth.json, late: it is the credential as soon as it exists, and
-/// a half-written one does not replace the last good one.
+/// Today's cloud-api-adaptor delivers a plain auth.json, late: it counts as soon as it exists, and a half-written one
+/// does not replace the last good one.
 #[test]
 fn a_plain_auth_json_is_the_credential() {
-    let root = Root::with(&one("Credential", auth("low")));
+    let [low, high] = ["low", "high"].map(|password| auth_of("r.example", password));
+    let root = Root::with(&one("Credential", &low));
     let daemon = root.start_as_installed();
-    assert_eq!(credential(&root).unwrap(), auth("low"));
+    assert_eq!(credential(&root).unwrap(), low);
     let path = root.path("run/peerpod/auth.json");
-    put(&path, &auth("high"));
-    assert_eq!(credential(&root).unwrap(), auth("high"));
+    put(&path, &high);
+    assert_eq!(credential(&root).unwrap(), high);
     for half in ["", "{\"auths\":{\"r"] {
         fs::write(&path, half).unwrap();
-        assert_eq!(credential(&root).unwrap(), auth("high"));
+        assert_eq!(credential(&root).unwrap(), high);
     }
     daemon.wait_for_log("not JSON: the text ends too early");
-    // An auth.json that no client can use is refused, not ignored.
+    // One that no client can use takes nothing away from the others, and the log has the reason.
     put(&path, "{}");
+    assert_eq!(credential(&root).unwrap(), low);
+    daemon.wait_for_log("no member \"auths\"; it is left out of what is served");
+    root.rename_resources("{}");
     assert_eq!(credential(&root).unwrap_err(), Code::FAILED_PRECONDITION);
+    root.rename_resources(&one("Credential", &low));
     fs::remove_file(&path).unwrap();
-    assert_eq!(credential(&root).unwrap(), auth("low"));
+    assert_eq!(credential(&root).unwrap(), low);
+}
+
+/// A credential that was baked into the image and one that the pod brings both count, whatever registries either has.
+/// cloud-api-adaptor always makes the pod's file, without registries where the pod has no pull secret: that takes
+/// nothing away from the baked one, which is served byte for byte.
+#[test]
+fn credentials_of_several_files_are_merged() {
+    let baked = r#" {"auths": {"a.example":{"auth":"dTpw"},"docker.io":{"auth":"dTpw"}}, "x":1}"#;
+    let root = Root::with(&one("Credential", baked));
+    let path = root.path("run/peerpod/auth.json");
+    put(&path, r#"{"auths": {}}"#);
+    let daemon = root.start_as_installed();
+    assert_eq!(credential(&root).unwrap(), baked);
+    let pod = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"eDpw"},"b.example":{"username":"x","password":"p"}}}"#;
+    put(&path, pod);
+    let merged = r#"{"auths":{"a.example":{"auth":"dTpw"},"https://index.docker.io/v1/":{"auth":"eDpw"},"b.example":{"username":"x","password":"p","auth":"eDpw"}}}"#;
+    assert_eq!(credential(&root).unwrap(), merged);
+
+    let resources = root.resources().display().to_string();
+    let pod_file = path.display().to_string();
+    let shares = [
+        format!("{resources}: \"a.example\"; its \"docker.io\" is overridden by {pod_file}"),
+        format!("{pod_file}: \"https://index.docker.io/v1/\", \"b.example\""),
+    ];
+    for share in &shares {
+        daemon.wait_for_log(&format!("credential: {share}"));
+    }
+    let on_root = |args: &[&str]| {
+        output(
+            crate::support::daemon::command()
+                .args(args)
+                .arg("--root")
+                .arg(root.dir()),
+        )
+    };
+    let (status, _, _) = on_root(&["status"]);
+    let expected = format!(
+        "default/credential/test: {} bytes, from {pod_file}\n    {}\n    {}\n    repaired: {pod_file}: registry",
+        merged.len(),
+        shares[0],
+        shares[1]
+    );
+    assert!(status.contains(&expected), "{status}");
+    let images = ["a.example/i", "b.example/i", "alpine"];
+    let args = images.map(|image| ["--image", image]).concat();
+    let (check, _, code) = on_root(&[&["check"], &args[..]].concat());
+    assert_eq!(code, Some(0), "{check}");
+    for said in [
+        format!("a.example/i:latest: the user \"u\" by the entry \"a.example\" of {resources},"),
+        format!("b.example/i:latest: the user \"x\" by the entry \"b.example\" of {pod_file},"),
+        format!(
+            "alpine:latest: the user \"x\" by the entry \"https://index.docker.io/v1/\" of {pod_file},"
+        ),
+        format!("credential: {}\n", shares[0]),
+    ] {
+        assert!(check.contains(&said), "{said}: {check}");
+    }
+    let (json, _, _) = on_root(&[&["check", "--format", "json"], &args[..]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["images"][0]["file"], resources.as_str());
+    assert_eq!(json["images"][1]["file"], pod_file.as_str());
+    let shares = &json["served"][0]["shares"];
+    assert_eq!(shares[0]["registries"][0], "a.example");
+    assert_eq!(shares[0]["overridden"][0]["registry"], "docker.io");
+    assert_eq!(
+        shares[0]["overridden"][0]["overridden_by"],
+        pod_file.as_str()
+    );
+
+    // Where the pod's file has the same registries, it counts alone, byte for byte.
+    let same = r#"{"auths" :{"a.example":{"auth":"eDpw"},"docker.io":{"auth":"eDpw"}}}"#;
+    put(&path, same);
+    assert_eq!(credential(&root).unwrap(), same);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(credential(&root).unwrap(), baked);
+    // No value is in what was said.
+    for said in [daemon.log(), status, check] {
+        assert!(!said.contains("dTpw") && !said.contains("eDpw"), "{said}");
+    }
 }
 
 /// Each source overrides those before it; `check` and `status` show the same order.
@@ -102,9 +194,17 @@ fn later_sources_override_earlier_ones() {
         auth_file,
     ];
     for (n, write) in sources.iter().enumerate() {
-        let value = auth(&format!("registry{n}.example"));
+        let value = auth_of("r.example", &n.to_string());
         write(&value);
         assert_eq!(credential(&root).unwrap(), value, "{n}");
+    }
+    // Of other registries, each source's counts.
+    for (n, write) in sources.iter().enumerate() {
+        write(&auth(&format!("registry{n}.example")));
+    }
+    let all = credential(&root).unwrap();
+    for n in 0..sources.len() {
+        assert!(all.contains(&format!("\"registry{n}.example\"")), "{all}");
     }
     let mut check = crate::support::daemon::command();
     check

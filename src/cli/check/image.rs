@@ -11,7 +11,7 @@ use offline_fs_kbc::credential::{AuthFile, Login};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
-use offline_fs_kbc::resource::snapshot::Snapshot;
+use offline_fs_kbc::resource::snapshot::{Share, Snapshot};
 use offline_fs_kbc::text::{Escaped, Quoted, RegistryName};
 use serde_json::json;
 
@@ -26,6 +26,8 @@ pub struct Credential {
     file: PathBuf,
     /// The bytes, or why there are none.
     value: Result<Secret, Box<str>>,
+    /// What each file contributes, if several were merged.
+    shares: Vec<Share>,
     /// How long it is in the file.
     #[cfg_attr(not(feature = "tools"), expect(dead_code))]
     raw: usize,
@@ -60,10 +62,18 @@ impl Credential {
                     }
                     Err(reason) => Err(reason.clone()),
                 },
+                shares: resource.shares().to_vec(),
                 raw,
             }
         });
         (credential, served)
+    }
+
+    /// The file whose entry this is.
+    fn file_of(&self, key: &str) -> &Path {
+        let has = |share: &&Share| share.served.iter().any(|served| served == key);
+        let share = self.shares.iter().find(has);
+        share.map_or(&self.file, |share| &share.file)
     }
 
     /// How long it is in the file.
@@ -89,19 +99,18 @@ pub fn check(
     let mut any = false;
     for credential in credentials.iter().flatten() {
         any = true;
-        check_one(
-            image,
-            choose(image, credential),
-            Some(&credential.file),
-            how,
-            report,
-        );
+        let choice = choose(image, credential);
+        let file = match &choice.login {
+            Ok((key, ..)) => credential.file_of(key),
+            Err(_) => &credential.file,
+        };
+        check_one(image, &choice, Some(file), how, report);
     }
     if !any {
         let none = Choice {
             login: Err("there is no credential".to_owned()),
         };
-        check_one(image, none, None, how, report);
+        check_one(image, &none, None, how, report);
     }
 }
 
@@ -134,7 +143,7 @@ fn choose(image: &ImageName, credential: &Credential) -> Choice {
 
 fn check_one(
     image: &ImageName,
-    choice: Choice,
+    choice: &Choice,
     file: Option<&Path>,
     how: Option<&skopeo::Options>,
     report: &mut Report,
@@ -147,10 +156,12 @@ fn check_one(
                 Step::Prefix => "the most specific entry that matches",
                 Step::Host => "another spelling of its registry",
             };
+            let of_file = file.map(|file| format!(" of {}", file.display()));
             report.line(format!(
-                "{image}: the user {} by the entry {}, {how_found}",
+                "{image}: the user {} by the entry {}{}, {how_found}",
                 Quoted(&login.user),
-                RegistryName(key)
+                RegistryName(key),
+                of_file.unwrap_or_default()
             ));
             told["user"] = json!(login.user);
             told["entry"] = json!(RegistryName(key).plain());

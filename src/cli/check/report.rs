@@ -10,8 +10,8 @@ use std::{env, fmt};
 use clap::ValueEnum;
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::snapshot::Snapshot;
-use offline_fs_kbc::text::{EntryName, count};
+use offline_fs_kbc::resource::snapshot::{Share, Snapshot};
+use offline_fs_kbc::text::{EntryName, RegistryName, count};
 use serde_json::{Value, json};
 
 /// How something is printed.
@@ -59,11 +59,15 @@ impl Report {
     pub fn serve(&mut self, snapshot: &Snapshot) {
         for (name, resource) in &snapshot.resources {
             if let (Name::Path(name), Ok(value)) = (name, &resource.value) {
-                self.served.push(json!({
+                let mut served = json!({
                     "file": resource.file.display().to_string(),
                     "name": &**name,
                     "bytes": value.len(),
-                }));
+                });
+                if !resource.shares().is_empty() {
+                    served["shares"] = resource.shares().iter().map(share).collect();
+                }
+                self.served.push(served);
             }
         }
     }
@@ -153,6 +157,19 @@ impl Report {
         }
         report
     }
+}
+
+/// What one of several files contributes to a resource.
+fn share(share: &Share) -> Value {
+    let plain = |key: &String| RegistryName(key).plain();
+    let shadowed = share.shadowed.iter().map(
+        |(key, by)| json!({"registry": plain(key), "overridden_by": by.display().to_string()}),
+    );
+    json!({
+        "file": share.file.display().to_string(),
+        "registries": share.served.iter().map(plain).collect::<Vec<_>>(),
+        "overridden": shadowed.collect::<Vec<_>>(),
+    })
 }
 
 /// An entry's name as it stands in the file, unless it may be a value.

@@ -5,8 +5,9 @@
 use std::path::Path;
 
 use offline_fs_kbc::lint;
+use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::snapshot::{FileState, FileStatus, Snapshot};
+use offline_fs_kbc::resource::snapshot::{FileState, FileStatus, Resource, Snapshot};
 use offline_fs_kbc::resource::store::Store;
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::count;
@@ -29,9 +30,12 @@ pub fn check(
     store.refresh();
     let snapshot = store.snapshot();
     let (credential, served) = Credential::of(&snapshot, repairs);
-    report.line("files (if several have a name, the last one is served):".to_owned());
+    report.line(status::FILES.to_owned());
     for file in &snapshot.files {
         check_file(file, &served, report);
+    }
+    for share in findings::shares(&served) {
+        report.line(format!("credential: {share}"));
     }
     for (file, problem) in lint::snapshot(&snapshot, repairs) {
         report.find(Some(file), problem);
@@ -82,8 +86,7 @@ fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {
         } => {
             let entries = count(*entries, "entry", "entries");
             report.line(format!("{shown}: {entries}, {bytes} bytes"));
-            let all = snapshot.resources.iter().chain(&snapshot.keys);
-            for (name, resource) in all.filter(|(_, resource)| *resource.file == *path) {
+            for (name, resource) in of_file(path, snapshot) {
                 report.line(findings::line(name, resource));
             }
             for exposure in exposures {
@@ -94,6 +97,20 @@ fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {
             }
         }
     }
+}
+
+/// What is served of a file, and its credential, which may be merged with others.
+fn of_file<'a>(
+    path: &'a Path,
+    snapshot: &'a Snapshot,
+) -> impl Iterator<Item = (&'a Name, &'a Resource)> {
+    let (credential, other): (Vec<_>, Vec<_>) =
+        (snapshot.resources.iter()).partition(|(name, _)| name.as_str() == CREDENTIAL);
+    let credentials = credential
+        .into_iter()
+        .flat_map(|(name, _)| snapshot.credentials.iter().map(move |one| (name, one)));
+    let all = credentials.chain(other).chain(&snapshot.keys);
+    all.filter(move |(_, resource)| *resource.file == *path)
 }
 
 /// Looks whether the daemon runs, and whether it serves what was looked at here.
