@@ -24,6 +24,7 @@ mod image_build;
 mod keys;
 mod lifecycle;
 mod odd_input;
+mod peer_pod_units;
 mod pull;
 mod repair;
 mod requests;

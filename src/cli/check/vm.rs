@@ -14,6 +14,7 @@ use offline_fs_kbc::text::count;
 
 use crate::cli::check::image::Credential;
 use crate::cli::check::report::Report;
+use crate::cli::check::units;
 use crate::cli::{findings, status};
 use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
 
@@ -65,6 +66,7 @@ pub fn check(
             ),
         );
     }
+    units::check(root, report);
     check_daemon(sockets, root, &snapshot, report);
     report.serve(&served);
     credential
