@@ -5,7 +5,11 @@
 
 pub mod component;
 pub mod kbc;
+<<<<<<< HEAD
 pub mod units;
+=======
+pub mod tee;
+>>>>>>> main
 
 use std::env;
 use std::ffi::OsStr;
