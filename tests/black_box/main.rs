@@ -42,4 +42,5 @@ mod tools;
 mod try_it;
 mod units;
 mod user_data;
+mod waiting;
 mod watching;
