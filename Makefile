@@ -74,7 +74,7 @@ SOAK_SECONDS ?= 7200
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 # The examples that are installed with the documentation.
-EXAMPLES := $(patsubst examples/%,%,$(wildcard examples/image/* examples/cloud-init/* examples/kustomize/*))
+EXAMPLES := $(patsubst examples/%,%,$(wildcard examples/image/* examples/cloud-init/* examples/kustomize/* examples/peerpod/*))
 # The version of packages.
 VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
 PACKAGES := $(CURDIR)/target/packages

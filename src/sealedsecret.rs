@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Sealed secrets: the signed name of a resource, in the form `sealed.<header>.<payload>.<signature>`.
+//!
+//! The kata-agents of September to November 2023 (CC-0.8) cut `sealed.` off, and confidential-data-hub 0.8.0 decoded the
+//! payload as padded standard base64. The signature covers the text as it is written, in either form.
 
 #[cfg(feature = "tools")]
 pub mod sign;
@@ -57,18 +60,18 @@ impl<'a> Sealed<'a> {
     /// [`Error::Malformed`].
     pub fn parse(text: &'a str) -> Result<Self, Error> {
         let text = text.trim_ascii();
-        let body = text
-            .strip_prefix("sealed.")
-            .ok_or(Error::Malformed("it doesn't begin with \"sealed.\""))?;
+        let body = text.strip_prefix("sealed.").unwrap_or(text);
         let parts: Vec<_> = body.splitn(4, '.').collect();
         let [header, payload, signature] = parts[..] else {
             return Err(Error::Malformed(
-                "it does not have four parts joined by dots",
+                "it is not sealed.<header>.<payload>.<signature>",
             ));
         };
-        let decoded = base64::decode_url(payload).ok_or(Error::Malformed(
-            "its payload is not base64url without padding",
-        ))?;
+        let decoded = base64::decode_url(payload)
+            .or_else(|| base64::decode_padded(payload))
+            .ok_or(Error::Malformed(
+                "its payload is neither base64url without padding nor padded base64",
+            ))?;
         Ok(Self {
             header,
             signed: &body[..header.len() + 1 + payload.len()],

@@ -132,12 +132,12 @@ pub fn release_code() {
     }
 }
 
-/// Three functions of the C library, smaller than its own. In a static binary those bring its message catalogues, with
-/// conversion between character sets and loading of libraries, and its scanner of floating-point numbers along: a tenth
+/// Functions of the C library, smaller than its own. In a static binary those bring its message catalogues, with
+/// conversion between character sets and loading of libraries, its formatting and its scanner of numbers along: a tenth
 /// of the program, which never uses any of it.
 #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
 mod smaller {
-    use libc::{c_char, c_int, pthread_attr_t, pthread_t, size_t};
+    use libc::{c_char, c_int, c_uint, pthread_attr_t, pthread_t, size_t};
     use nix::errno::Errno;
 
     /// A message in the program's language, which without setlocale(3), as here, is the message itself: dcgettext(3), by
@@ -173,5 +173,29 @@ mod smaller {
     #[unsafe(no_mangle)]
     extern "C" fn pthread_getattr_np(_: pthread_t, _: *mut pthread_attr_t) -> c_int {
         libc::ENOSYS
+    }
+
+    /// Ends the process because of a bug that the C library found in itself or in its caller: what assert(3) calls. It says
+    /// the same as the C library's own, without the format machinery that this takes.
+    // SAFETY: as with the C library's, both are texts that end in a NUL.
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn __assert_fail(
+        assertion: *const c_char,
+        file: *const c_char,
+        _: c_uint,
+        _: *const c_char,
+    ) -> ! {
+        // SAFETY: the texts end in a NUL, and write(2) reads no more than their length.
+        unsafe {
+            for text in [
+                file,
+                c": Assertion failed: ".as_ptr(),
+                assertion,
+                c"\n".as_ptr(),
+            ] {
+                libc::write(libc::STDERR_FILENO, text.cast(), libc::strlen(text));
+            }
+            libc::abort()
+        }
     }
 }

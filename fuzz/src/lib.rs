@@ -179,7 +179,7 @@ impl Daemon {
         let mut methods = Vec::new();
         methods.extend(getresource::service(Arc::clone(&store)));
         methods.extend(keyprovider::service(Arc::clone(&store)));
-        methods.extend(attestation::service());
+        methods.extend(attestation::service(|| "sample"));
         methods.extend(unavailable::services());
         methods.extend(resource::service(Arc::clone(&store), false));
         let nowhere = Path::new("/nonexistent/keys").to_owned();

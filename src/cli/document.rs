@@ -9,6 +9,7 @@ use offline_fs_kbc::json;
 use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::parse::{MAX_ENTRIES, parse_object};
+use offline_fs_kbc::resource::problem::NAME_SPELLING;
 use offline_fs_kbc::userdata;
 use zeroize::Zeroizing;
 
@@ -43,8 +44,9 @@ impl Document {
         Self(given.into_iter().map(|(_, entry)| entry).collect())
     }
 
-    /// The entries of the file at `path`, each value byte for byte as it is there. A `given` entry replaces
-    /// those of the same name, in either spelling; new names come last.
+    /// The entries of the file at `path`, each value byte for byte as it is there, each path in the spelling in
+    /// which all agents look it up. A `given` entry replaces those of the same name, in any spelling; new names
+    /// come last.
     ///
     /// # Errors
     ///
@@ -56,7 +58,8 @@ impl Document {
             Ok(parsed) => parsed,
             Err(problem) => bail!("{shown}: {problem}"),
         };
-        for problem in &parsed.problems {
+        let found = parsed.problems.iter();
+        for problem in found.filter(|problem| problem.code != NAME_SPELLING) {
             let name = problem.entry.as_deref().map(Name::parse);
             if !given
                 .iter()
@@ -71,7 +74,12 @@ impl Document {
             .collect();
         let mut entries = Vec::new();
         for member in json::members(&content.text, MAX_ENTRIES)? {
+            // Upstream agents find a path by one spelling only, and the oldest ones the old names only.
             let name = Name::parse(&member.name).ok();
+            let written = match &name {
+                Some(name) if !Name::is_old(&member.name) => name.as_str(),
+                _ => &member.name,
+            };
             match given
                 .iter_mut()
                 .find(|(given, _)| Some(given) == name.as_ref())
@@ -79,7 +87,7 @@ impl Document {
                 // The new value replaces the first entry of this name; further ones are dropped.
                 Some((_, entry)) => entries.extend(entry.take()),
                 None => entries.push(Entry {
-                    written: serde_json::to_string(&member.name)?,
+                    written: serde_json::to_string(written)?,
                     value: Zeroizing::new(member.value.to_owned()),
                 }),
             }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use offline_fs_kbc::credential::{self, AuthFile};
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
-use offline_fs_kbc::resource::problem::{Problem, Severity};
+use offline_fs_kbc::resource::problem::{CREDENTIAL_REFUSED, Problem, Severity};
 use offline_fs_kbc::resource::snapshot::{FileState, Resource, Share, Snapshot};
 use offline_fs_kbc::text::{EntryName, count};
 
@@ -43,7 +43,7 @@ pub fn of_content(snapshot: &Snapshot, repairs: bool) -> Vec<(Severity, String)>
 fn refused(snapshot: &Snapshot) -> &'static str {
     match credential(snapshot).is_some_and(|resource| resource.value.is_ok()) {
         true => "it is left out of what is served",
-        false => "requests for it are refused, and clients pull anonymously",
+        false => CREDENTIAL_REFUSED,
     }
 }
 
@@ -97,7 +97,10 @@ fn no_credential() -> Problem {
     Problem::of_file(
         Severity::Note,
         "credential-missing",
-        format!("no credential ({CREDENTIAL}): clients pull anonymously"),
+        format!(
+            "no credential ({CREDENTIAL}): kata-agents before 3.8 pull anonymously, later ones that ask for one \
+             pull no image"
+        ),
         "write one with `offline-fs-kbc pack --credential auth.json`",
     )
 }

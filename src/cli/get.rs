@@ -56,7 +56,7 @@ enum ClientKind {
     G1,
     /// kata-agent of 2023, on getresource.sock
     G2,
-    /// kata-agent since November 2023, on cdh.sock
+    /// kata-agent from 3.3 on, on cdh.sock
     Cdh,
 }
 

@@ -20,14 +20,14 @@ use offline_fs_kbc::resource::file::{self, Kind};
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::parse::{MAX_ENTRIES, parse_object};
 use offline_fs_kbc::sealedsecret::sign::PrivateKey;
-use offline_fs_kbc::text::{EntryName, Quoted};
+use offline_fs_kbc::text::EntryName;
 use zeroize::Zeroizing;
 
 use crate::cli::private_file;
 
 /// What `--help` and the manual show at the end.
 const EXAMPLE: &str = "Example:
-  offline-fs-kbc keygen kbs:///default/key/k1 --keys keys.json
+  offline-fs-kbc keygen default/key/k1 --keys keys.json
   offline-fs-kbc keygen --signing private.jwk >public.jwk";
 
 /// Make a key that encrypts images, or a key that signs sealed secrets
@@ -40,9 +40,9 @@ const EXAMPLE: &str = "Example:
     override_usage = "offline-fs-kbc keygen <NAME> --keys <FILE>\n       offline-fs-kbc keygen --signing <FILE>"
 )]
 pub struct Keygen {
-    /// The key's id, for example kbs:///default/key/k1
+    /// The key's id, for example default/key/k1; a kbs:// URI is written as its path
     #[arg(value_parser = key_id, requires = "keys", required_unless_present = "signing")]
-    name: Option<String>,
+    name: Option<Name>,
 
     /// The keys file
     #[arg(long, value_name = "FILE", requires = "name")]
@@ -54,12 +54,11 @@ pub struct Keygen {
     signing: Option<PathBuf>,
 }
 
-fn key_id(text: &str) -> Result<String, String> {
+fn key_id(text: &str) -> Result<Name, String> {
     if text.is_empty() || text.contains(char::is_control) || EntryName(text).is_hidden() {
         return Err("a key's id is a line of at most 100 bytes".to_owned());
     }
-    Name::parse(text).map_err(|error| error.to_string())?;
-    Ok(text.to_owned())
+    Name::parse(text).map_err(|error| error.to_string())
 }
 
 impl Keygen {
@@ -74,7 +73,7 @@ impl Keygen {
             }
             (None, Some(name), Some(path)) => {
                 add(&name, &path)?;
-                super::print(format!("{}: key {name} added\n", path.display()))?;
+                super::print(format!("{}: key {} added\n", path.display(), name.as_str()))?;
             }
             _ => bail!("name a key and a keys file: NAME --keys FILE"),
         }
@@ -82,7 +81,7 @@ impl Keygen {
     }
 }
 
-fn add(name: &str, path: &Path) -> anyhow::Result<()> {
+fn add(name: &Name, path: &Path) -> anyhow::Result<()> {
     // Two runs at once must not lose a key. The lock is on the directory, since the file itself is replaced.
     let _lock = lock_directory_of(path)?;
     let shown = path.display();
@@ -97,14 +96,12 @@ fn add(name: &str, path: &Path) -> anyhow::Result<()> {
         bail!("{shown}: {problem}");
     }
     let members = json::members(&text, MAX_ENTRIES)?;
-    let id = Name::parse(name)?;
     let same = members
         .iter()
-        .find(|member| Name::parse(&member.name) == Ok(id.clone()) || member.name == name);
+        .find(|member| Name::parse(&member.name).as_ref() == Ok(name));
     if let Some(member) = same {
         bail!(
-            "{shown} already has the key {}, as {} at {}; keys are never replaced: choose another id",
-            Quoted(name),
+            "{shown} already has the key {} at {}; keys are never replaced: choose another id",
             EntryName(&member.name),
             member.position
         );
@@ -117,7 +114,7 @@ fn add(name: &str, path: &Path) -> anyhow::Result<()> {
     let text = std::str::from_utf8(&text)?;
     let text = insert(
         text,
-        &serde_json::to_string(name)?,
+        &serde_json::to_string(name.as_str())?,
         &value,
         members.is_empty(),
     );

@@ -18,6 +18,8 @@ use crate::config::{Component, Role};
 /// The names under which the program runs as a component.
 const NAMES: &[(&str, Component)] = &[
     ("attestation-agent", Component::AttestationAgent),
+    // Kata's extension image starts this one in VMs with an NVIDIA GPU.
+    ("attestation-agent-nv", Component::AttestationAgent),
     ("confidential-data-hub", Component::ConfidentialDataHub),
 ];
 

@@ -2,6 +2,7 @@
 
 //! `seal`: makes sealed secrets.
 
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ const EXAMPLE: &str = r"Example:
 
 /// Make a sealed secret, a signed name of a resource
 ///
-/// It prints the sealed secret. The resource itself goes into the resources file, and so does the public key,
+/// It prints the sealed secret, with a line break only on a terminal. The resource itself goes into the resources file, and so does the public key,
 /// under the name that --kid gives.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
@@ -82,7 +83,12 @@ impl Seal {
         let key = PrivateKey::from_jwk(&content.text).map_err(|error| {
             anyhow!("{shown}: {error}; `offline-fs-kbc keygen --signing FILE` makes one")
         })?;
-        super::print(key.seal(self.name.as_str(), &self.kid) + "\n")?;
+        let mut secret = key.seal(self.name.as_str(), &self.kid);
+        // What goes into a file or a variable is the secret itself: confidential-data-hub refuses a line break after it.
+        if io::stdout().is_terminal() {
+            secret.push('\n');
+        }
+        super::print(secret)?;
         Ok(ExitCode::SUCCESS)
     }
 }

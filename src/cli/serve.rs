@@ -36,7 +36,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::service_status::ServiceStatus;
 use crate::cli::socket_activation::Activation;
-use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
+use crate::config::{self, Component, Files, Role, Root, Sockets, kbc, tee};
 use crate::logging::{self, LogLevel};
 use crate::process;
 
@@ -67,7 +67,8 @@ pub struct Serve {
     #[arg(long, value_name = "on|off", default_value = "on")]
     pub repair_credential: Switch,
 
-    /// If no credential is configured, serve one without registries instead of answering NOT_FOUND
+    /// If no credential is configured, serve one without registries instead of answering NOT_FOUND; only for VMs that never
+    /// get one, because clients keep it
     #[arg(long)]
     pub empty_credential: bool,
 
@@ -233,7 +234,10 @@ impl Serve {
         match role {
             Role::GetResource => getresource::service(store()),
             Role::KeyProvider => keyprovider::service(store()),
-            Role::Attestation => attestation::service(),
+            Role::Attestation => {
+                let root = self.root.clone();
+                attestation::service(move || tee::name(&root))
+            }
             Role::ConfidentialDataHub => {
                 let verification = if self.skips_verification() {
                     Verification::Off

@@ -19,6 +19,7 @@ use offline_fs_kbc::resource::entries::Entry;
 use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::parse::parse_object;
+use offline_fs_kbc::resource::problem::NAME_SPELLING;
 use offline_fs_kbc::text::{EntryName, Escaped, count};
 
 use crate::config::kind_of_entries;
@@ -58,9 +59,10 @@ impl Unpack {
             Ok(entries) => entries,
             Err(problem) => bail!("{shown}: {problem}"),
         };
-        let mut problems: Vec<String> = entries
-            .problems
-            .iter()
+        // A file's path has one spelling.
+        let found = entries.problems.iter();
+        let mut problems: Vec<String> = found
+            .filter(|problem| problem.code != NAME_SPELLING)
             .map(|problem| problem.to_string())
             .collect();
         let directory = open_root(&self.directory)

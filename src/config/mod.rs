@@ -5,6 +5,7 @@
 
 pub mod component;
 pub mod kbc;
+pub mod tee;
 pub mod units;
 
 use std::env;

@@ -5,8 +5,6 @@
 //! A kubelet does the same with the pull secrets of a pod. So a login that was baked into an image and one that the pod
 //! brings both count.
 
-use std::collections::HashMap;
-
 use zeroize::Zeroizing;
 
 use crate::credential::AuthFile;
@@ -33,22 +31,19 @@ pub struct Part {
 
 /// Merges the credentials, lowest precedence first: of the entries for one registry, those of the last credential count.
 pub fn merge(files: &[&AuthFile<'_>]) -> Merged {
-    let mut last: HashMap<&str, usize> = HashMap::new();
-    for (at, file) in files.iter().enumerate() {
-        last.extend(
-            file.entries
-                .iter()
-                .map(|entry| (canonical_key(&entry.key), at)),
-        );
-    }
     let mut entries = Vec::new();
     let mut parts = Vec::new();
     for (at, file) in files.iter().enumerate() {
         let mut part = Part::default();
         for entry in &file.entries {
-            match last.get(canonical_key(&entry.key)) {
-                Some(&by) if by != at => part.shadowed.push((entry.key.clone(), by)),
-                _ => {
+            let key = canonical_key(&entry.key);
+            let has_it = |later: &&AuthFile<'_>| {
+                let mut keys = later.entries.iter();
+                keys.any(|other| canonical_key(&other.key) == key)
+            };
+            match files[at + 1..].iter().rposition(has_it) {
+                Some(later) => part.shadowed.push((entry.key.clone(), at + 1 + later)),
+                None => {
                     part.served.push(entry.key.clone());
                     entries.push((&*entry.key, entry.value));
                 }

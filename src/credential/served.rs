@@ -85,58 +85,48 @@ impl Delivery {
 /// If only one of them has entries that count, it is served byte for byte. One that is empty or can't be used takes
 /// nothing away from the others.
 fn combine(credentials: &[Resource]) -> Option<Resource> {
-    let (last, others) = credentials.split_last()?;
-    if others.is_empty() {
-        return Some(last.clone());
+    let last = credentials.last()?;
+    let mut sources = Vec::new();
+    for resource in credentials {
+        let Ok(value) = &resource.value else { continue };
+        match AuthFile::parse(value.expose()) {
+            Ok(file) if file.is_readable() && !file.entries.is_empty() => {
+                sources.push((resource, file));
+            }
+            _ => {}
+        }
     }
-    let parsed = credentials.iter().filter_map(|resource| {
-        let file = AuthFile::parse(resource.value.as_ref().ok()?.expose()).ok()?;
-        (file.is_readable() && !file.entries.is_empty()).then_some((resource, file))
-    });
-    let (with_entries, files): (Vec<_>, Vec<_>) = parsed.unzip();
-    let Merged { text, parts } = merge(&files.iter().collect::<Vec<_>>());
-    let shares = with_entries
-        .iter()
-        .zip(parts)
-        .map(|(resource, part)| Share {
+    if sources.len() < 2 {
+        let alone = sources.first().map(|(resource, _)| *resource);
+        let usable = || credentials.iter().rfind(|resource| resource.value.is_ok());
+        return alone.or_else(usable).or(Some(last)).cloned();
+    }
+    let files: Vec<_> = sources.iter().map(|(_, file)| file).collect();
+    let Merged { text, parts } = merge(&files);
+    let mut counting = 0;
+    let mut merged = last.clone();
+    let mut outcome = Outcome::default();
+    for ((resource, _), part) in sources.iter().zip(parts) {
+        if !part.served.is_empty() {
+            counting += 1;
+            merged = (*resource).clone();
+            let file = resource.file.display();
+            let changes = resource.changes().iter();
+            let changes = changes.map(|change| format!("{file}: {change}"));
+            outcome.changes.extend(changes);
+        }
+        let file = |(key, by): (String, usize)| Some((key, Arc::clone(&sources.get(by)?.0.file)));
+        outcome.shares.push(Share {
             file: Arc::clone(&resource.file),
             served: part.served,
-            shadowed: part
-                .shadowed
-                .into_iter()
-                .filter_map(|(key, by)| Some((key, Arc::clone(&with_entries.get(by)?.file))))
-                .collect(),
+            shadowed: part.shadowed.into_iter().filter_map(file).collect(),
         });
-    let shares: Vec<_> = shares.collect();
-    let mut counting = with_entries
-        .iter()
-        .zip(&shares)
-        .filter(|(_, share)| !share.served.is_empty())
-        .map(|(resource, _)| *resource);
-    let Some(first) = counting.next() else {
-        let usable = credentials.iter().rfind(|resource| resource.value.is_ok());
-        return Some(usable.unwrap_or(last).clone());
-    };
-    let more: Vec<_> = counting.collect();
-    let mut resource = more.last().unwrap_or(&first).to_owned().clone();
-    let mut outcome = resource.outcome.take().unwrap_or_default();
-    if !more.is_empty() {
-        resource.value = Ok(Secret::new(text));
-        let all = std::iter::once(first).chain(more);
-        outcome.changes = all.flat_map(changes_with_file).collect();
     }
-    if with_entries.len() > 1 {
-        outcome.shares = shares;
+    if counting > 1 {
+        merged.value = Ok(Secret::new(text));
     }
-    resource.outcome = Some(outcome);
-    Some(resource)
-}
-
-/// The changes to a credential, each with its file.
-fn changes_with_file(resource: &Resource) -> impl Iterator<Item = String> {
-    let file = resource.file.display();
-    let changes = resource.changes().iter();
-    changes.map(move |change| format!("{file}: {change}"))
+    merged.outcome = Some(Box::new(outcome));
+    Some(merged)
 }
 
 /// What a client makes of a credential that it gets.
@@ -149,9 +139,7 @@ fn consequence(text: &[u8]) -> Option<(bool, String)> {
         Ok(file) if file.is_readable() => None,
         _ => Some((
             true,
-            "got a credential that it rejects as a whole (--repair-credential is off): it pulls \
-             anonymously, and private images fail with \"Not authorized\""
-                .to_owned(),
+            "got a credential that it rejects as a whole (--repair-credential is off)".to_owned(),
         )),
     }
 }

@@ -8,12 +8,12 @@ use crate::credential::find::{canonical_host, host_of_key};
 use crate::credential::repair::{decoded_again, not_an_auth_file, repair_entry};
 use crate::credential::{AuthEntry, AuthFile, FIX};
 use crate::lint::registry::unmatched;
-use crate::resource::problem::{Problem, Severity};
+use crate::resource::problem::{CREDENTIAL_REFUSED, Problem, Severity};
 use crate::text::RegistryName;
 
 /// What clients do with a credential that is served as it is and has what they can't read.
 const REJECTED: &str = "it is served as it is (--repair-credential is off), and clients reject the whole \
-                        credential: all pulls are anonymous";
+                        credential: kata-agents before 3.8 then pull anonymously, later ones pull no image";
 
 /// What is wrong with the decoded bytes of a credential; `repairs` tells whether the daemon repairs it before it
 /// is served. The entry of a problem is the registry, its place one in `text`.
@@ -24,7 +24,7 @@ pub fn lint(text: &[u8], repairs: bool) -> Vec<Problem> {
             Some(inner) => lint_encoded_twice(&inner, repairs),
             None => {
                 let meaning = match repairs {
-                    true => "requests for it are refused, and clients pull anonymously",
+                    true => CREDENTIAL_REFUSED,
                     false => REJECTED,
                 };
                 let (what, fix) = not_an_auth_file(text, &error);
@@ -115,11 +115,13 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
             }
             (Err(reason), None) => {
                 let meaning = match (repairs, any) {
-                    (true, true) => "it is left out, and pulls from this registry are anonymous",
-                    (true, false) => {
-                        "no other entry can be used either, and all pulls are anonymous"
+                    (true, true) => {
+                        "it is left out, and pulls from this registry are anonymous".to_owned()
                     }
-                    (false, _) => REJECTED,
+                    (true, false) => {
+                        format!("no other entry can be used either; {CREDENTIAL_REFUSED}")
+                    }
+                    (false, _) => REJECTED.to_owned(),
                 };
                 add(
                     Severity::Error,

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::problem::{Problem, Severity};
-use crate::resource::snapshot::{Resource, Snapshot};
+use crate::resource::snapshot::Snapshot;
 use crate::text::EntryName;
 
 /// The largest resource that clients can take: what ttrpc carries in one message, less the twelve bytes that go
@@ -69,7 +69,7 @@ pub fn resource(
 
 /// What is wrong with all resources of a snapshot: the file, and the problem, which names the entry. `repairs`
 /// tells whether the daemon repairs a credential.
-pub fn snapshot<'s>(snapshot: &'s Snapshot, repairs: bool) -> Vec<(&'s Path, Problem)> {
+pub fn snapshot(snapshot: &Snapshot, repairs: bool) -> Vec<(&Path, Problem)> {
     let others = |name: &Name| {
         let resource = snapshot.resources.get(name)?;
         // One that is broken has a finding of its own.
@@ -81,18 +81,17 @@ pub fn snapshot<'s>(snapshot: &'s Snapshot, repairs: bool) -> Vec<(&'s Path, Pro
         )
     };
     let mut found = Vec::new();
-    let mut look = |name: &Name, resource: &'s Resource| {
-        if let Ok(value) = &resource.value {
+    for (name, resource) in &snapshot.resources {
+        // Each file's own credential, and not what was made of them.
+        let own = match name.as_str() {
+            CREDENTIAL => &snapshot.credentials[..],
+            _ => std::slice::from_ref(resource),
+        };
+        for resource in own {
+            let Ok(value) = &resource.value else { continue };
             for problem in self::resource(name, value.expose(), &others, repairs) {
                 found.push((&*resource.file, within(problem, name)));
             }
-        }
-    };
-    for (name, resource) in &snapshot.resources {
-        match name.as_str() {
-            // Each file's own, and not what was made of them.
-            CREDENTIAL => snapshot.credentials.iter().for_each(|own| look(name, own)),
-            _ => look(name, resource),
         }
     }
     found

@@ -3,7 +3,7 @@
 //! Base64 as people write it into JSON by hand, with errors that say what went wrong.
 
 use base64::alphabet;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
 use base64::{DecodeError, DecodeSliceError};
 use thiserror::Error;
@@ -130,8 +130,17 @@ pub fn decode_either(value: &str) -> Result<(Zeroizing<Vec<u8>>, Alphabet), Erro
 
 /// Decodes base64url without padding, as JOSE has it; none if the text is something else.
 pub fn decode_url(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    decode_exactly(&URL_SAFE_NO_PAD, text)
+}
+
+/// Decodes standard base64 with padding; none if the text is something else.
+pub fn decode_padded(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    decode_exactly(&STANDARD, text)
+}
+
+fn decode_exactly(engine: &GeneralPurpose, text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
-    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    let length = engine.decode_slice(text, &mut bytes).ok()?;
     bytes.truncate(length);
     Some(bytes)
 }

@@ -245,7 +245,8 @@ mod tests {
         ] {
             let entries = resources(text);
             assert_eq!(credential(&entries).unwrap(), b"hello");
-            assert_eq!(entries.problems.len(), 1, "{:?}", entries.problems);
+            let mut found = entries.problems.iter();
+            assert!(found.any(|problem| problem.code == "name-twice"), "{text}");
         }
     }
 
@@ -269,13 +270,44 @@ mod tests {
                 "2 a/b/c base64 ",
                 "3 z/z/z value-empty ",
                 "4 kbs:///a/b/c base64 ",
+                "4 kbs:///a/b/c name-spelling a/b/c",
                 "4 kbs:///a/b/c name-twice a/b/c",
+                "5 /a/b/c name-spelling a/b/c",
                 "5 /a/b/c name-twice kbs:///a/b/c",
                 "6 z/z/z value-empty ",
                 "6 z/z/z name-twice ",
                 "1 Policy name-conflict default/security-policy/test",
             ]
         );
+    }
+
+    /// A path is found in every spelling, and reported in each but the one by which upstream agents look; their old names
+    /// and other ids have one spelling only.
+    #[test]
+    fn names_that_only_this_daemon_finds_are_reported() {
+        let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        for (name, reported) in [
+            ("a/b/c", false),
+            ("Credential", false),
+            ("k1", false),
+            ("kbs:///a/b", false),
+            ("/a/b/c", true),
+            ("kbs:///a/b/c", true),
+            ("kbs://host/a/b/c?x=y", true),
+            ("a/b/c?x=y", true),
+        ] {
+            for kind in [Kind::Resources, Kind::Keys] {
+                let entries = parse(owned(&format!(r#"{{"{name}":"{key}"}}"#)), &kind);
+                let problems = entries.ok().unwrap().problems;
+                let found = problems.iter().map(|problem| (problem.code, &*problem.fix));
+                let expected = reported.then_some(("name-spelling", r#"name it "a/b/c""#));
+                assert_eq!(
+                    found.collect::<Vec<_>>(),
+                    Vec::from_iter(expected),
+                    "{name}"
+                );
+            }
+        }
     }
 
     /// Both names with different values are reported; with one value, or one of them broken, there is

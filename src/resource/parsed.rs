@@ -16,7 +16,7 @@ use crate::resource::base64::{self, Alphabet};
 use crate::resource::entries::{Entries, Entry};
 use crate::resource::file::{Kind, MAX_FILE_BYTES};
 use crate::resource::name::{CREDENTIAL, Name};
-use crate::resource::problem::{NO_MEMORY, Problem, Severity};
+use crate::resource::problem::{CREDENTIAL_REFUSED, NAME_SPELLING, NO_MEMORY, Problem, Severity};
 use crate::resource::secret::Secret;
 use crate::text::EntryName;
 
@@ -120,6 +120,10 @@ impl<'a> Reading<'a> {
         }
         let old = Name::is_old(&written);
         if written != name.as_str() {
+            if !old {
+                let problem = is_spelled_otherwise(&name, written.as_ref());
+                self.problems.push((at, problem));
+            }
             self.spelled.push((at, written));
         }
         self.list.push(Found {
@@ -135,7 +139,7 @@ impl<'a> Reading<'a> {
     fn meaning(&self, name: &Name) -> &'static str {
         match (self.kind, name.as_str()) {
             (Kind::Keys, _) => "layers that need it can't be decrypted",
-            (_, CREDENTIAL) => "requests for it are refused, and clients pull anonymously",
+            (_, CREDENTIAL) => CREDENTIAL_REFUSED,
             _ => "requests for it are refused",
         }
     }
@@ -187,6 +191,16 @@ fn written<'e>(entry: &'e Found, spelled: &'e [(u32, Cow<'_, str>)]) -> &'e str 
         Ok(spelling) => &spelled[spelling].1,
         Err(_) => entry.name.as_str(),
     }
+}
+
+/// That only this daemon finds an entry by the name that it is written by.
+fn is_spelled_otherwise(name: &Name, written: &str) -> Problem {
+    let name = EntryName(name.as_str());
+    let what = format!(
+        "this daemon finds it, but confidential-data-hub and the attestation-agents since February 2023 look for {name}"
+    );
+    let fix = format!("name it {name}");
+    Problem::of_file(Severity::Warning, NAME_SPELLING, what, fix).about_entry(written, None)
 }
 
 /// That an entry, by this name, takes the place of one before.

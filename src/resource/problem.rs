@@ -10,6 +10,13 @@ use crate::text::EntryName;
 /// The code of the problem that has nothing to do with the file: it may be gone at the next look.
 pub const NO_MEMORY: &str = "no-memory";
 
+/// What it means that nothing of a credential can be served.
+pub const CREDENTIAL_REFUSED: &str = "if no other file has a credential, requests for it are refused: kata-agents \
+                                      before 3.8 then pull anonymously, later ones pull no image";
+
+/// The code of the problem that the tools which write names solve by themselves.
+pub const NAME_SPELLING: &str = "name-spelling";
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

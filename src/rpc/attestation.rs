@@ -1,22 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! `attestation_agent.AttestationAgentService`: systemd units and confidential-data-hub wait for this
-//! service. This daemon attests and measures nothing, and fakes nothing.
+//! service, and api-server-rest asks it which TEE the VM runs in. This daemon attests and measures nothing, and fakes
+//! nothing.
 
 use protobuf::Message;
 
 use crate::proto::attestation_agent::{
     BindInitDataRequest, ExtendRuntimeMeasurementRequest, ExtendRuntimeMeasurementResponse,
-    GetAdditionalEvidenceRequest, GetAdditionalTeesRequest, GetEvidenceRequest, GetTeeTypeRequest,
-    GetTokenRequest, RuntimeMeasurementResult,
+    GetAdditionalEvidenceRequest, GetAdditionalTeesRequest, GetAdditionalTeesResponse,
+    GetEvidenceRequest, GetTeeTypeRequest, GetTeeTypeResponse, GetTokenRequest,
+    RuntimeMeasurementResult,
 };
 use crate::rpc::status;
 use crate::server::method::{Method, Notes, Result};
 
 const SERVICE: &str = "attestation_agent.AttestationAgentService";
 
-/// The service.
-pub fn service() -> Vec<Method> {
+/// The service. `tee` gives the name of the TEE that the kernel shows.
+///
+/// The answers about TEEs are no attestation: they prove nothing to anybody, and nobody may rely on them. api-server-rest
+/// drops its caller's connection if it gets no answer.
+pub fn service(tee: impl Fn() -> &'static str + Send + Sync + 'static) -> Vec<Method> {
+    // It is asked for at each request, because the kernel's module may come after the daemon.
+    let tee_type = move |_: GetTeeTypeRequest, _: &mut Notes| {
+        Ok(GetTeeTypeResponse {
+            tee: tee().to_owned(),
+            ..GetTeeTypeResponse::default()
+        })
+    };
+    let additional_tees =
+        |_: GetAdditionalTeesRequest, _: &mut Notes| Ok(GetAdditionalTeesResponse::default());
     let evidence = "no evidence";
     vec![
         refused::<GetEvidenceRequest>("GetEvidence", evidence),
@@ -24,8 +38,8 @@ pub fn service() -> Vec<Method> {
         refused::<GetTokenRequest>("GetToken", "no token"),
         Method::new(SERVICE, "ExtendRuntimeMeasurement", extend),
         refused::<BindInitDataRequest>("BindInitData", "no binding of initdata"),
-        refused::<GetTeeTypeRequest>("GetTeeType", "no TEE type"),
-        refused::<GetAdditionalTeesRequest>("GetAdditionalTees", "no TEEs"),
+        Method::new(SERVICE, "GetTeeType", tee_type),
+        Method::new(SERVICE, "GetAdditionalTees", additional_tees),
     ]
 }
 

@@ -11,7 +11,8 @@ use protobuf::rt::compute_raw_varint64_size;
 use crate::json;
 use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
 use crate::resource::store::Store;
-use crate::rpc::{lookup, status};
+use crate::rpc::lookup::{self, Client};
+use crate::rpc::status;
 use crate::server::method::{Method, Notes, Result};
 use crate::server::output::response_bytes;
 use crate::text::Quoted;
@@ -50,7 +51,7 @@ fn get_resource(
     let asked = ParsedRequest::from(request);
     let name = lookup::name(&asked.name, notes)?;
     let snapshot = store.snapshot();
-    let secret = lookup::with_consequence(&name, &snapshot, notes, || {
+    let secret = lookup::with_consequence(Client::Of2023, &name, &snapshot, notes, || {
         if !asked.kbc.is_empty() && asked.kbc != KBC_NAME {
             return Err(status::invalid_argument(format_args!(
                 "this is {KBC_NAME}, the request is for the KBC {}; fix aa_kbc_params",

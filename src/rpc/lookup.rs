@@ -11,6 +11,34 @@ use crate::resource::snapshot::{FileState, FileStatus, Resource, Snapshot};
 use crate::rpc::status;
 use crate::server::method::{Consequence, Notes, Result, Subject};
 
+/// How a line of the log begins, after the client.
+const ASKED: &str = "asked for the credential and";
+
+/// What a client does without a usable credential depends on its age, which its socket tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// `getresource.sock`: kata-agents of 2023. They go on without a login.
+    Of2023,
+    /// `cdh.sock`: kata-agents since then, which ask only where their configuration says so. Since version 3.8 they
+    /// fail the pull.
+    Later,
+}
+
+impl Client {
+    /// What it does; `is_warning` is whether there should be a credential.
+    fn goes_on(self, is_warning: bool) -> &'static str {
+        match (self, is_warning) {
+            (Self::Later, _) => {
+                "before kata 3.8 it then pulls anonymously, from 3.8 on it pulls no image, not even a public one"
+            }
+            (Self::Of2023, true) => {
+                "it pulls anonymously, and private images fail with \"Not authorized\""
+            }
+            (Self::Of2023, false) => "it pulls anonymously, which is enough for public images",
+        }
+    }
+}
+
 /// Parses the name in a request, and notes it for the log.
 pub fn name(text: &str, notes: &mut Notes) -> Result<Name> {
     let name = Name::parse(text).map_err(|error| {
@@ -66,8 +94,9 @@ pub fn key(snapshot: &Snapshot, kid: &str) -> Result<Secret> {
 }
 
 /// Runs `find`. If the request is for the credential, notes for the log what the result makes the client do,
-/// since no client logs that.
+/// since not every client logs that.
 pub fn with_consequence(
+    client: Client,
     name: &Name,
     snapshot: &Snapshot,
     notes: &mut Notes,
@@ -76,12 +105,15 @@ pub fn with_consequence(
     let result = find();
     if name.as_str() == CREDENTIAL {
         notes.consequence = match &result {
-            Err(status) => Some(without_credential(status, snapshot)),
+            Err(status) => Some(without_credential(client, status, snapshot)),
             Ok(_) => {
                 let resource = snapshot.resources.get(name);
                 let consequence = resource.and_then(|resource| resource.consequence().cloned());
                 consequence.map(|(is_warning, what)| Consequence {
-                    text: format!("asked for the credential and {what}"),
+                    text: match is_warning {
+                        true => format!("{ASKED} {what}: {}", client.goes_on(true)),
+                        false => format!("{ASKED} {what}"),
+                    },
                     is_warning,
                 })
             }
@@ -90,21 +122,19 @@ pub fn with_consequence(
     result
 }
 
-/// What a client does that gets no credential. A missing credential is normal: clients ask for it before they
+/// What a client does that gets no credential. A missing one is normal for the clients of 2023, which ask before they
 /// pull public images too.
-fn without_credential(status: &ttrpc::Status, snapshot: &Snapshot) -> Consequence {
+fn without_credential(client: Client, status: &ttrpc::Status, snapshot: &Snapshot) -> Consequence {
     let failed = |file: &FileStatus| matches!(file.state, FileState::Failed { .. });
-    let is_warning = status.code() != ttrpc::Code::NOT_FOUND || snapshot.files.iter().any(failed);
-    let meaning = if is_warning {
-        "it pulls anonymously, and private images fail with \"Not authorized\""
-    } else {
-        "it pulls anonymously, which is enough for public images"
-    };
+    let is_warning = client == Client::Later
+        || status.code() != ttrpc::Code::NOT_FOUND
+        || snapshot.files.iter().any(failed);
     Consequence {
         text: format!(
-            "asked for the credential and got {:?}: {}: {meaning}",
+            "{ASKED} got {:?}: {}: {}",
             status.code(),
-            status.message
+            status.message,
+            client.goes_on(is_warning)
         ),
         is_warning,
     }

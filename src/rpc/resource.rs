@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::proto::api::{GetResourceRequest, GetResourceResponse};
 use crate::resource::store::Store;
-use crate::rpc::lookup;
+use crate::rpc::lookup::{self, Client};
 use crate::server::method::{Method, Notes, Result};
 
 /// The service, answering from `store`. With `expose_keys` it hands out image keys too, as the
@@ -24,7 +24,7 @@ fn get_resource(
 ) -> Result<GetResourceResponse> {
     let name = lookup::name(&request.ResourcePath, notes)?;
     let snapshot = store.snapshot();
-    let secret = lookup::with_consequence(&name, &snapshot, notes, || {
+    let secret = lookup::with_consequence(Client::Later, &name, &snapshot, notes, || {
         if expose_keys {
             lookup::resource_or_key(&snapshot, &name)
         } else {

@@ -267,7 +267,7 @@ impl Writer<'_> {
         self.mode(item, &path);
         if deferred && is_served(&path) {
             let what = "it is written at the end of the boot (defer), when the daemon may have run for long; pulls before that \
-                        are anonymous";
+                        get no login";
             let text = (what.to_owned(), "leave `defer` out");
             self.problem(Severity::Note, "user-data-defer", Some(&path), item, text);
         }
@@ -580,15 +580,15 @@ pub fn none_served(found: &mut Found) {
             Severity::Note,
             "user-data-files",
             format!(
-                "what could be read of it writes none of the files that are served ({served}); without one of them pulls are \
-                 anonymous"
+                "what could be read of it writes none of the files that are served ({served}); without one of them it brings \
+                 no credential"
             ),
             &format!("check that what was not read writes {RESOURCES_PATH}"),
         ),
         false => found.add(
             Severity::Error,
             "user-data-files",
-            format!("it writes none of the files that are served ({served}); pulls are anonymous"),
+            format!("it writes none of the files that are served ({served}), so it brings no credential"),
             "make it with `offline-fs-kbc pack --format cloud-config --credential auth.json`",
         ),
     }

@@ -7,6 +7,7 @@ mod files;
 mod merge;
 mod mime;
 mod part;
+mod peerpod;
 mod read;
 #[cfg(test)]
 mod reading;

@@ -13,7 +13,7 @@ use crate::resource::problem::{Problem, Severity};
 use crate::userdata::files::{self, Written};
 use crate::userdata::merge::{Mergers, Outcome};
 use crate::userdata::part::{Found, Kind, Part, label};
-use crate::userdata::{FIRST_LINE, PLATFORMS, mime};
+use crate::userdata::{FIRST_LINE, PLATFORMS, mime, peerpod};
 use crate::yaml::{self, Node, Source, Value};
 
 /// How many parts an archive has at most that are read.
@@ -125,6 +125,7 @@ pub fn read(data: &[u8]) -> UserData {
     if !is_foreign && !is_said && !files.iter().any(|file| files::is_served(&file.path)) {
         files::none_served(&mut found);
     }
+    found.problems.extend(peerpod::not_written(&files));
     UserData {
         title,
         files,

@@ -17,10 +17,12 @@ fn golden_outputs() {
         "check.in",
         "forms.in",
         "forms.in/encoded",
+        "forms.in/peerpod",
         "forms.in/resources",
         "forms.in/secret",
         "check.in/resources.d/default/credential",
         "policy.in",
+        "tools.in",
         "userdata.in",
     ] {
         for file in fs::read_dir(format!("tests/cmd/{directory}")).unwrap() {
@@ -273,7 +275,8 @@ error: large.json: entry \"a/b/c\": 4194304 \
          it is refused [too-large]
   fix: make the resource smaller
 note: no credential \
-         (default/credential/test): clients pull anonymously [credential-missing]
+         (default/credential/test): kata-agents before 3.8 pull anonymously, later ones that ask for one pull \
+         no image [credential-missing]
   fix: write one with \
          `offline-fs-kbc pack --credential auth.json`
 1 error, 0 warnings

@@ -58,6 +58,7 @@ fn what_the_daemon_says_is_what_the_docs_show() {
     let daemon = Daemon::start(serve, &hub);
     let ask = || drop(get(&root.socket(), &g2("default/credential/test")));
     ask();
+    drop(crate::hub::get(&root, "kbs:///default/credential/test"));
     root.rename_resources(&one("Credential", ANONYMOUS));
     ask();
     root.write_resources("{\"Cred");

@@ -176,8 +176,6 @@ fn attestation_is_refused_and_measurements_are_not_supported() {
         "GetAdditionalEvidence",
         "GetToken",
         "BindInitData",
-        "GetTeeType",
-        "GetAdditionalTees",
     ] {
         let lines = ask(
             &root,

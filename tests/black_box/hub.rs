@@ -15,9 +15,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::support::daemon::{Daemon, Root, one, run};
-use crate::support::wire::{self, RECORDED_G2, RECORDED_G3, Wire, call, outcome};
+use crate::support::wire::{self, RECORDED_G2, RECORDED_G3, RECORDED_SEALED, Wire, call, outcome};
 
-fn get(root: &Root, path: &str) -> Result<Vec<u8>, (Code, String)> {
+/// Asks as kata-agents since late 2023 do.
+pub fn get(root: &Root, path: &str) -> Result<Vec<u8>, (Code, String)> {
     let request = GetResourceRequest {
         ResourcePath: path.to_owned(),
         ..GetResourceRequest::default()
@@ -64,6 +65,47 @@ fn resources_are_served_as_image_rs_asks() {
     // The service of the other generation is on its own socket.
     wire.send(RECORDED_G2);
     refused(outcome(&wire.receive().1), Code::UNIMPLEMENTED);
+}
+
+/// Later clients than those of 2023 fail every pull if they get no credential, so the log warns about it, whatever the
+/// reason is.
+#[test]
+fn a_credential_that_is_not_served_is_warned_about() {
+    let root = Root::new();
+    let daemon = root.start_hub();
+    for (code, file) in [
+        (Code::NOT_FOUND, None),
+        (
+            Code::FAILED_PRECONDITION,
+            Some(r#"{"Credential":"?"}"#.to_owned()),
+        ),
+    ] {
+        if let Some(file) = file {
+            root.rename_resources(&file);
+        }
+        refused(get(&root, "kbs:///default/credential/test"), code);
+        daemon.wait_for_log(&format!("asked for the credential and got {code:?}: "));
+    }
+    let log = daemon.log();
+    let warned = log.lines().filter(|line| {
+        line.contains(" WARN pid ")
+            && line.ends_with(
+                ": before kata 3.8 it then pulls anonymously, from 3.8 on it pulls no image, not even a public one",
+            )
+    });
+    assert_eq!(warned.count(), 2, "{log}");
+}
+
+/// With repair off, what a client does with an unusable credential depends on its age too.
+#[test]
+fn a_rejected_credential_is_warned_about() {
+    let root = Root::with(&one("Credential", r#"{"auths":{"q":{}}}"#));
+    let daemon = root.start_hub();
+    get(&root, "kbs:///default/credential/test").unwrap();
+    daemon.wait_for_log(
+        "asked for the credential and got a credential that it rejects as a whole (--repair-credential is off): \
+         before kata 3.8 it then pulls anonymously, from 3.8 on it pulls no image",
+    );
 }
 
 /// `get` chooses this client if the socket's name is cdh.sock, and finds that socket by default.
@@ -151,7 +193,7 @@ fn sealed_secrets_are_verified() {
             .unwrap_or_else(|| panic!("{name}"))
             .to_owned()
     };
-    for name in ["good", "good, key in a file"] {
+    for name in ["good", "good, key in a file", "good, padded payload"] {
         assert_eq!(
             unseal(&root, &secret(name)).unwrap(),
             "the plaintext",
@@ -252,7 +294,7 @@ fn sealed_secrets_are_verified() {
     }
     assert_eq!(
         sealed.as_object().unwrap().len(),
-        25,
+        26,
         "a vector is not tried"
     );
     // A secret that the daemon can't open is refused before its signature is checked.
@@ -308,6 +350,63 @@ fn verification_can_be_switched_off() {
     command.env("SKIP_SEALED_SECRET_VERIFICATION", "false");
     let _daemon = Daemon::start(command, &root.socket_called("cdh.sock"));
     refused(unseal(&root, placeholder), Code::INVALID_ARGUMENT);
+}
+
+/// The bytes that a kata-agent of November 2023 sent, which cuts `sealed.` off. Nobody has the key that signed the
+/// secret, so it is opened only without verification.
+#[test]
+fn a_recorded_secret_without_its_prefix() {
+    let root = Root::with(
+        &json!({"default/secret/db-password": STANDARD.encode("recorded"),
+        "default/signing-key/1": STANDARD.encode(vectors()["jwk"].to_string())})
+        .to_string(),
+    );
+    let socket = root.socket_called("cdh.sock");
+    let mut command = root.serve_hub();
+    command.arg("--skip-sealed-secret-verification");
+    let daemon = Daemon::start(command, &socket);
+    let mut wire = Wire::connect(&socket);
+    // The answer has the form of GetResource's.
+    assert_eq!(wire.ask(RECORDED_SEALED).unwrap(), b"recorded");
+    drop(daemon);
+    let _daemon = Daemon::start(root.serve_hub(), &socket);
+    let mut wire = Wire::connect(&socket);
+    let text = refused(wire.ask(RECORDED_SEALED), Code::INVALID_ARGUMENT);
+    assert!(text.contains("signature is not by the key"), "{text}");
+}
+
+/// A secret in the forms of late 2023 is verified as every other: without its prefix, with a payload in padded standard
+/// base64, and with both.
+#[test]
+fn the_forms_of_2023_are_verified() {
+    let root = root_with_secrets();
+    let vectors = vectors();
+    let _daemon = root.start_hub();
+    for name in ["good", "good, padded payload"] {
+        let sealed = vectors["sealed"][name].as_str().unwrap();
+        let bare = sealed.strip_prefix("sealed.").unwrap();
+        assert_eq!(unseal(&root, sealed).unwrap(), "the plaintext", "{name}");
+        assert_eq!(unseal(&root, bare).unwrap(), "the plaintext", "{name}");
+    }
+    for name in [
+        "payload exchanged",
+        "by another key",
+        "signature empty",
+        "placeholder header",
+    ] {
+        let sealed = vectors["sealed"][name].as_str().unwrap();
+        let bare = sealed.strip_prefix("sealed.").unwrap();
+        refused(unseal(&root, bare), Code::INVALID_ARGUMENT);
+    }
+    // The other way to write the same payload is another text, which nobody signed.
+    let padded = vectors["sealed"]["good, padded payload"].as_str().unwrap();
+    assert!(
+        padded.contains('=') && padded.contains(['+', '/']),
+        "{padded}"
+    );
+    let other = padded.replace('=', "").replace('+', "-").replace('/', "_");
+    let text = refused(unseal(&root, &other), Code::INVALID_ARGUMENT);
+    assert!(text.contains("signature is not by the key"), "{text}");
 }
 
 /// Exposed keys are served as resources, and never through sealed secrets.

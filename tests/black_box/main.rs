@@ -22,6 +22,7 @@ mod help;
 mod hub;
 mod image_build;
 mod keys;
+mod launch_plan;
 mod lifecycle;
 mod odd_input;
 mod peer_pod_units;

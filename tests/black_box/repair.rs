@@ -104,7 +104,10 @@ fn repair_can_be_switched_off() {
     let root = Root::with(&one("Credential", text));
     let daemon = root.start();
     assert_eq!(served(&root).unwrap(), text);
-    daemon.wait_for_log("got a credential that it rejects as a whole (--repair-credential is off)");
+    daemon.wait_for_log(
+        "got a credential that it rejects as a whole (--repair-credential is off): it pulls anonymously, and private \
+         images fail with \"Not authorized\"",
+    );
     let log = daemon.log();
     assert!(
         log.contains("no member \"auth\"; it is served as it is (--repair-credential is off)"),
@@ -136,7 +139,7 @@ fn an_empty_credential_is_served_on_request() {
     assert_eq!(served(&root).unwrap_err().0, Code::NOT_FOUND);
 }
 
-/// Clients swallow every error and pull anonymously. The log names each answer that makes a client do so: as
+/// kata-agents of 2023 swallow every error and pull anonymously. The log names each answer that makes one do so: as
 /// information if that is normal, otherwise as a warning.
 #[test]
 fn what_clients_hide_is_logged() {

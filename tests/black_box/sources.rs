@@ -131,13 +131,7 @@ fn credentials_of_several_files_are_merged() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["images"][0]["file"], resources.as_str());
     assert_eq!(json["images"][1]["file"], pod_file.as_str());
-    let shares = &json["served"][0]["shares"];
-    assert_eq!(shares[0]["registries"][0], "a.example");
-    assert_eq!(shares[0]["overridden"][0]["registry"], "docker.io");
-    assert_eq!(
-        shares[0]["overridden"][0]["overridden_by"],
-        pod_file.as_str()
-    );
+    assert_eq!(json["served"][0]["shares"], serde_json::json!(shares));
 
     // Where the pod's file has the same registries, it counts alone, byte for byte.
     let same = r#"{"auths" :{"a.example":{"auth":"eDpw"},"docker.io":{"auth":"eDpw"}}}"#;

@@ -313,7 +313,10 @@ fn keygen_adds_and_never_replaces() {
     let keygen = |name: &str| run(&["keygen", name, "--keys", &keys]);
     let (stdout, stderr, code) = keygen("kbs:///default/key/k1");
     assert_eq!((stderr.as_str(), code), ("", Some(0)));
-    assert_eq!(stdout, format!("{keys}: key kbs:///default/key/k1 added\n"));
+    // It is written as every upstream agent looks it up.
+    assert_eq!(stdout, format!("{keys}: key default/key/k1 added\n"));
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("{\n  \"default/key/k1\": \""));
     assert_eq!(mode(&path), 0o600);
     let (_, stderr, code) = keygen("k2");
     assert_eq!((stderr.as_str(), code), ("", Some(0)));

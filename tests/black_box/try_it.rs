@@ -79,7 +79,7 @@ fn a_registry_is_asked() {
     let (said, code) = try_it(&image, &elsewhere);
     assert_eq!(code, Some(1), "{said}");
     assert!(
-        said.contains("is pulled anonymously: no entry is for it; there are: \"localhost"),
+        said.contains(": no entry is for it; there are: \"localhost"),
         "{said}"
     );
     assert!(

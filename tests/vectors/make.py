@@ -103,6 +103,13 @@ def seal(payload, header, key):
     return f"sealed.{signed}.{url(r.to_bytes(size, 'big') + s.to_bytes(size, 'big'))}"
 
 
+def seal_padded(payload, header, key):
+    """The same with a payload as confidential-data-hub 0.8.0 read it: padded, and in the standard alphabet."""
+    signed = url(json.dumps(header).encode()) + "." + base64.b64encode(json.dumps(payload).encode()).decode()
+    r, s = decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+    return f"sealed.{signed}.{url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+
 P256 = private_key(ec.SECP256R1(), "signer")
 OTHER = private_key(ec.SECP256R1(), "other signer")
 P384 = private_key(ec.SECP384R1(), "another curve")
@@ -170,6 +177,8 @@ sealed = {
     "signature empty": f"sealed.{head}.{payload}.",
     "payload exchanged": f"sealed.{head}.{url(json.dumps(vault('kbs:///default/other/1')).encode())}.{signature}",
     "placeholder header": f"sealed.fakejwsheader.{payload}.fakesignature",
+    # The annotation brings + and / into the payload.
+    "good, padded payload": seal_padded({**SECRET, "annotations": {"a": "~~~???>>>"}}, ES256, P256),
 }
 (HERE / "sealedsecret.json").write_text(
     json.dumps(

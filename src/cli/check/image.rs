@@ -175,7 +175,7 @@ fn check_one(
             let problem = Problem::of_file(
                 Severity::Warning,
                 "image-anonymous",
-                format!("{image} is pulled anonymously: {reason}"),
+                format!("there is no login for {image}: {reason}"),
                 format!(
                     "`skopeo login --authfile auth.json {}`",
                     Escaped(&image.registry)

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::snapshot::{Share, Snapshot};
-use offline_fs_kbc::text::{EntryName, RegistryName, count};
+use offline_fs_kbc::text::{EntryName, count};
 use serde_json::{Value, json};
 
 /// How something is printed.
@@ -65,7 +65,7 @@ impl Report {
                     "bytes": value.len(),
                 });
                 if !resource.shares().is_empty() {
-                    served["shares"] = resource.shares().iter().map(share).collect();
+                    served["shares"] = resource.shares().iter().map(Share::to_string).collect();
                 }
                 self.served.push(served);
             }
@@ -157,19 +157,6 @@ impl Report {
         }
         report
     }
-}
-
-/// What one of several files contributes to a resource.
-fn share(share: &Share) -> Value {
-    let plain = |key: &String| RegistryName(key).plain();
-    let shadowed = share.shadowed.iter().map(
-        |(key, by)| json!({"registry": plain(key), "overridden_by": by.display().to_string()}),
-    );
-    json!({
-        "file": share.file.display().to_string(),
-        "registries": share.served.iter().map(plain).collect::<Vec<_>>(),
-        "overridden": shadowed.collect::<Vec<_>>(),
-    })
 }
 
 /// An entry's name as it stands in the file, unless it may be a value.

@@ -151,8 +151,9 @@ pub fn too_large_for_delivery(bytes: usize) -> Option<Problem> {
             Severity::Warning,
             "auth-json-size",
             format!(
-                "the auth.json has {bytes} bytes; cloud-api-adaptor leaves one of {AUTH_JSON_BYTES} or more out of the \
-                 user data, and says so only in its own log; pulls are then anonymous"
+                "the auth.json has {bytes} bytes; cloud-api-adaptor of 2023 leaves one of {AUTH_JSON_BYTES} or more out of \
+                 the user data (that of today: one of more than {AUTH_JSON_BYTES}), and says so only in its own log; the VM then \
+                 gets no credential"
             ),
             "leave out registries that the pods don't need, or bake the file into the image",
         )

@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use offline_fs_kbc::lint;
-use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
+use offline_fs_kbc::resource::name::CREDENTIAL;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::snapshot::{FileState, FileStatus, Resource, Snapshot};
+use offline_fs_kbc::resource::snapshot::{FileState, FileStatus, Snapshot};
 use offline_fs_kbc::resource::store::Store;
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::count;
@@ -88,8 +88,15 @@ fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {
         } => {
             let entries = count(*entries, "entry", "entries");
             report.line(format!("{shown}: {entries}, {bytes} bytes"));
-            for (name, resource) in of_file(path, snapshot) {
-                report.line(findings::line(name, resource));
+            for (name, resource) in snapshot.resources.iter().chain(&snapshot.keys) {
+                // Each file's own credential, and not what was made of them.
+                let own = match name.as_str() {
+                    CREDENTIAL => &snapshot.credentials[..],
+                    _ => std::slice::from_ref(resource),
+                };
+                for resource in own.iter().filter(|own| *own.file == *path) {
+                    report.line(findings::line(name, resource));
+                }
             }
             for exposure in exposures {
                 report.find(Some(path), exposure.problem(path));
@@ -99,20 +106,6 @@ fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {
             }
         }
     }
-}
-
-/// What is served of a file, and its credential, which may be merged with others.
-fn of_file<'a>(
-    path: &'a Path,
-    snapshot: &'a Snapshot,
-) -> impl Iterator<Item = (&'a Name, &'a Resource)> {
-    let (credential, other): (Vec<_>, Vec<_>) =
-        (snapshot.resources.iter()).partition(|(name, _)| name.as_str() == CREDENTIAL);
-    let credentials = credential
-        .into_iter()
-        .flat_map(|(name, _)| snapshot.credentials.iter().map(move |one| (name, one)));
-    let all = credentials.chain(other).chain(&snapshot.keys);
-    all.filter(move |(_, resource)| *resource.file == *path)
 }
 
 /// Looks whether the daemon runs, and whether it serves what was looked at here.

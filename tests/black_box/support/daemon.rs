@@ -336,6 +336,21 @@ pub fn called_apart(name: &str) -> Command {
     started_by("unshare", &apart, &inner)
 }
 
+/// The program started by `path`, with the directory `run` as its `/run`, which other processes may share.
+pub fn called_in(run: &Path, path: &str) -> Command {
+    let script = "mount --bind \"$0\" /run && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    clean(&mut command);
+    command.args(["--map-root-user", "--mount", "bash", "-c", script]);
+    command.arg(run);
+    if let Some(list) = std::env::var_os("OFFLINE_FS_KBC_SYSTEM_CALLS") {
+        let filter = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/under-filter");
+        command.arg(filter).arg(list).arg(path);
+    }
+    command.arg(path);
+    command
+}
+
 /// The number of warnings and errors in a log, without the one that memory can't be locked in a user
 /// namespace.
 pub fn complaints(log: &str) -> usize {

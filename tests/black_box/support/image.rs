@@ -29,7 +29,7 @@ pub struct Image {
 pub enum Credential {
     /// From the daemon's credential, with this user.
     User(String, RegistryAuth),
-    /// No login; the client pulls anonymously. kata-agent only logs the reason.
+    /// No login; the client pulls anonymously, and shows nobody the reason.
     Anonymous(String),
 }
 
@@ -43,7 +43,8 @@ impl fmt::Display for Credential {
 }
 
 /// Asks the daemon at `socket` for the credential as kata-agent of 2023 does, and finds the image's
-/// entry in it. Like that client it goes on anonymously, whatever goes wrong.
+/// entry in it. Like that client it goes on anonymously, whatever answer it gets. (Where no daemon answers, that client
+/// fails the pull; this one goes on too, to show what the registry says.)
 pub async fn credential(socket: &Path, image: &Reference) -> Credential {
     match ask(socket).await {
         Err(why) => Credential::Anonymous(why),

@@ -21,6 +21,10 @@ pub const RECORDED_G2: &[u8] =
 pub const RECORDED_G3: &[u8] =
     include_bytes!("../../vectors/g3-image-rs-0.10.0-getresource.request.bin");
 
+/// The kata-agent of CC-0.8.0 asking for the plaintext of a sealed secret, without `sealed.`.
+pub const RECORDED_SEALED: &[u8] =
+    include_bytes!("../../vectors/g3-kata-cc-0.8.0-unsealsecret.request.bin");
+
 pub const SERVICE: &str = "getresource.GetResourceService";
 
 /// A frame of a type with any body.
