@@ -6,7 +6,6 @@
 pub mod component;
 pub mod kbc;
 pub mod tee;
-pub mod units;
 
 use std::env;
 use std::ffi::OsStr;

@@ -1,94 +1,115 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! cloud-api-adaptor's units, which start the program in today's peer pods, beside the program's own.
+//!
+//! The image's binary has this code, so it knows no more of systemd than what finds the mistakes of an image's builder: of
+//! drop-ins it looks only for those of this program, by their names.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
-use offline_fs_kbc::resource::file::Kind;
+use offline_fs_kbc::resource::file::{self, Identity, Kind};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::snapshot::Source;
 use offline_fs_kbc::resource::store::Store;
 
 use crate::cli::check::report::Report;
-use crate::config::{AUTH_FILE, RESOURCES, Root, units};
+use crate::config::{RESOURCES, Root};
 
-/// The program's own units that make a socket when the VM boots.
-const OWN: [&str; 5] = [
-    "offline-fs-kbc.service",
-    "offline-fs-kbc-attestation.socket",
-    "offline-fs-kbc-getresource.socket",
-    "offline-fs-kbc-keyprovider.socket",
-    "offline-fs-kbc-cdh.socket",
+/// The places of units, highest precedence first.
+const PLACES: [&str; 4] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
 ];
 
-/// The variable that names the stock confidential-data-hub's credential, over its configuration file.
-const HUB_CREDENTIAL: &str = "CDH_DEFAULT_IMAGE_AUTHENTICATED_REGISTRY_CREDENTIALS";
+/// What enables the program's own units that make a socket for which other units wait.
+const OWN: [&str; 3] = [
+    "multi-user.target.wants/offline-fs-kbc.service",
+    "sockets.target.wants/offline-fs-kbc-attestation.socket",
+    "sockets.target.wants/offline-fs-kbc-cdh.socket",
+];
 
-/// What repairs the first two problems. The directory depends on how the program was installed.
-const FIX: &str = "run use-peerpod-units, which is in /usr/share/offline-fs-kbc or /usr/local/share/offline-fs-kbc";
+/// What can be the program, beside the name under which their unit starts it.
+const PROGRAMS: [&str; 3] = [
+    "/usr/bin/offline-fs-kbc",
+    "/usr/local/bin/offline-fs-kbc",
+    "/proc/self/exe",
+];
+
+/// The setting by which the upstream's unit gives the stock confidential-data-hub its credential.
+const HUB_CREDENTIAL: &[u8] =
+    b"CDH_DEFAULT_IMAGE_AUTHENTICATED_REGISTRY_CREDENTIALS=file:///run/peerpod/auth.json";
+
+/// What repairs the first two problems.
+const FIX: &str =
+    "run use-peerpod-units, which is in share/offline-fs-kbc below /usr or /usr/local";
 
 /// Looks for units that start at the wrong time, without the sandbox, or with another credential.
 pub fn check(root: &Root, report: &mut Report) {
-    let mut find = |severity, code, what: String, fix| {
+    let mut find = |severity, code, what: &str, fix: &str| {
         report.find(None, Problem::of_file(severity, code, what, fix));
     };
-    if units::settings(root, "attestation-agent.path").is_some() {
-        if let Some(unit) = OWN.iter().find(|unit| units::is_enabled(root, unit)) {
+    let exists = |name| find_unit(root, name).is_some();
+    if exists("attestation-agent.path") {
+        if OWN.into_iter().any(exists) {
             find(
                 Severity::Error,
                 "units-too-early",
-                format!(
-                    "{unit} is enabled, and attestation-agent.path is there: so the VM's other units may start before the \
-                     user data is there, and ignore the policies and mirrors in it"
-                ),
+                "units of offline-fs-kbc are enabled beside attestation-agent.path: the VM may start before the user data is \
+                 there, and ignore the policies and mirrors in it",
                 FIX,
             );
         }
-        let agent = units::settings(root, "attestation-agent.service").unwrap_or_default();
-        if agent.contains("=/usr/local/bin/attestation-agent")
-            && !is_ours(&agent)
-            && is_this_program(root)
-        {
+        if is_this_program(root) && !exists("attestation-agent.service.d/10-offline-fs-kbc.conf") {
             find(
                 Severity::Warning,
                 "unit-settings",
-                "attestation-agent.service runs this program without its drop-in: without the sandbox, and when it restarts, \
-                 the confidential-data-hub loses its connection and can't pull any more"
-                    .to_owned(),
+                "attestation-agent.service runs this program without its drop-in: no sandbox, and after its restart the \
+                 confidential-data-hub can't pull any more",
                 FIX,
             );
         }
     }
-    let hub = units::settings(root, "confidential-data-hub.service").unwrap_or_default();
-    let file = units::variable(&hub, HUB_CREDENTIAL).and_then(|uri| uri.strip_prefix("file://"));
-    if file == Some(AUTH_FILE) && !is_ours(&hub) && has_credential(root) {
+    if reads_auth_file(root)
+        && !exists("confidential-data-hub.service.d/stock-hub-credential.conf")
+        && !exists("confidential-data-hub.service.d/10-offline-fs-kbc.conf")
+        && has_credential(root)
+    {
         find(
             Severity::Warning,
             "stock-hub-credential",
-            format!(
-                "confidential-data-hub.service has the stock confidential-data-hub read {AUTH_FILE} only, so it does not use the \
-                 credential in {RESOURCES}"
-            ),
-            "put the drop-in stock-hub-credential into confidential-data-hub.service.d, and name the entry \
+            "confidential-data-hub.service has the stock confidential-data-hub read /run/peerpod/auth.json only, and no \
+             credential of the resources file",
+            "put the drop-in stock-hub-credential.conf into confidential-data-hub.service.d, and name the entry \
              default/credential/test; the hub then no longer uses the pod's pull secrets",
         );
     }
 }
 
-/// Whether a unit has this program's settings: the descriptor store's size is set by nobody else.
-fn is_ours(settings: &str) -> bool {
-    units::variable(settings, "FDSTORE").is_some()
+/// The path of a unit, of a drop-in, or of a link that enables a unit.
+fn find_unit(root: &Root, name: &str) -> Option<PathBuf> {
+    let mut paths = PLACES.iter().map(|place| root.path(place).join(name));
+    // A link that enables a unit is absolute, so it leads nowhere below another root.
+    paths.find(|path| path.symlink_metadata().is_ok())
 }
 
-/// Whether the attestation-agent is this program: a link to it, or the file that runs now.
+/// Whether the confidential-data-hub's unit has it read the pod's pull secrets.
+fn reads_auth_file(root: &Root) -> bool {
+    let unit = find_unit(root, "confidential-data-hub.service");
+    let unit = unit.and_then(|path| file::read(&path).ok());
+    unit.is_some_and(|unit| {
+        let mut parts = unit.text.windows(HUB_CREDENTIAL.len());
+        parts.any(|part| part == HUB_CREDENTIAL)
+    })
+}
+
+/// Whether the attestation-agent is this program.
 fn is_this_program(root: &Root) -> bool {
-    let agent = root.path("/usr/local/bin/attestation-agent");
-    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    let this = fs::metadata("/proc/self/exe").ok().map(inode);
-    let linked = fs::read_link(&agent).is_ok_and(|target| target.ends_with("offline-fs-kbc"));
-    linked || this.is_some() && fs::metadata(agent).ok().map(inode) == this
+    let identity = |path| Identity::of(&root.path(path)).ok();
+    let agent = identity("/usr/local/bin/attestation-agent");
+    agent.is_some() && PROGRAMS.into_iter().any(|path| identity(path) == agent)
 }
 
 /// Whether the resources file, which the stock hub reads itself, has a credential.

@@ -127,7 +127,9 @@ fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mu
                 "daemon-absent",
                 "no socket: the daemon does not run here",
                 match root.root {
-                    None => "`systemctl start offline-fs-kbc.service`",
+                    None => {
+                        "`systemctl start offline-fs-kbc.service`, or attestation-agent.service if that runs it"
+                    }
                     Some(_) => "nothing, in an image that is being built",
                 },
             ),
