@@ -32,8 +32,11 @@ DOCDIR ?= $(PREFIX)/share/doc/offline-fs-kbc
 # The names of the drop-ins to put in place, without .conf; see docs/systemd.md.
 DROP_INS ?=
 
-# Set to 1 to install the program as confidential-data-hub too.
+# Set to 1 to install the program as confidential-data-hub too. With IMAGE=peerpod, confidential-data-hub.service runs it
+# then. Today's kata-agents pull images through that program, which this one can't do: leave the stock one in such images.
 CDH ?=
+# Set to peerpod for images with cloud-api-adaptor's units: they start the program; see docs/systemd.md.
+IMAGE ?=
 
 NAME := offline-fs-kbc
 LEGACY_NAME := attestation-agent
@@ -96,7 +99,7 @@ NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encr
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench floors soak soak-short test-long instructions image build install uninstall deb rpm test test-podvm \
+.PHONY: bench floors soak soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -130,7 +133,23 @@ check-cargo:
 build: check-cargo
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked
 
-install:
+# The settings of the service, for drop-ins of units that run the program in its place. So their sandbox is always that of
+# the service. Left out: what is about its own sockets and its own command, and the comments.
+SETTINGS := sed -e '/^\[Install\]/,$$d' -e '/^\(Description\|After\|ExecStart\)=/d' -e '/^\#/d' -e '/^$$/d' \
+	systemd/$(NAME).service
+# Units of cloud-api-adaptor that run the program with IMAGE=peerpod.
+PEERPOD_UNITS := $(LEGACY_NAME) $(if $(filter 1,$(CDH)),$(HUB_NAME))
+
+check-install:
+	@case "$(IMAGE)" in ''|peerpod) ;; *) echo "IMAGE=$(IMAGE): it must be peerpod or empty" >&2; exit 1;; esac
+	@for name in $(DROP_INS); do \
+		test -f systemd/drop-ins/$$name.conf || { echo "DROP_INS=$$name: there is no such drop-in" >&2; exit 1; }; \
+		case "$(IMAGE)-$$name" in peerpod-both-roles|peerpod-no-activation|peerpod-attestation-agent-alias) \
+			echo "DROP_INS=$$name is for the program's own units, which IMAGE=peerpod disables" >&2; exit 1;; \
+		esac; \
+	done
+
+install: check-install
 	@test -x $(BIN) || { echo "BIN=$(BIN) is missing; 'make' builds the binary for an image, 'make build' the one for this machine" >&2; exit 1; }
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/$(NAME)
 	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(LEGACY_NAME)
@@ -140,6 +159,16 @@ install:
 	install -m 0644 systemd/drop-ins/*.conf $(DESTDIR)$(SHAREDIR)/drop-ins
 	sed -i 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' $(DESTDIR)$(UNITDIR)/$(NAME).service \
 		$(DESTDIR)$(SHAREDIR)/drop-ins/*.conf
+	install -d $(DESTDIR)$(SHAREDIR)/peerpod
+	for unit in $(PEERPOD_UNITS); do \
+		{ printf '# SPDX-License-Identifier: Apache-2.0\n#\n# The settings of $(NAME).service, which says why.\n'; \
+			$(SETTINGS); sed 's|/usr/local/bin/|$(PREFIX)/bin/|g' systemd/peerpod/$$unit.conf; \
+		} >$(DESTDIR)$(SHAREDIR)/peerpod/$$unit.service.conf || exit 1; \
+	done
+	install -m 0644 systemd/peerpod/$(NAME).preset $(DESTDIR)$(SHAREDIR)/peerpod
+	install -m 0755 systemd/peerpod/use-peerpod-units $(DESTDIR)$(SHAREDIR)
+	sed -i -e 's|@UNITDIR@|$(UNITDIR)|' -e 's|@PRESETDIR@|$(PRESETDIR)|' -e 's|@SHAREDIR@|$(SHAREDIR)|' \
+		$(DESTDIR)$(SHAREDIR)/use-peerpod-units
 	install -D -m 0644 systemd/$(NAME).tmpfiles $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf
 	install -D -m 0644 systemd/$(NAME).preset $(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
 	install -d $(DESTDIR)$(DOCDIR)/docs
@@ -150,24 +179,34 @@ install:
 	done
 	if [ -d $(MANUAL) ]; then $(MAKE) --no-print-directory install-manual; fi
 	for name in $(DROP_INS); do \
-		unit=$(NAME).service; if [ $$name = no-activation ]; then unit=$(NAME)-.socket; fi; \
-		install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf \
-			$(DESTDIR)$(UNITDIR)/$$unit.d/$$name.conf || exit 1; \
+		unit=$$(sed -n 's|^# Goes to \(.*\)\.d/.*|\1|p' systemd/drop-ins/$$name.conf); \
+		case "$(IMAGE)-$$unit" in \
+		*-tmpfiles) to=$(TMPFILESDIR)/$(NAME)-$$name.conf;; \
+		peerpod-$(NAME).service) to=$(UNITDIR)/$(LEGACY_NAME).service.d/$$name.conf;; \
+		*) to=$(UNITDIR)/$$unit.d/$$name.conf;; \
+		esac; \
+		install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf $(DESTDIR)$$to || exit 1; \
 	done
+	$(if $(IMAGE),$(DESTDIR)$(SHAREDIR)/use-peerpod-units --root "$(DESTDIR)")
+
+DROP_IN_PLACES := $(NAME).service $(NAME)-.socket $(LEGACY_NAME).service $(HUB_NAME).service
 
 # The components' names are removed only if they are links to this program: an upstream component may have been
 # installed since.
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/$(NAME) $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf \
-		$(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
+		$(DESTDIR)$(TMPFILESDIR)/$(NAME)-early-2023.conf $(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
+	if [ -x $(DESTDIR)$(SHAREDIR)/use-peerpod-units ]; then \
+		$(DESTDIR)$(SHAREDIR)/use-peerpod-units --undo --root "$(DESTDIR)"; \
+	fi
 	rm -rf $(DESTDIR)$(SHAREDIR) $(DESTDIR)$(DOCDIR)
 	for unit in $(notdir $(wildcard systemd/*.service systemd/*.socket)); do \
 		rm -f $(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
 	done
-	for conf in $(notdir $(wildcard systemd/drop-ins/*.conf)); do \
-		rm -f $(DESTDIR)$(UNITDIR)/$(NAME).service.d/$$conf $(DESTDIR)$(UNITDIR)/$(NAME)-.socket.d/$$conf; \
+	for directory in $(DROP_IN_PLACES:%=$(DESTDIR)$(UNITDIR)/%.d); do \
+		for conf in $(notdir $(wildcard systemd/drop-ins/*.conf)); do rm -f $$directory/$$conf; done; \
+		rmdir $$directory 2>/dev/null || true; \
 	done
-	-rmdir $(DESTDIR)$(UNITDIR)/$(NAME).service.d $(DESTDIR)$(UNITDIR)/$(NAME)-.socket.d 2>/dev/null
 	@for name in $(LEGACY_NAME) $(HUB_NAME); do \
 		path=$(DESTDIR)$(PREFIX)/bin/$$name; \
 		if [ "$$(readlink $$path)" = $(NAME) ]; then rm -f $$path; fi; \
@@ -211,7 +250,7 @@ soak-short:
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
 
-# Tests the packages in a VM that boots three times. Must run as root; takes five to ten minutes without KVM.
+# Tests the packages in two VMs, one of which boots three times. Must run as root; takes five to ten minutes without KVM.
 test-podvm: image
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
 

@@ -4,6 +4,7 @@
 
 use std::env;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -174,7 +175,7 @@ impl Serve {
             summary: Box::new(move || summary.summary()),
         });
         let mut tasks = JoinSet::new();
-        let watch_path = notify::is_unit();
+        let watch_path = notify::is_service();
         for (address, roles, outcome) in endpoints {
             let methods = roles
                 .iter()
@@ -302,13 +303,16 @@ fn watch_over(sources: &[Source]) -> io::Result<Watch> {
     })
 }
 
-/// Binds each address on its own. If another process answers on one, the unit's instance waits for it, and a
+/// Exists if systemd is the service manager: sd_booted(3).
+const SYSTEMD_RUNS: &str = "/run/systemd/system";
+
+/// Binds each address on its own. If another process answers on one, a copy that systemd started waits for it, and a
 /// copy started by hand or by kata-agent leaves it alone.
 fn bind_all(
     addresses: Vec<(Address, Vec<Role>)>,
     activation: &mut Activation,
 ) -> anyhow::Result<Endpoints> {
-    let is_unit = notify::is_unit();
+    let is_service = notify::is_service();
     let mut endpoints = Vec::new();
     let mut failed = false;
     for (address, roles) in addresses {
@@ -324,14 +328,18 @@ fn bind_all(
             }
             Ok(outcome @ BindOutcome::InUse(_)) => {
                 let who = match outcome.peer_pid() {
-                    Some(pid) => format!("pid {pid}"),
-                    None => "another process".to_owned(),
+                    // The credentials of a socket are those of the process that made it, whoever accepts.
+                    Some(1) if Path::new(SYSTEMD_RUNS).exists() => {
+                        "the service manager listens there for a socket unit (pid 1)".to_owned()
+                    }
+                    Some(pid) => format!("pid {pid} answers there"),
+                    None => "another process answers there".to_owned(),
                 };
-                if is_unit {
-                    info!("{address}: {who} answers there; waiting to take over");
+                if is_service {
+                    info!("{address}: {who}; waiting to take over");
                     endpoints.push((address, roles, outcome));
                 } else {
-                    info!("{address}: {who} answers there; not serving it");
+                    info!("{address}: {who}; not serving it");
                 }
             }
             Err(error) => {

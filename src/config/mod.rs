@@ -32,8 +32,11 @@ pub const AUTH_FILE: &str = "/run/peerpod/auth.json";
 /// The environment variable that systemd sets for `LoadCredential=` and the like.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// The value that systemd sets for the unit.
-const CREDENTIALS_OF_UNIT: &str = "/run/credentials/offline-fs-kbc.service";
+/// The value that systemd sets for the unit, and for cloud-api-adaptor's unit that runs the program in its place.
+const CREDENTIALS_OF_UNIT: [&str; 2] = [
+    "/run/credentials/offline-fs-kbc.service",
+    "/run/credentials/attestation-agent.service",
+];
 
 /// The directory of the attestation components' sockets.
 const RUN: &str = "/run/confidential-containers";
@@ -56,7 +59,8 @@ pub struct Root {
 }
 
 impl Root {
-    fn path(&self, default: &str) -> PathBuf {
+    /// The place of a default path.
+    pub fn path(&self, default: &str) -> PathBuf {
         match &self.root {
             Some(root) => {
                 let path = root.join(default.trim_start_matches('/'));
@@ -74,8 +78,8 @@ impl Root {
 
     /// The directory of the unit's systemd credentials, if it exists.
     pub fn credentials_of_unit(&self) -> Option<PathBuf> {
-        let path = self.path(CREDENTIALS_OF_UNIT);
-        path.is_dir().then_some(path)
+        let mut paths = CREDENTIALS_OF_UNIT.iter().map(|path| self.path(path));
+        paths.find(|path| path.is_dir())
     }
 
     /// Whether a swap device is active.

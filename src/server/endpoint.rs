@@ -11,11 +11,14 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info};
 
-use crate::server::limits::{PATH_CHECK, PATH_GONE_PAUSE, TAKE_OVER_PAUSE, WATCHED_PATH_CHECK};
-use crate::server::listener::{self, Address, BindOutcome, BoundSocket, SocketFile};
+use crate::server::limits::{
+    PATH_CHECK, PATH_GONE_PAUSE, TAKE_OVER_LOCK_WAIT, TAKE_OVER_MAX_PAUSE, TAKE_OVER_PAUSE,
+    WATCHED_PATH_CHECK,
+};
+use crate::server::listener::{self, Address, BindOutcome, BoundSocket, Holder, SocketFile};
 use crate::server::{Shared, StoredConnection};
 use crate::watch::Watch;
 
@@ -88,7 +91,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Waits until the path no longer leads to the socket that was bound there.
+/// Waits until the path no longer leads to this socket.
 async fn path_removed(socket_file: &SocketFile) {
     let mut watch = Watch::new(vec![socket_file.path().to_owned()], Vec::new).ok();
     while socket_file.is_in_place() {
@@ -106,23 +109,43 @@ async fn path_removed(socket_file: &SocketFile) {
 }
 
 /// Waits until no other process answers on the address, then binds it.
-async fn take_over(address: &Address, mut holder: Option<UnixStream>) -> BoundSocket {
+///
+/// While the connection to the other process stays open and the path leads to the same socket, nothing is tried:
+/// each attempt is a connection that the other process must accept. A process whose idle connections are in the
+/// service manager's store (as this program's are) does not close them when it is killed; but then it is started
+/// again, and if it is not, the service manager closes them. When it ends in order, it removes the path.
+async fn take_over(address: &Address, mut holder: Option<Holder>) -> BoundSocket {
     let mut logged = None;
+    let mut pause = TAKE_OVER_PAUSE;
     loop {
-        // The end of the other process shows at once. That its path was removed shows only when it is
-        // checked.
-        let next = Instant::now() + TAKE_OVER_PAUSE;
+        let last = Instant::now();
+        let pause_ends = sleep_until(last + pause);
+        pause = TAKE_OVER_MAX_PAUSE.min(pause * 2);
         match holder.take() {
-            Some(holder) => drop(timeout_at(next, closed_by_peer(holder)).await),
-            None => sleep_until(next).await,
-        }
-        match listener::bind(address, Duration::ZERO) {
-            Ok(BindOutcome::Bound(bound)) => return bound,
-            // The other process may have closed this connection and still run.
-            Ok(BindOutcome::InUse(stream)) => {
-                holder = Some(stream);
-                sleep_until(next).await;
+            Some(Holder {
+                connection,
+                socket_file,
+            }) => {
+                let ended = async {
+                    closed_by_peer(connection).await;
+                    let open_for = last.elapsed();
+                    pause_ends.await;
+                    open_for
+                };
+                let start_over = tokio::select! {
+                    open_for = ended => open_for > TAKE_OVER_MAX_PAUSE,
+                    () = path_removed(&socket_file) => true,
+                };
+                // Long pauses are for a process that soon closes each connection.
+                if start_over {
+                    pause = TAKE_OVER_PAUSE;
+                }
             }
+            None => pause_ends.await,
+        }
+        match listener::bind(address, TAKE_OVER_LOCK_WAIT) {
+            Ok(BindOutcome::Bound(bound)) => return bound,
+            Ok(BindOutcome::InUse(other)) => holder = Some(other),
             Err(failure) => {
                 let failure = failure.to_string();
                 if logged.as_ref() != Some(&failure) {

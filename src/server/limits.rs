@@ -75,5 +75,15 @@ pub const WATCHED_PATH_CHECK: Duration = Duration::from_secs(60);
 /// then, which takes a second or two while a VM boots.
 pub const PATH_GONE_PAUSE: Duration = Duration::from_secs(5);
 
-/// The least time between two attempts to take over an address on which another process answers.
-pub const TAKE_OVER_PAUSE: Duration = Duration::from_secs(1);
+/// The first pause between two attempts to take over an address: the time that a process which has closed a
+/// connection may still need for its end. It is doubled at each attempt, up to [`TAKE_OVER_MAX_PAUSE`].
+pub const TAKE_OVER_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause between two attempts to take over an address from a process that closes the connections made
+/// to it, or that can't be bound for another reason. The end of such a process may show only at an attempt, so
+/// this is also how long an address may stay unserved then.
+pub const TAKE_OVER_MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long an attempt waits for the lock on the directory, which another waiting copy has for a moment: both notice
+/// at the same time that the address is free. No request is answered while it waits.
+pub const TAKE_OVER_LOCK_WAIT: Duration = LOCK_RETRY;

@@ -145,8 +145,16 @@ pub enum Error {
 pub enum BindOutcome {
     /// The address is bound by this process.
     Bound(BoundSocket),
-    /// Another process answers there. This connection to it ends when that process does.
-    InUse(UnixStream),
+    /// Another process answers there.
+    InUse(Holder),
+}
+
+/// A process that answers on an address.
+pub struct Holder {
+    /// A connection to it, which ends when the process does.
+    pub connection: UnixStream,
+    /// Its socket, as it was before the connection was made.
+    pub socket_file: SocketFile,
 }
 
 impl BindOutcome {
@@ -154,8 +162,8 @@ impl BindOutcome {
     pub fn peer_pid(&self) -> Option<i32> {
         match self {
             Self::Bound(_) => None,
-            Self::InUse(stream) => {
-                let peer = socket::getsockopt(stream, PeerCredentials).ok()?;
+            Self::InUse(holder) => {
+                let peer = socket::getsockopt(&holder.connection, PeerCredentials).ok()?;
                 Some(peer.pid()).filter(|pid| *pid > 0)
             }
         }
@@ -236,8 +244,11 @@ impl SocketFile {
 
 /// Device and inode of what is at `path`.
 fn identity_of(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+    Some(identity(&fs::symlink_metadata(path).ok()?))
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 impl BoundPath {
@@ -288,8 +299,15 @@ pub fn bind(address: &Address, lock_timeout: Duration) -> Result<BindOutcome, Er
                 let path = path.to_owned();
                 return Err(Error::NotASocket { path, what });
             }
-            if let Some(stream) = probe(path).map_err(|error| failed(error.into()))? {
-                return Ok(BindOutcome::InUse(stream));
+            if let Some(connection) = probe(path).map_err(|error| failed(error.into()))? {
+                let socket_file = SocketFile {
+                    path: path.to_owned(),
+                    identity: Some(identity(&metadata)),
+                };
+                return Ok(BindOutcome::InUse(Holder {
+                    connection,
+                    socket_file,
+                }));
             }
             fs::remove_file(path).map_err(failed)?;
         }

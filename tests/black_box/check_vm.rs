@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -12,10 +13,15 @@ use crate::support::daemon::{ANONYMOUS, Root, command, one, output};
 
 /// The findings' codes and severities.
 fn findings(root: &Root, args: &[&str]) -> (Vec<(String, String)>, Option<i32>) {
+    findings_in(root.dir(), args)
+}
+
+/// The same, of any image.
+pub fn findings_in(root: &Path, args: &[&str]) -> (Vec<(String, String)>, Option<i32>) {
     let mut check = command();
     check
         .args(["check", "--format", "json", "--root"])
-        .arg(root.dir())
+        .arg(root)
         .args(args);
     let (stdout, stderr, code) = output(&mut check);
     let report: Value =

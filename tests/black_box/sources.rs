@@ -91,7 +91,7 @@ fn credentials_of_several_files_are_merged() {
     let resources = root.resources().display().to_string();
     let pod_file = path.display().to_string();
     let shares = [
-        format!("{resources}: \"a.example\"; its \"docker.io\" is overridden by {pod_file}"),
+        format!("{resources}: \"a.example\"; overridden by {pod_file}: \"docker.io\""),
         format!("{pod_file}: \"https://index.docker.io/v1/\", \"b.example\""),
     ];
     for share in &shares {

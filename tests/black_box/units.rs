@@ -14,7 +14,7 @@ use crate::support::daemon::{output, program};
 const SERVICE: &str = "offline-fs-kbc.service";
 
 /// A directory after `make install`, with what else a VM has.
-fn installed(variables: &[&str]) -> TempDir {
+pub fn installed(variables: &[&str]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut make = Command::new("make");
     make.current_dir(env!("CARGO_MANIFEST_DIR")).arg("install");
@@ -48,13 +48,26 @@ fn installed(variables: &[&str]) -> TempDir {
     dir
 }
 
-fn expect_success(command: &mut Command) -> String {
+/// Removes from the image what was installed with these variables.
+pub fn uninstall(root: &Path, variables: &[&str]) {
+    let mut make = Command::new("make");
+    make.current_dir(env!("CARGO_MANIFEST_DIR"))
+        .arg("uninstall");
+    make.arg(format!("DESTDIR={}", root.display()))
+        .args(variables);
+    make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    expect_success(&mut make);
+}
+
+/// Runs the command, which must succeed; gives what it printed.
+pub fn expect_success(command: &mut Command) -> String {
     let (stdout, stderr, code) = output(command);
     assert_eq!(code, Some(0), "{command:?}: {stdout}{stderr}");
     format!("{stdout}{stderr}")
 }
 
-fn systemd(tool: &str, root: &Path, args: &[&str]) -> String {
+/// What one of systemd's tools says of an image.
+pub fn systemd(tool: &str, root: &Path, args: &[&str]) -> String {
     let mut command = Command::new(tool);
     command.arg(format!("--root={}", root.display())).args(args);
     expect_success(&mut command)
@@ -123,7 +136,8 @@ fn socket_units_are_where_the_daemon_would_bind() {
     }
 }
 
-fn links(root: &Path) -> Vec<String> {
+/// The links below `/etc/systemd/system`: each enables a unit, or is another name of one.
+pub fn links(root: &Path) -> Vec<String> {
     let mut links = Vec::new();
     let mut directories = vec![root.join("etc/systemd/system")];
     while let Some(directory) = directories.pop() {
@@ -196,13 +210,7 @@ fn uninstall_leaves_nothing() {
     let root = installed(&variables);
     let foreign = root.path().join("usr/lib/systemd/system/foreign.service");
     fs::write(&foreign, "").unwrap();
-    let mut make = Command::new("make");
-    make.current_dir(env!("CARGO_MANIFEST_DIR"))
-        .arg("uninstall");
-    make.arg(format!("DESTDIR={}", root.path().display()))
-        .args(variables);
-    make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
-    expect_success(&mut make);
+    uninstall(root.path(), &variables);
     let mut find = Command::new("find");
     find.arg(root.path()).args(["-name", "*offline-fs-kbc*"]);
     assert_eq!(expect_success(&mut find), "");

@@ -10,6 +10,7 @@ mod other;
 pub mod report;
 mod skopeo;
 mod subject;
+mod units;
 #[cfg(feature = "tools")]
 mod user_data;
 mod vm;

@@ -14,6 +14,7 @@ use offline_fs_kbc::text::count;
 
 use crate::cli::check::image::Credential;
 use crate::cli::check::report::Report;
+use crate::cli::check::units;
 use crate::cli::{findings, status};
 use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
 
@@ -65,6 +66,7 @@ pub fn check(
             ),
         );
     }
+    units::check(root, report);
     check_daemon(sockets, root, &snapshot, report);
     report.serve(&served);
     credential
@@ -125,7 +127,9 @@ fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mu
                 "daemon-absent",
                 "no socket: the daemon does not run here",
                 match root.root {
-                    None => "`systemctl start offline-fs-kbc.service`",
+                    None => {
+                        "`systemctl start offline-fs-kbc.service`, or attestation-agent.service if that runs it"
+                    }
                     Some(_) => "nothing, in an image that is being built",
                 },
             ),

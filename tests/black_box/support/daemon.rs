@@ -78,6 +78,7 @@ fn clean(command: &mut Command) {
         .env_remove("OFFLINE_FS_KBC_EXTRA_FILE_PATH")
         .env_remove("NOTIFY_SOCKET")
         .env_remove("SYSTEMD_EXEC_PID")
+        .env_remove("INVOCATION_ID")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
         .env_remove("JOURNAL_STREAM")
