@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The directory of layers: each a file that is named by the digest of its archive, and there only when it is whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use thiserror::Error;
+
+use crate::digest::Digest;
+use crate::layer::Summary;
+
+/// Why the store can't be used.
+#[derive(Debug, Error)]
+#[error("{}: {error}", path.display())]
+pub struct Error {
+    /// The file or directory.
+    path: PathBuf,
+    /// What is wrong with it.
+    error: io::Error,
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |error| Error {
+        path: path.clone(),
+        error,
+    }
+}
+
+/// A directory of layers.
+#[derive(Clone, Debug)]
+pub struct Store {
+    layers: PathBuf,
+}
+
+/// What is known of a stored layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The directories that the archive had no entry for.
+    pub implied: Vec<Vec<u8>>,
+    /// Whether it hides everything below it.
+    pub hides_all: bool,
+}
+
+/// What a pull that needs a layer finds.
+pub enum Claim {
+    /// It is there.
+    Stored(Stored),
+    /// It is to be made, by who has this.
+    ToMake(Making),
+}
+
+/// A layer that is being made. No other process makes it meanwhile; if it is dropped, nothing is left of it.
+pub struct Making {
+    /// The file for the layer, empty.
+    pub file: File,
+    path: PathBuf,
+    temporary: PathBuf,
+    notes: PathBuf,
+    /// The lock file, whose lock this process has until it is dropped.
+    _lock: Flock<File>,
+    lock_path: PathBuf,
+    is_done: bool,
+}
+
+/// The first line of the notes about a layer, so that later versions know them.
+const NOTES: &[u8] = b"guest-pull 1\n";
+
+impl Store {
+    /// Opens the store, and makes its directories.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be made.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let layers = directory.join("layers");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&layers)
+            .map_err(at(&layers))?;
+        Ok(Self { layers })
+    }
+
+    /// The path of a layer's file.
+    pub fn path(&self, diff_id: &Digest) -> PathBuf {
+        self.layers.join(format!("{}.erofs", diff_id.hex()))
+    }
+
+    /// Looks for a layer. If another process is making it, waits until that has succeeded or failed.
+    ///
+    /// # Errors
+    ///
+    /// If the store can't be read or written.
+    pub fn claim(&self, diff_id: &Digest) -> Result<Claim, Error> {
+        let path = self.path(diff_id);
+        let lock_path = path.with_extension("lock");
+        loop {
+            if let Some(stored) = self.stored(diff_id)? {
+                return Ok(Claim::Stored(stored));
+            }
+            let lock = lock(&lock_path).map_err(at(&lock_path))?;
+            // Whoever had the lock may have made the layer, and removed the lock's file.
+            if !is_at(&lock, &lock_path) || path.exists() {
+                continue;
+            }
+            let temporary = path.with_extension("new");
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)
+                .map_err(at(&temporary))?;
+            return Ok(Claim::ToMake(Making {
+                file,
+                notes: path.with_extension("notes"),
+                path,
+                temporary,
+                _lock: lock,
+                lock_path,
+                is_done: false,
+            }));
+        }
+    }
+
+    /// What is known of a layer, if it is stored.
+    fn stored(&self, diff_id: &Digest) -> Result<Option<Stored>, Error> {
+        let path = self.path(diff_id);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let notes = path.with_extension("notes");
+        let text = fs::read(&notes).map_err(at(&notes))?;
+        let parsed = Stored::parse(&text);
+        parsed.map(Some).ok_or_else(|| {
+            let error = io::Error::other("not what guest-pull writes; remove the layer's files");
+            at(&notes)(error)
+        })
+    }
+}
+
+impl Making {
+    /// Makes the layer visible to others.
+    ///
+    /// # Errors
+    ///
+    /// If its files can't be written.
+    pub fn finish(mut self, summary: &Summary) -> Result<Stored, Error> {
+        let stored = Stored {
+            implied: summary.implied.clone(),
+            hides_all: summary.hides_all,
+        };
+        // The notes come first, since the layer counts as stored when its own file has its name.
+        fs::write(&self.notes, stored.encode()).map_err(at(&self.notes))?;
+        self.file.sync_data().map_err(at(&self.temporary))?;
+        fs::rename(&self.temporary, &self.path).map_err(at(&self.path))?;
+        self.is_done = true;
+        Ok(stored)
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let _ = fs::remove_file(&self.temporary);
+            let _ = fs::remove_file(&self.notes);
+        }
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+impl Stored {
+    /// The notes: a line that says whether the layer hides all below it, then the directories, each with a NUL byte at its
+    /// end.
+    fn encode(&self) -> Vec<u8> {
+        let mut text = NOTES.to_vec();
+        text.extend(if self.hides_all { &b"hides all\n"[..] } else { b"\n" });
+        for path in &self.implied {
+            text.extend(path);
+            text.push(0);
+        }
+        text
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = text.strip_prefix(NOTES)?;
+        let end = text.iter().position(|byte| *byte == b'\n')?;
+        let hides_all = match &text[..end] {
+            b"hides all" => true,
+            b"" => false,
+            _ => return None,
+        };
+        let list = &text[end + 1..];
+        let implied = match list.strip_suffix(&[0]) {
+            Some(list) => list.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect(),
+            None if list.is_empty() => Vec::new(),
+            None => return None,
+        };
+        Some(Self { implied, hides_all })
+    }
+}
+
+/// Waits for the lock on a file, which is made if it is missing.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EINTR)) => file = back,
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether the path still leads to the locked file.
+fn is_at(lock: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let locked = lock.metadata().map(identity);
+    let there = fs::symlink_metadata(path).map(identity);
+    matches!((locked, there), (Ok(locked), Ok(there)) if locked == there)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write as _;
+    use std::thread;
+
+    fn making(store: &Store, id: &Digest) -> Making {
+        match store.claim(id).unwrap() {
+            Claim::ToMake(making) => making,
+            Claim::Stored(_) => panic!("it is stored"),
+        }
+    }
+
+    fn names(store: &Store) -> Vec<String> {
+        let entries = fs::read_dir(&store.layers).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// A layer is there when it is whole, with its notes; what was given up leaves nothing.
+    #[test]
+    fn a_layer_is_whole_or_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        drop(making(&store, &id));
+        assert!(names(&store).is_empty());
+        let mut made = making(&store, &id);
+        made.file.write_all(b"layer").unwrap();
+        let summary = Summary {
+            implied: vec![b"/".to_vec(), b"/a\nb".to_vec()],
+            hides_all: true,
+            ..Summary::default()
+        };
+        let stored = made.finish(&summary).unwrap();
+        assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
+        match store.claim(&id).unwrap() {
+            Claim::Stored(found) => assert_eq!(found, stored),
+            Claim::ToMake(_) => panic!("it is not stored"),
+        }
+        assert_eq!(fs::read(store.path(&id)).unwrap(), b"layer");
+    }
+
+    /// Of several that need a layer at once, one makes it and the others wait for it; if that one fails, the next makes it.
+    #[test]
+    fn one_makes_a_layer_and_others_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        let first = making(&store, &id);
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    let store = store.clone();
+                    scope.spawn(move || match store.claim(&id).unwrap() {
+                        Claim::ToMake(making) => {
+                            making.finish(&Summary::default()).unwrap();
+                            1
+                        }
+                        Claim::Stored(_) => 0,
+                    })
+                })
+                .collect();
+            drop(first);
+            let made: i32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+            assert_eq!(made, 1);
+        });
+    }
+}
