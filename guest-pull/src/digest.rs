@@ -78,7 +78,7 @@ impl<R> Digesting<R> {
     }
 
     /// How many bytes were read so far.
-    pub fn bytes(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         self.bytes
     }
 

@@ -4,8 +4,12 @@
 
 pub mod compression;
 pub mod digest;
+mod directories;
 pub mod erofs;
 pub mod layer;
+mod loop_device;
+pub mod mount;
 pub mod pipe;
+pub mod pull;
 pub mod registry;
 pub mod store;

@@ -36,6 +36,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
 #[derive(Clone, Debug)]
 pub struct Store {
     layers: PathBuf,
+    mounts: PathBuf,
 }
 
 /// What is known of a stored layer.
@@ -84,12 +85,26 @@ impl Store {
             .mode(0o700)
             .create(&layers)
             .map_err(at(&layers))?;
-        Ok(Self { layers })
+        let mounts = directory.join("mounts");
+        Ok(Self { layers, mounts })
     }
 
     /// The path of a layer's file.
     pub fn path(&self, diff_id: &Digest) -> PathBuf {
         self.layers.join(format!("{}.erofs", diff_id.hex()))
+    }
+
+    /// An empty directory, over which a mounter puts a file system of its own.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be made.
+    pub fn mounts(&self) -> io::Result<PathBuf> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.mounts)?;
+        fs::canonicalize(&self.mounts)
     }
 
     /// Looks for a layer. If another process is making it, waits until that has succeeded or failed.
@@ -181,7 +196,11 @@ impl Stored {
     /// end.
     fn encode(&self) -> Vec<u8> {
         let mut text = NOTES.to_vec();
-        text.extend(if self.hides_all { &b"hides all\n"[..] } else { b"\n" });
+        text.extend(if self.hides_all {
+            &b"hides all\n"[..]
+        } else {
+            b"\n"
+        });
         for path in &self.implied {
             text.extend(path);
             text.push(0);
@@ -301,7 +320,10 @@ mod tests {
                 })
                 .collect();
             drop(first);
-            let made: i32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+            let made: i32 = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum();
             assert_eq!(made, 1);
         });
     }

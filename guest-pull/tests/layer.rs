@@ -34,9 +34,21 @@ for top, dirs, files in os.walk(root):
         what += [(n, os.getxattr(path, n, follow_symlinks=False)) for n in sorted(os.listxattr(path, follow_symlinks=False))]
         print(what)
 "#;
-    let output = Command::new("python3").args(["-c", script]).arg(root).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut lines: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(root)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut lines: Vec<_> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
     lines.sort();
     lines.join("\n")
 }
@@ -44,20 +56,70 @@ for top, dirs, files in os.walk(root):
 #[test]
 fn an_archive_comes_out_as_gnu_tar_extracts_it() {
     let dir = tempfile::tempdir().unwrap();
-    let [tar, image, out, mounted] = ["tar", "image", "out", "mounted"].map(|name| dir.path().join(name));
+    let [tar, image, out, mounted] =
+        ["tar", "image", "out", "mounted"].map(|name| dir.path().join(name));
     let as_str = |path: &Path| path.to_str().unwrap().to_owned();
     fs::create_dir(&out).unwrap();
     fs::create_dir(&mounted).unwrap();
     let source = std::env::var("TREE").unwrap_or_else(|_| "/usr/share/perl".to_owned());
-    run("tar", &["--xattrs", "--format=pax", "-C", &source, "-cf", &as_str(&tar), "."]);
-    run("tar", &["--xattrs", "--xattrs-include=*", "--numeric-owner", "-C", &as_str(&out), "-xpf", &as_str(&tar)]);
+    run(
+        "tar",
+        &[
+            "--xattrs",
+            "--format=pax",
+            "-C",
+            &source,
+            "-cf",
+            &as_str(&tar),
+            ".",
+        ],
+    );
+    run(
+        "tar",
+        &[
+            "--xattrs",
+            "--xattrs-include=*",
+            "--numeric-owner",
+            "-C",
+            &as_str(&out),
+            "-xpf",
+            &as_str(&tar),
+        ],
+    );
     let start = std::time::Instant::now();
-    let summary = layer::convert(File::open(&tar).unwrap(), File::create(&image).unwrap(), true, [1; 16]).unwrap();
-    println!("{:?} {} entries, {} bytes of {}", start.elapsed(), summary.entries, summary.bytes, fs::metadata(&tar).unwrap().len());
+    let summary = layer::convert(
+        File::open(&tar).unwrap(),
+        File::create(&image).unwrap(),
+        true,
+        [1; 16],
+    )
+    .unwrap();
+    println!(
+        "{:?} {} entries, {} bytes of {}",
+        start.elapsed(),
+        summary.entries,
+        summary.bytes,
+        fs::metadata(&tar).unwrap().len()
+    );
     run("fsck.erofs", &[&as_str(&image)]);
-    run("mount", &["-t", "erofs", "-o", "loop,ro", &as_str(&image), &as_str(&mounted)]);
+    run(
+        "mount",
+        &[
+            "-t",
+            "erofs",
+            "-o",
+            "loop,ro",
+            &as_str(&image),
+            &as_str(&mounted),
+        ],
+    );
     let (ours, theirs) = (listing(&mounted), listing(&out));
     run("umount", &[&as_str(&mounted)]);
-    let differences: Vec<_> = ours.lines().zip(theirs.lines()).filter(|(a, b)| a != b).take(5).collect();
+    let differences: Vec<_> = ours
+        .lines()
+        .zip(theirs.lines())
+        .filter(|(a, b)| a != b)
+        .take(5)
+        .collect();
     assert!(ours == theirs, "{differences:#?}");
 }

@@ -5,9 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
-use crate::erofs::{
-    self, Attributes, ContentWriter, Device, Kind, NodeId, ROOT, Tree, Xattr,
-};
+use crate::erofs::{self, Attributes, ContentWriter, Device, Kind, NodeId, ROOT, Tree, Xattr};
 use crate::layer::path::parts;
 use crate::layer::{Error, Summary};
 
@@ -191,11 +189,7 @@ impl Layer {
         self.tree.add(attributes, kind).ok_or_else(too_many)
     }
 
-    fn add_directory(
-        &mut self,
-        attributes: Attributes,
-        parent: NodeId,
-    ) -> Result<NodeId, String> {
+    fn add_directory(&mut self, attributes: Attributes, parent: NodeId) -> Result<NodeId, String> {
         self.bound()?;
         self.tree
             .add_directory(attributes, parent)
@@ -266,4 +260,3 @@ pub(super) fn sorted(mut xattrs: Vec<Xattr>) -> Vec<Xattr> {
     xattrs.dedup_by(|later, earlier| later.0 == earlier.0);
     xattrs
 }
-

@@ -24,7 +24,9 @@ pub fn choose<'h>(headers: impl Iterator<Item = &'h str>) -> Option<Challenge> {
     for header in headers {
         for (scheme, parameters) in split(header) {
             let value = |name: &str| {
-                let mut found = parameters.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+                let mut found = parameters
+                    .iter()
+                    .filter(|(key, _)| key.eq_ignore_ascii_case(name));
                 found.next().map(|(_, value)| value.clone())
             };
             if scheme.eq_ignore_ascii_case("bearer") {
@@ -115,12 +117,18 @@ mod tests {
                 &["Bearer realm=\"https://a/t\",service=\"r\",scope=\"repository:a/b:pull,push\""],
                 bearer("https://a/t", Some("r"), Some("repository:a/b:pull,push")),
             ),
-            (&["bearer Realm = https://a/t"], bearer("https://a/t", None, None)),
+            (
+                &["bearer Realm = https://a/t"],
+                bearer("https://a/t", None, None),
+            ),
             (
                 &["Basic realm=\"a, Bearer realm=b\", Bearer realm=\"c\\\"d\""],
                 bearer("c\"d", None, None),
             ),
-            (&["Negotiate", "Basic realm=x", "Bearer realm=\"t\""], bearer("t", None, None)),
+            (
+                &["Negotiate", "Basic realm=x", "Bearer realm=\"t\""],
+                bearer("t", None, None),
+            ),
             (&["Negotiate abc==, Basic"], Some(Challenge::Basic)),
             (&["Bearer service=\"x\""], None),
             (&["Bearer realm=\"no end"], bearer("no end", None, None)),

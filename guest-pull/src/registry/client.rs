@@ -242,7 +242,9 @@ impl Client {
                 break;
             }
             let location = response.headers().get(LOCATION);
-            let location = location.and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let location = location
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default();
             let next = resolve(&url, location).ok_or_else(|| Error::Answer {
                 host: host_of(&url).to_owned(),
                 what: "with a redirect to nowhere, or away from https".to_owned(),
@@ -270,7 +272,10 @@ impl Client {
             }),
             status => Err(Error::Answer {
                 host,
-                what: format!("{status} to the request for the {what}{}", message(response)),
+                what: format!(
+                    "{status} to the request for the {what}{}",
+                    message(response)
+                ),
             }),
         }
     }
@@ -309,7 +314,8 @@ impl Client {
         else {
             return Ok(basic);
         };
-        let scheme_fits = realm.starts_with("https://") || self.plain_http && realm.starts_with("http://");
+        let scheme_fits =
+            realm.starts_with("https://") || self.plain_http && realm.starts_with("http://");
         if !scheme_fits {
             return Err(Error::Answer {
                 host: self.host.clone(),
@@ -343,7 +349,9 @@ impl Client {
         let mut text = Zeroizing::new(Vec::new());
         let mut reader = response.into_body().into_reader().take(MAX_TOKEN_BYTES);
         let read = reader.read_to_end(&mut text);
-        let answer = read.ok().and_then(|_| serde_json::from_slice::<Value>(&text).ok());
+        let answer = read
+            .ok()
+            .and_then(|_| serde_json::from_slice::<Value>(&text).ok());
         let token = answer.as_ref().and_then(|answer| {
             let token = |name: &str| answer[name].as_str().filter(|token| !token.is_empty());
             token("token").or_else(|| token("access_token"))
@@ -363,7 +371,9 @@ fn message(response: Response<Body>) -> String {
     let mut text = Vec::new();
     let mut reader = response.into_body().into_reader().take(MAX_MESSAGE_BYTES);
     let read: io::Result<usize> = reader.read_to_end(&mut text);
-    let value = read.ok().and_then(|_| serde_json::from_slice::<Value>(&text).ok());
+    let value = read
+        .ok()
+        .and_then(|_| serde_json::from_slice::<Value>(&text).ok());
     let Some(value) = value else {
         return String::new();
     };
@@ -396,7 +406,9 @@ fn resolve(url: &str, location: &str) -> Option<String> {
         format!("{scheme}://{}{location}", host_of(url))
     } else {
         let path = rest.split(['?', '#']).next()?;
-        let directory = path.rsplit_once('/').map_or(path, |(directory, _)| directory);
+        let directory = path
+            .rsplit_once('/')
+            .map_or(path, |(directory, _)| directory);
         format!("{scheme}://{directory}/{location}")
     };
     let is_safe = to.starts_with("https://") || scheme == "http" && to.starts_with("http://");

@@ -62,7 +62,10 @@ impl Descriptor {
         let digest = value["digest"].as_str().unwrap_or_default();
         let digest = Digest::parse(digest).ok_or_else(|| {
             let digest = digest.escape_debug();
-            malformed(document, format!("has the digest \"{digest}\", which is no sha256:<64 digits>"))
+            malformed(
+                document,
+                format!("has the digest \"{digest}\", which is no sha256:<64 digits>"),
+            )
         })?;
         let size = value["size"]
             .as_u64()
@@ -105,8 +108,8 @@ pub struct Index {
 ///
 /// If it is neither, or of the old schema 1.
 pub fn parse(bytes: &[u8]) -> Result<Document, Error> {
-    let value: Value = serde_json::from_slice(bytes)
-        .map_err(|_| malformed("manifest", "is not JSON"))?;
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|_| malformed("manifest", "is not JSON"))?;
     if value["schemaVersion"] != 2 {
         let what = "is of schema 1, which has no digests of what its layers contain; push the image again with a newer tool";
         return Err(malformed("manifest", what));
@@ -123,7 +126,13 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Error> {
         .as_array()
         .ok_or_else(|| malformed("manifest", "has neither layers nor manifests"))?;
     if layers.len() > MAX_LAYERS {
-        return Err(malformed("manifest", format!("has {} layers, and at most {MAX_LAYERS} can be stacked", layers.len())));
+        return Err(malformed(
+            "manifest",
+            format!(
+                "has {} layers, and at most {MAX_LAYERS} can be stacked",
+                layers.len()
+            ),
+        ));
     }
     let layers = layers.iter().map(|layer| Descriptor::of("manifest", layer));
     Ok(Document::Manifest(Manifest {
@@ -154,17 +163,21 @@ impl Index {
             _ => Some(next),
         });
         let found = || {
-            let platforms = self.entries.iter().filter_map(|(_, platform)| platform.as_ref());
+            let platforms = self
+                .entries
+                .iter()
+                .filter_map(|(_, platform)| platform.as_ref());
             let platforms: Vec<_> = platforms.map(Platform::to_string).collect();
             match platforms.is_empty() {
                 true => "nothing with a platform".to_owned(),
                 false => platforms.join(", "),
             }
         };
-        best.map(|(_, descriptor)| descriptor).ok_or_else(|| Error::Platform {
-            wanted: wanted.clone(),
-            found: found(),
-        })
+        best.map(|(_, descriptor)| descriptor)
+            .ok_or_else(|| Error::Platform {
+                wanted: wanted.clone(),
+                found: found(),
+            })
     }
 }
 
@@ -174,18 +187,26 @@ impl Index {
 ///
 /// If it has none, or not one for each layer.
 pub fn diff_ids(config: &[u8], layers: usize) -> Result<Vec<Digest>, Error> {
-    let value: Value = serde_json::from_slice(config)
-        .map_err(|_| malformed("configuration", "is not JSON"))?;
+    let value: Value =
+        serde_json::from_slice(config).map_err(|_| malformed("configuration", "is not JSON"))?;
     let ids = value["rootfs"]["diff_ids"]
         .as_array()
         .ok_or_else(|| malformed("configuration", "has no rootfs.diff_ids"))?;
     if ids.len() != layers {
-        let what = format!("has {} rootfs.diff_ids, and the manifest {layers} layers", ids.len());
+        let what = format!(
+            "has {} rootfs.diff_ids, and the manifest {layers} layers",
+            ids.len()
+        );
         return Err(malformed("configuration", what));
     }
     let id = |value: &Value| {
         let id = value.as_str().and_then(Digest::parse);
-        id.ok_or_else(|| malformed("configuration", "has a rootfs.diff_ids that is no sha256:<64 digits>"))
+        id.ok_or_else(|| {
+            malformed(
+                "configuration",
+                "has a rootfs.diff_ids that is no sha256:<64 digits>",
+            )
+        })
     };
     ids.iter().map(id).collect()
 }

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Directories that a layer has no entry for, although it has something below them.
+//!
+//! In an overlay, a directory has the attributes of the topmost layer that has it. A layer must have one for each of its
+//! files, but says nothing about those that its archive has no entry for: such a directory should stay as the lower layers
+//! have it. So it is made once more in the writable layer, which is on top of all, with the attributes of the topmost
+//! layer whose archive had an entry for it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use crate::store::Stored;
+
+/// Makes the directories below `upper`, which becomes the writable layer. The layers are mounted at `0`, `1` and so on
+/// in the current directory; those below `lowest` are not seen.
+pub fn prepare(upper: &Path, stored: &[&Stored], lowest: usize) -> io::Result<()> {
+    // Parents first. The root is the writable layer's own, so it always needs its attributes.
+    let mut wanted = BTreeSet::from([b"/".to_vec()]);
+    for layer in &stored[lowest.min(stored.len())..] {
+        wanted.extend(layer.implied.iter().cloned());
+    }
+    let layers: Vec<_> = (lowest..stored.len())
+        .rev()
+        .map(|at| Layer {
+            root: PathBuf::from(at.to_string()),
+            implied: stored[at].implied.iter().map(Vec::as_slice).collect(),
+        })
+        .collect();
+    let mut made = BTreeSet::new();
+    for path in &wanted {
+        let (top, attributes) = find(&layers, path);
+        // Where the topmost layer says what the directory is like, the overlay shows that.
+        if path != b"/" && top == attributes {
+            continue;
+        }
+        // The directories above it are made too, and must not lose their own attributes.
+        let ends = path.iter().enumerate().skip(1);
+        let ends = ends.filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in ends.chain([path.len()]) {
+            let path = &path[..end];
+            if made.insert(path.to_vec()) {
+                make(upper, path, &layers)?;
+            }
+        }
+    }
+    // Times last, since making an entry changes its directory's.
+    for path in made.iter().rev() {
+        if let (_, Some(at)) = find(&layers, path) {
+            let from = fs::symlink_metadata(below(&layers[at].root, path))?;
+            set_time(&below(upper, path), &from)?;
+        }
+    }
+    Ok(())
+}
+
+/// A mounted layer.
+struct Layer<'l> {
+    root: PathBuf,
+    implied: BTreeSet<&'l [u8]>,
+}
+
+fn below(root: &Path, path: &[u8]) -> PathBuf {
+    let relative = path.strip_prefix(b"/").unwrap_or(path);
+    match relative.is_empty() {
+        true => root.to_owned(),
+        false => root.join(OsStr::from_bytes(relative)),
+    }
+}
+
+/// The topmost layer that has the directory, and the topmost one whose archive had an entry for it. The layers are
+/// sorted, the topmost first.
+fn find(layers: &[Layer<'_>], path: &[u8]) -> (Option<usize>, Option<usize>) {
+    let mut top = None;
+    for (at, layer) in layers.iter().enumerate() {
+        match look(layer, path) {
+            Found::Directory { hides } => {
+                top = top.or(Some(at));
+                if !layer.implied.contains(path) {
+                    return (top, Some(at));
+                }
+                if hides {
+                    break;
+                }
+            }
+            Found::Nothing { hides: true } => break,
+            Found::Nothing { hides: false } => {}
+        }
+    }
+    (top, None)
+}
+
+/// What a layer has at a path.
+enum Found {
+    /// A directory; `hides` tells whether lower layers' are not seen.
+    Directory { hides: bool },
+    /// No directory.
+    Nothing { hides: bool },
+}
+
+fn look(layer: &Layer<'_>, path: &[u8]) -> Found {
+    let mut hides = false;
+    let mut at = layer.root.clone();
+    let parts = path
+        .split(|byte| *byte == b'/')
+        .filter(|part| !part.is_empty());
+    for part in parts {
+        at.push(OsStr::from_bytes(part));
+        match fs::symlink_metadata(&at) {
+            Ok(metadata) if metadata.is_dir() => hides |= is_opaque(&at),
+            // A whiteout, or another thing in a directory's place.
+            Ok(_) => return Found::Nothing { hides: true },
+            Err(_) => return Found::Nothing { hides },
+        }
+    }
+    Found::Directory { hides }
+}
+
+fn is_opaque(directory: &Path) -> bool {
+    let mut value = [0; 2];
+    let length = rustix::fs::lgetxattr(directory, "trusted.overlay.opaque", &mut value);
+    length.is_ok_and(|length| value[..length] == *b"y")
+}
+
+/// Makes a directory of the writable layer like that of the layers.
+fn make(upper: &Path, path: &[u8], layers: &[Layer<'_>]) -> io::Result<()> {
+    let to = below(upper, path);
+    if path != b"/" {
+        fs::create_dir(&to)?;
+    }
+    let Some(at) = find(layers, path).1 else {
+        return fs::set_permissions(&to, fs::Permissions::from_mode(0o755));
+    };
+    let from = below(&layers[at].root, path);
+    let metadata = fs::symlink_metadata(&from)?;
+    lchown(&to, Some(metadata.uid()), Some(metadata.gid()))?;
+    fs::set_permissions(&to, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
+    copy_xattrs(&from, &to)
+}
+
+fn set_time(to: &Path, from: &Metadata) -> io::Result<()> {
+    let time = TimeSpec::new(from.mtime(), from.mtime_nsec());
+    let flags = UtimensatFlags::NoFollowSymlink;
+    utimensat(nix::fcntl::AT_FDCWD, to, &time, &time, flags)?;
+    Ok(())
+}
+
+/// Copies the extended attributes, but for overlayfs' own.
+fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
+    let mut names = vec![0; 65_536];
+    let length = rustix::fs::llistxattr(from, &mut names)?;
+    let mut value = vec![0; 65_536];
+    for name in names[..length].split(|byte| *byte == 0) {
+        if name.is_empty() || name.starts_with(b"trusted.overlay.") {
+            continue;
+        }
+        let length = rustix::fs::lgetxattr(from, name, &mut value)?;
+        rustix::fs::lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty())?;
+    }
+    Ok(())
+}

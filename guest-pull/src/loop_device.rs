@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Loop devices, for kernels before 6.12, which can't mount EROFS from a file.
+//!
+//! All unsafe code of the program is here: two calls of ioctl(2) that no crate of the tree has.
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+/// `LOOP_CTL_GET_FREE` of the kernel's `include/uapi/linux/loop.h`.
+const GET_FREE: libc::Ioctl = 0x4c82;
+
+/// `LOOP_CONFIGURE` there, since Linux 5.8.
+const CONFIGURE: libc::Ioctl = 0x4c0a;
+
+/// `LO_FLAGS_READ_ONLY` and `LO_FLAGS_AUTOCLEAR`: the device goes when nobody holds it.
+const FLAGS: u32 = 1 | 4;
+
+/// How often another device is asked for, if another process was faster.
+const ATTEMPTS: usize = 100;
+
+/// `struct loop_config`, with `struct loop_info64` in it.
+#[repr(C)]
+struct Config {
+    fd: u32,
+    block_size: u32,
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+    reserved: [u64; 8],
+}
+
+/// Puts a loop device over a file, read-only. It goes when what is returned is dropped and nothing is mounted from it.
+///
+/// # Errors
+///
+/// If the kernel has no loop devices, or gives none.
+pub fn attach(file: &Path) -> io::Result<(File, PathBuf)> {
+    let file = File::open(file)?;
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/loop-control")?;
+    let mut failed = io::Error::other("no loop device is free");
+    for _ in 0..ATTEMPTS {
+        // SAFETY: this ioctl takes no pointer.
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) };
+        if number < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let device = OpenOptions::new().read(true).open(&path)?;
+        let config = Config {
+            fd: file.as_raw_fd().cast_unsigned(),
+            block_size: 4096,
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: FLAGS,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+            reserved: [0; 8],
+        };
+        // SAFETY: the pointer leads to a whole `struct loop_config`, which the kernel only reads.
+        if unsafe { libc::ioctl(device.as_raw_fd(), CONFIGURE, &raw const config) } == 0 {
+            return Ok((device, path));
+        }
+        failed = io::Error::last_os_error();
+        if failed.raw_os_error() != Some(libc::EBUSY) {
+            return Err(failed);
+        }
+    }
+    Err(failed)
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! From the name of an image to its layers in the store.
+
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use thiserror::Error;
+
+use crate::compression::decompressed;
+use crate::digest::{Digest, Digesting};
+use crate::layer;
+use crate::pipe::Pipe;
+use crate::registry::manifest::{self, Descriptor, Document, Manifest};
+use crate::registry::platform::Platform;
+use crate::registry::{self, Client};
+use crate::store::{self, Claim, Making, Store, Stored};
+
+/// How many layers of one image are fetched at once, as the stock puller does. More would not be faster on two processors,
+/// and each takes its memory.
+pub const LAYERS_AT_ONCE: usize = 3;
+
+/// How deep an index may be within an index.
+const MAX_INDEXES: usize = 4;
+
+/// Why an image can't be pulled.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The registry doesn't give it.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// What it says of itself can't be used.
+    #[error(transparent)]
+    Manifest(#[from] manifest::Error),
+    /// A document isn't the one that was asked for.
+    #[error("the {document} that came has the digest {found}, and {wanted} was asked for")]
+    Digest {
+        /// Which document.
+        document: &'static str,
+        /// The digest that was asked for.
+        wanted: Digest,
+        /// The digest that it has.
+        found: Digest,
+    },
+    /// Indexes lead to indexes.
+    #[error("the image is an index within more than {MAX_INDEXES} others")]
+    TooManyIndexes,
+    /// A layer can't be had, or made into a file system.
+    #[error("layer {number} of {layers} ({digest}): {what}")]
+    Layer {
+        /// Which, beginning with 1.
+        number: usize,
+        /// How many there are.
+        layers: usize,
+        /// The digest of its blob.
+        digest: Digest,
+        /// What is wrong.
+        what: String,
+    },
+    /// The store can't be used.
+    #[error("the store of layers: {0}")]
+    Store(#[from] store::Error),
+}
+
+/// What happens during a pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The image is known.
+    Started {
+        /// How many layers it has.
+        layers: usize,
+        /// How many bytes their blobs have together.
+        bytes: u64,
+    },
+    /// More bytes of blobs were read.
+    Read(u64),
+    /// A layer is in the store.
+    Layer {
+        /// The length of its blob.
+        bytes: u64,
+        /// Whether it was there before.
+        stored: bool,
+    },
+}
+
+/// An image whose layers are in the store.
+#[derive(Debug)]
+pub struct Pulled {
+    /// The digest of the image's manifest.
+    pub manifest: Digest,
+    /// The layers, the lowest first: the digest of the archive, and what is known of it.
+    pub layers: Vec<(Digest, Stored)>,
+}
+
+/// Pulls the layers of an image: `reference` is its tag or digest in the client's repository.
+///
+/// # Errors
+///
+/// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
+pub fn pull(
+    client: &Client,
+    reference: &str,
+    platform: &Platform,
+    store: &Store,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<Pulled, Error> {
+    let (digest, manifest) = find(client, reference, platform)?;
+    let config = client.small_blob(&manifest.config.digest)?;
+    check("configuration", &manifest.config.digest, &config)?;
+    let diff_ids = manifest::diff_ids(&config, manifest.layers.len())?;
+    let bytes = manifest.layers.iter().map(|layer| layer.size);
+    events(Event::Started {
+        layers: manifest.layers.len(),
+        bytes: bytes.fold(0, u64::saturating_add),
+    });
+    let layers = fetch_all(client, &manifest.layers, &diff_ids, store, events)?;
+    Ok(Pulled {
+        manifest: digest,
+        layers: diff_ids.into_iter().zip(layers).collect(),
+    })
+}
+
+/// The manifest for the platform, and its digest.
+///
+/// # Errors
+///
+/// If the registry has none, or it can't be used.
+pub fn find(
+    client: &Client,
+    reference: &str,
+    platform: &Platform,
+) -> Result<(Digest, Manifest), Error> {
+    let mut reference = reference.to_owned();
+    for _ in 0..=MAX_INDEXES {
+        let bytes = client.manifest(&reference)?;
+        let digest = match Digest::parse(&reference) {
+            Some(digest) => check("manifest", &digest, &bytes)?,
+            None => Digest::of(&bytes),
+        };
+        match manifest::parse(&bytes)? {
+            Document::Manifest(manifest) => return Ok((digest, manifest)),
+            Document::Index(index) => reference = index.choose(platform)?.digest.to_string(),
+        }
+    }
+    Err(Error::TooManyIndexes)
+}
+
+fn check(document: &'static str, wanted: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
+    let found = Digest::of(bytes);
+    match found == *wanted {
+        true => Ok(found),
+        false => Err(Error::Digest {
+            document,
+            wanted: *wanted,
+            found,
+        }),
+    }
+}
+
+/// Fetches what is not stored, some at once. After the first failure no other begins, and those that run are given up.
+fn fetch_all(
+    client: &Client,
+    layers: &[Descriptor],
+    diff_ids: &[Digest],
+    store: &Store,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<Vec<Stored>, Error> {
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let results = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(layer), Some(diff_id)) = (layers.get(at), diff_ids.get(at)) else {
+                return;
+            };
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let named = |what: String| Error::Layer {
+                number: at + 1,
+                layers: layers.len(),
+                digest: layer.digest,
+                what,
+            };
+            let result = match store.claim(diff_id) {
+                Ok(Claim::Stored(stored)) => {
+                    let bytes = layer.size;
+                    events(Event::Layer {
+                        bytes,
+                        stored: true,
+                    });
+                    Ok(stored)
+                }
+                Ok(Claim::ToMake(making)) => {
+                    fetch(client, layer, diff_id, making, &stop, events).map_err(named)
+                }
+                Err(error) => Err(error.into()),
+            };
+            if result.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            results.push((at, result));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..LAYERS_AT_ONCE.min(layers.len()) {
+            scope.spawn(work);
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // The first failure in time says why, and those that it stopped only that they were.
+    if let Some(at) = results.iter().position(|(_, result)| result.is_err()) {
+        let (_, failed) = results.swap_remove(at);
+        failed?;
+    }
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Fetches one layer and makes its file system, in one pass: nothing of it is seen by anybody before both digests are
+/// right.
+fn fetch(
+    client: &Client,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    making: Making,
+    stop: &AtomicBool,
+    events: &(dyn Fn(Event) + Sync),
+) -> Result<Stored, String> {
+    let blob = client
+        .blob(&layer.digest)
+        .map_err(|error| error.to_string())?;
+    let size = layer.size;
+    if let Some(length) = blob.length.filter(|length| *length != size) {
+        return Err(format!(
+            "the registry would send {length} bytes, and the manifest says {size}"
+        ));
+    }
+    let watched = Watched {
+        inner: blob.reader.take(size.saturating_add(1)),
+        stop,
+        events,
+    };
+    let mut blob = Digesting::new(watched);
+    let file = making.file.try_clone().map_err(|error| error.to_string())?;
+    let (summary, found) = thread::scope(|scope| {
+        let archive = decompressed(&mut blob).map_err(|error| format!("its blob: {error}"))?;
+        let (pipe, thread) = Pipe::start(scope, archive);
+        let mut archive = Digesting::new(pipe);
+        let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
+        let found = archive.digest();
+        // The thread ends when nobody reads any more.
+        drop(archive);
+        let _ = thread.join();
+        Ok::<_, String>((summary.map_err(|error| error.to_string())?, found))
+    })?;
+    // What follows the archive in the blob belongs to the blob's digest.
+    io::copy(&mut blob, &mut io::sink()).map_err(|error| format!("its blob: {error}"))?;
+    if blob.length() != size {
+        return Err(format!(
+            "its blob has {} bytes, and the manifest says {size}",
+            match blob.length() > size {
+                true => "more".to_owned(),
+                false => blob.length().to_string(),
+            }
+        ));
+    }
+    let digest = blob.digest();
+    if digest != layer.digest {
+        return Err(format!("its blob has the digest {digest}"));
+    }
+    if found != *diff_id {
+        return Err(format!(
+            "its archive has the digest {found}, and the configuration says {diff_id}"
+        ));
+    }
+    let stored = making.finish(&summary).map_err(|error| error.to_string())?;
+    events(Event::Layer {
+        bytes: size,
+        stored: false,
+    });
+    Ok(stored)
+}
+
+/// Tells what was read, and ends early if it is told to.
+struct Watched<'w, R> {
+    inner: R,
+    stop: &'w AtomicBool,
+    events: &'w (dyn Fn(Event) + Sync),
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("given up, since another layer failed"));
+        }
+        let length = self.inner.read(buffer)?;
+        (self.events)(Event::Read(length as u64));
+        Ok(length)
+    }
+}
