@@ -87,7 +87,7 @@ impl Delivery {
 /// What is served of the credentials of several files, lowest precedence first.
 ///
 /// If only one of them has entries that count, it is served byte for byte. One that is empty or can't be used takes
-/// nothing away from the others.
+/// nothing away from the others. If none has entries, and one can't be used, requests are refused.
 fn combine(credentials: &[Resource]) -> Option<Resource> {
     let last = credentials.last()?;
     let mut sources = Vec::new();
@@ -102,8 +102,9 @@ fn combine(credentials: &[Resource]) -> Option<Resource> {
     }
     if sources.len() < 2 {
         let alone = sources.first().map(|(resource, _)| *resource);
-        let usable = || credentials.iter().rfind(|resource| resource.value.is_ok());
-        return alone.or_else(usable).or(Some(last)).cloned();
+        // An empty one must not hide that another is broken: clients keep what they get.
+        let broken = || credentials.iter().rfind(|resource| resource.value.is_err());
+        return alone.or_else(broken).or(Some(last)).cloned();
     }
     let files: Vec<_> = sources.iter().map(|(_, file)| file).collect();
     let Merged { text, parts } = merge(&files);

@@ -67,6 +67,10 @@ fn a_plain_auth_json_is_the_credential() {
     daemon.wait_for_log("no member \"auths\"; it is left out of what is served");
     root.rename_resources("{}");
     assert_eq!(credential(&root).unwrap_err(), Code::FAILED_PRECONDITION);
+    // One without registries does not hide that another is broken: clients would keep it.
+    root.rename_resources(r#"{"Credential":"?"}"#);
+    put(&path, r#"{"auths":{}}"#);
+    assert_eq!(credential(&root).unwrap_err(), Code::FAILED_PRECONDITION);
     root.rename_resources(&one("Credential", &low));
     fs::remove_file(&path).unwrap();
     assert_eq!(credential(&root).unwrap(), low);

@@ -76,7 +76,9 @@ impl Credential {
                 return false;
             };
             let file = AuthFile::parse(value.expose());
-            file.is_ok_and(|file| file.entries.iter().any(|entry| entry.key == key))
+            file.is_ok_and(|file| {
+                file.is_readable() && file.entries.iter().any(|entry| entry.key == key)
+            })
         };
         let source = self.sources.iter().rfind(has);
         source.map_or(&self.file, |source| &source.file)
