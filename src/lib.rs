@@ -30,7 +30,6 @@ pub mod credential;
 pub mod encoding;
 #[cfg(feature = "tools")]
 pub mod initdata;
-pub mod json;
 pub mod keyprovider;
 #[cfg(feature = "tools")]
 pub mod kubernetes;
@@ -42,13 +41,14 @@ pub mod resource;
 pub mod rpc;
 pub mod sealedsecret;
 pub mod server;
-pub mod text;
 pub mod toml;
 #[cfg(feature = "tools")]
 pub mod userdata;
 pub mod watch;
 #[cfg(feature = "tools")]
 pub mod yaml;
+
+pub use common::{json, text};
 
 /// Messages and services generated from `protos/`.
 pub mod proto {

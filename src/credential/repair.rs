@@ -83,7 +83,7 @@ fn repair_decoded(inner: Zeroizing<Vec<u8>>) -> Served {
 
 /// Writes the file anew, with its entries repaired or left out. Everything else stays as it is.
 fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
-    if file.is_dockercfg {
+    if file.is_dockercfg() {
         changes.push(
             "it is in the older form .dockercfg; its registries are put into \"auths\"".to_owned(),
         );
@@ -113,7 +113,7 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
     }
     let auths = object(entries.iter().map(|(key, value)| (*key, value.as_str())));
     let mut members = Vec::new();
-    if file.is_dockercfg {
+    if file.is_dockercfg() {
         members.push(("auths", auths.as_str()));
     }
     let last = file
@@ -125,7 +125,7 @@ fn rebuild(file: &AuthFile<'_>, mut changes: Vec<String>) -> Served {
             "auths" if Some(at) == last => members.push(("auths", auths.as_str())),
             "auths" => {}
             // They are the registries.
-            _ if file.is_dockercfg => {}
+            _ if file.is_dockercfg() => {}
             name => members.push((name, member.value)),
         }
     }

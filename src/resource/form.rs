@@ -5,6 +5,8 @@
 //! A file is recognised by what only its kind has, and never by its name. So a file of the right kind with a mistake in
 //! it is not taken for another one.
 
+pub use common::auth_json::is_dockercfg;
+
 use crate::json::{self, Member};
 use crate::resource::base64;
 use crate::resource::name::Name;
@@ -253,32 +255,6 @@ const USER_DATA_FIX: &str =
 pub fn is_binary_keyring(bytes: &[u8]) -> bool {
     let first = bytes.first().copied().unwrap_or_default();
     first & 0b1111_1100 == 0b1001_1000 || first == 0b1100_0110
-}
-
-/// Whether these members are those of a `.dockercfg`, the older form of `auth.json`: the registries stand at its
-/// top, without `auths`. Each is an object with a registry's name, and at least one has a part of a login.
-pub fn is_dockercfg(members: &[Member<'_>]) -> bool {
-    const OF_A_LOGIN: [&str; 6] = [
-        "auth",
-        "email",
-        "identitytoken",
-        "password",
-        "registrytoken",
-        "username",
-    ];
-    let mut has_login = false;
-    for member in members {
-        // Members of other files have no such names.
-        let is_registry = member.name.contains(['.', ':']) || member.name == "localhost";
-        let Ok(entry) = json::members(member.value.as_bytes(), MAX_MEMBERS) else {
-            return false;
-        };
-        if !is_registry {
-            return false;
-        }
-        has_login |= entry.iter().any(|part| OF_A_LOGIN.contains(&&*part.name));
-    }
-    has_login
 }
 
 /// Kinds that say in their first line what they are.

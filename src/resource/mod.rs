@@ -4,7 +4,6 @@
 //!
 //! Nothing here knows who asks or how.
 
-pub mod base64;
 pub mod directory;
 pub mod entries;
 pub mod exposure;
@@ -19,3 +18,5 @@ pub mod problem;
 pub mod secret;
 pub mod snapshot;
 pub mod store;
+
+pub use common::base64;

@@ -2,7 +2,7 @@
 
 //! Which entry a client uses for an image.
 
-use crate::credential::{AuthEntry, AuthFile};
+use crate::auth_json::{AuthEntry, AuthFile};
 
 /// How an entry was found for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `inspect`: asks for an image's manifest alone.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use guest_pull::pull::{self, Error};
+use guest_pull::registry;
+use serde_json::json;
+
+use crate::cli::{Format, Source};
+
+/// Ask for the manifest alone: whether a pull would begin
+///
+/// Exit status: 0 the registry gives it, 3 it refuses, 4 it has no such image, 5 it can't be reached, 1 anything else.
+#[derive(Args)]
+pub struct Inspect {
+    #[command(flatten)]
+    source: Source,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+}
+
+impl Inspect {
+    /// Prints what the registry says.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let client = self.source.client()?;
+        let found = pull::find(&client, self.source.reference(), &self.source.platform());
+        let (answer, text, status) = match &found {
+            Ok((digest, manifest)) => {
+                let bytes: u64 = manifest.layers.iter().map(|layer| layer.size).sum();
+                let layers = manifest.layers.len();
+                let text = format!("{digest}: {layers} layers, {bytes} bytes");
+                ("accepted", text, 0)
+            }
+            Err(error) => {
+                let (answer, status) = match error {
+                    Error::Registry(registry::Error::Refused { .. }) => ("refused", 3),
+                    Error::Registry(registry::Error::Missing { .. }) => ("missing", 4),
+                    Error::Registry(registry::Error::Unreachable { .. }) => ("unreachable", 5),
+                    _ => ("unusable", 1),
+                };
+                (answer, error.to_string(), status)
+            }
+        };
+        let image = &self.source.image;
+        match self.format {
+            Format::Text => println!("{image}: {answer}: {text}"),
+            Format::Json => println!(
+                "{}",
+                json!({"image": image.to_string(), "answer": answer, "message": text})
+            ),
+        }
+        Ok(ExitCode::from(status))
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The commands.
+
+mod inspect;
+mod progress;
+mod pull;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use common::auth_json::AuthFile;
+use common::auth_json::image::ImageName;
+use guest_pull::registry::platform::Platform;
+use guest_pull::registry::{self, Client, Login, Options};
+use zeroize::Zeroizing;
+
+/// Pull container images into compressed read-only layers, and mount them
+#[derive(Parser)]
+#[command(version)]
+pub struct Command {
+    #[command(subcommand)]
+    command: Which,
+}
+
+#[derive(Subcommand)]
+enum Which {
+    Pull(pull::Pull),
+    Inspect(inspect::Inspect),
+}
+
+impl Command {
+    /// Runs it.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Which::Pull(pull) => pull.run(),
+            Which::Inspect(inspect) => inspect.run(),
+        }
+    }
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The image, and how its registry is asked.
+#[derive(Args)]
+pub struct Source {
+    /// The image: REGISTRY/REPOSITORY:TAG or @DIGEST
+    #[arg(value_name = "IMAGE", value_parser = ImageName::parse)]
+    image: ImageName,
+
+    /// A containers auth.json with the registry's login
+    #[arg(long, value_name = "FILE")]
+    auth_file: Option<PathBuf>,
+
+    /// The platform, if the image is for several [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
+    platform: Option<Platform>,
+
+    /// Certificates of the registry's CA in PEM, beside the system's; may be repeated
+    #[arg(long, value_name = "FILE")]
+    ca_file: Vec<PathBuf>,
+
+    /// Ask the registry without TLS
+    #[arg(long)]
+    plain_http: bool,
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    Platform::parse(text).ok_or_else(|| "write it as linux/amd64 or linux/arm/v7".to_owned())
+}
+
+impl Source {
+    /// A client for the image's repository.
+    fn client(&self) -> anyhow::Result<Client> {
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))
+        };
+        let additional: Vec<_> = self.ca_file.iter().map(read).collect::<Result<_, _>>()?;
+        let roots = registry::roots(&additional).map_err(|number| {
+            let path = self.ca_file.get(number.saturating_sub(1)).cloned().unwrap_or_default();
+            anyhow!("{}: no certificate in PEM", path.display())
+        })?;
+        let options = Options {
+            roots,
+            plain_http: self.plain_http,
+        };
+        let (registry, repository) = (&self.image.registry, &self.image.repository);
+        Ok(Client::new(registry, repository, self.login()?, &options))
+    }
+
+    /// The login for the image, if there is one.
+    fn login(&self) -> anyhow::Result<Option<Login>> {
+        let Some(path) = &self.auth_file else {
+            return Ok(None);
+        };
+        let shown = path.display();
+        let text = Zeroizing::new(fs::read(path).with_context(|| format!("can't read {shown}"))?);
+        let file = AuthFile::parse(&text)
+            .map_err(|error| anyhow!("{shown}: not an auth.json: {error}"))?;
+        let Some((entry, _)) = file.find(&self.image.registry, &self.image.repository) else {
+            return Ok(None);
+        };
+        let login = entry.login.as_ref();
+        let login = login.map_err(|error| anyhow!("{shown}: the entry for this image: {error}"))?;
+        Ok(Some(Login {
+            user: login.user.clone(),
+            password: login.password.clone(),
+        }))
+    }
+
+    /// The tag or digest.
+    fn reference(&self) -> &str {
+        &self.image.suffix[1..]
+    }
+
+    fn platform(&self) -> Platform {
+        self.platform.clone().unwrap_or_else(Platform::of_this_machine)
+    }
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `pull`: an image, into the store and to a mount.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use guest_pull::store::Store;
+use guest_pull::{mount, pull};
+use nix::unistd::geteuid;
+use serde_json::json;
+
+use crate::cli::progress::Progress;
+use crate::cli::{Format, Source};
+
+/// Pull an image's layers into the store, and mount it
+///
+/// Each layer becomes a read-only file system in a file of the store, and those stored already are not fetched again.
+/// With --bundle, the image is mounted at DIR/rootfs, as kata-agent wants it; this needs root. What is written there goes
+/// into DIR; `umount DIR/rootfs` ends it.
+#[derive(Args)]
+pub struct Pull {
+    #[command(flatten)]
+    source: Source,
+
+    /// Where the layers are kept
+    #[arg(long, value_name = "DIR", default_value = "/run/kata-containers/image")]
+    store: PathBuf,
+
+    /// Mount the image at DIR/rootfs
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+}
+
+impl Pull {
+    /// Pulls, mounts, and prints the layers.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let client = self.source.client()?;
+        let store = Store::open(&self.store).context("the store of layers (--store)")?;
+        let progress = Progress::new(self.format);
+        let (reference, platform) = (self.source.reference(), self.source.platform());
+        let pulled = pull::pull(&client, reference, &platform, &store, &|event| progress.tell(event));
+        progress.end();
+        let pulled = pulled.with_context(|| self.source.image.to_string())?;
+        let files: Vec<_> = pulled.layers.iter().map(|(id, _)| store.path(id)).collect();
+        let mut rootfs = None;
+        match &self.bundle {
+            Some(bundle) if geteuid().is_root() => {
+                fs::create_dir_all(bundle).with_context(|| bundle.display().to_string())?;
+                mount::mount(&store, &pulled.layers, bundle, bundle)?;
+                rootfs = Some(bundle.join("rootfs"));
+            }
+            Some(_) => eprintln!("guest-pull: not mounted: that needs root"),
+            None => {}
+        }
+        match self.format {
+            Format::Text => {
+                println!("{}", pulled.manifest);
+                for file in &files {
+                    println!("{}", file.display());
+                }
+                if let Some(rootfs) = &rootfs {
+                    println!("mounted at {}", rootfs.display());
+                }
+            }
+            Format::Json => {
+                let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+                let rootfs = rootfs.map(|rootfs| rootfs.display().to_string());
+                println!(
+                    "{}",
+                    json!({"digest": pulled.manifest.to_string(), "layers": files, "rootfs": rootfs})
+                );
+            }
+        }
+        let mounted = self.bundle.is_none() || geteuid().is_root();
+        Ok(match mounted {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    }
+}
