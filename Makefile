@@ -35,8 +35,9 @@ DROP_INS ?=
 # Set to 1 to install the program as confidential-data-hub too. With IMAGE=peerpod, confidential-data-hub.service runs it
 # then. Today's kata-agents pull images through that program, which this one can't do: leave the stock one in such images.
 CDH ?=
-# Set to peerpod for images with cloud-api-adaptor's units: they start the program; see docs/systemd.md.
-IMAGE ?=
+# Set to peerpod for images with cloud-api-adaptor's units: they start the program; see docs/systemd.md. It counts on the
+# command line only, since many build environments have a variable of this name.
+IMAGE :=
 
 NAME := offline-fs-kbc
 LEGACY_NAME := attestation-agent
@@ -159,10 +160,14 @@ install: check-install
 	install -m 0644 systemd/drop-ins/*.conf $(DESTDIR)$(SHAREDIR)/drop-ins
 	sed -i 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' $(DESTDIR)$(UNITDIR)/$(NAME).service \
 		$(DESTDIR)$(SHAREDIR)/drop-ins/*.conf
+	if [ "$(CDH)" != 1 ] && [ "$$(readlink $(DESTDIR)$(PREFIX)/bin/$(HUB_NAME))" = $(NAME) ]; then \
+		rm -f $(DESTDIR)$(PREFIX)/bin/$(HUB_NAME); \
+	fi
 	install -d $(DESTDIR)$(SHAREDIR)/peerpod
+	rm -f $(DESTDIR)$(SHAREDIR)/peerpod/*.service.conf
 	for unit in $(PEERPOD_UNITS); do \
 		{ printf '# SPDX-License-Identifier: Apache-2.0\n#\n# The settings of $(NAME).service, which says why.\n'; \
-			$(SETTINGS); sed 's|/usr/local/bin/|$(PREFIX)/bin/|g' systemd/peerpod/$$unit.conf; \
+			$(SETTINGS); sed -e 1d -e 's|/usr/local/bin/|$(PREFIX)/bin/|g' systemd/peerpod/$$unit.conf; \
 		} >$(DESTDIR)$(SHAREDIR)/peerpod/$$unit.service.conf || exit 1; \
 	done
 	install -m 0644 systemd/peerpod/$(NAME).preset $(DESTDIR)$(SHAREDIR)/peerpod

@@ -37,7 +37,8 @@ pub fn call<A: Message>(
     let stream = connect(address).map_err(|error| {
         let what = match error.kind() {
             io::ErrorKind::NotFound => {
-                "there is no socket; `systemctl start offline-fs-kbc` starts the daemon"
+                "there is no socket; `systemctl start offline-fs-kbc` starts the daemon, or in peer pods of today \
+                 attestation-agent.service"
             }
             io::ErrorKind::PermissionDenied => "only root may connect",
             io::ErrorKind::WouldBlock => {

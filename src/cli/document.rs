@@ -65,7 +65,11 @@ impl Document {
                 .iter()
                 .any(|(given, _)| name == Some(Ok(given.clone())))
             {
-                super::warn(format!("{shown}: {problem}; kept as it is"));
+                let done = match problem.code {
+                    "name-twice" => "only the last is kept",
+                    _ => "kept as it is",
+                };
+                super::warn(format!("{shown}: {problem}; {done}"));
             }
         }
         let mut given: Vec<(Name, Option<Entry>)> = given
@@ -86,10 +90,15 @@ impl Document {
             {
                 // The new value replaces the first entry of this name; further ones are dropped.
                 Some((_, entry)) => entries.extend(entry.take()),
-                None => entries.push(Entry {
-                    written: serde_json::to_string(written)?,
-                    value: Zeroizing::new(member.value.to_owned()),
-                }),
+                None => {
+                    let written = serde_json::to_string(written)?;
+                    // Two spellings of a path are one entry now, and the last counts, as in the daemon.
+                    entries.retain(|entry: &Entry| entry.written != written);
+                    entries.push(Entry {
+                        written,
+                        value: Zeroizing::new(member.value.to_owned()),
+                    });
+                }
             }
         }
         entries.extend(given.into_iter().filter_map(|(_, entry)| entry));

@@ -8,7 +8,7 @@ use offline_fs_kbc::credential::{self, AuthFile};
 use offline_fs_kbc::lint;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{CREDENTIAL_REFUSED, Problem, Severity};
-use offline_fs_kbc::resource::snapshot::{FileState, Resource, Share, Snapshot};
+use offline_fs_kbc::resource::snapshot::{FileState, Resource, Snapshot};
 use offline_fs_kbc::text::{EntryName, count};
 
 /// What is wrong with the content of the resources, a sentence each; it begins with the file. `repairs` tells
@@ -48,7 +48,7 @@ fn refused(snapshot: &Snapshot) -> &'static str {
 }
 
 /// What each file contributes to the credential, if several were merged.
-pub fn shares(snapshot: &Snapshot) -> impl Iterator<Item = &Share> {
+pub fn shares(snapshot: &Snapshot) -> impl Iterator<Item = &String> {
     credential(snapshot).into_iter().flat_map(Resource::shares)
 }
 

@@ -21,8 +21,8 @@ const EXAMPLE: &str = r"Example:
 
 /// Make a sealed secret, a signed name of a resource
 ///
-/// It prints the sealed secret, with a line break only on a terminal. The resource itself goes into the resources file, and so does the public key,
-/// under the name that --kid gives.
+/// It prints the sealed secret, with a line break only on a terminal. The resource itself goes into the resources file,
+/// and so does the public key, under the name that --kid gives.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Seal {

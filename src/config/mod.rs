@@ -257,7 +257,7 @@ pub struct Files {
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
 
-    /// Another resources file, which overrides those before it; may be repeated
+    /// Another resources file; its entries override those before it, and credentials are merged; may be repeated
     #[arg(long, value_name = "FILE")]
     pub extra_file: Vec<PathBuf>,
 

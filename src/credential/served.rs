@@ -12,10 +12,14 @@ use crate::credential::merge::{Merged, merge};
 use crate::credential::repair::{Served, repair};
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::secret::Secret;
-use crate::resource::snapshot::{FileState, Outcome, Resource, Share, Snapshot};
+use crate::resource::snapshot::{FileState, Outcome, Resource, Snapshot};
+use crate::text::RegistryName;
 
 /// A credential that every client accepts, and finds no login in.
 const EMPTY: &str = r#"{"auths":{}}"#;
+
+/// How many registries are named in a line about what a file contributes: what a person reads.
+const NAMED_REGISTRIES: usize = 20;
 
 /// What is done with the credential before it is served.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +87,7 @@ impl Delivery {
 /// What is served of the credentials of several files, lowest precedence first.
 ///
 /// If only one of them has entries that count, it is served byte for byte. One that is empty or can't be used takes
-/// nothing away from the others.
+/// nothing away from the others. If none has entries, and one can't be used, requests are refused.
 fn combine(credentials: &[Resource]) -> Option<Resource> {
     let last = credentials.last()?;
     let mut sources = Vec::new();
@@ -98,8 +102,9 @@ fn combine(credentials: &[Resource]) -> Option<Resource> {
     }
     if sources.len() < 2 {
         let alone = sources.first().map(|(resource, _)| *resource);
-        let usable = || credentials.iter().rfind(|resource| resource.value.is_ok());
-        return alone.or_else(usable).or(Some(last)).cloned();
+        // An empty one must not hide that another is broken: clients keep what they get.
+        let broken = || credentials.iter().rfind(|resource| resource.value.is_err());
+        return alone.or_else(broken).or(Some(last)).cloned();
     }
     let files: Vec<_> = sources.iter().map(|(_, file)| file).collect();
     let Merged { text, parts } = merge(&files);
@@ -115,18 +120,43 @@ fn combine(credentials: &[Resource]) -> Option<Resource> {
             let changes = changes.map(|change| format!("{file}: {change}"));
             outcome.changes.extend(changes);
         }
-        let file = |(key, by): (String, usize)| Some((key, Arc::clone(&sources.get(by)?.0.file)));
-        outcome.shares.push(Share {
-            file: Arc::clone(&resource.file),
-            served: part.served,
-            shadowed: part.shadowed.into_iter().filter_map(file).collect(),
-        });
+        let mut share = format!("{}: ", resource.file.display());
+        list(&mut share, part.served.iter());
+        for (by, (later, _)) in sources.iter().enumerate() {
+            let mut keys = part.shadowed.iter().filter(|(_, other)| *other == by);
+            if keys.clone().next().is_some() {
+                share.push_str("; overridden by ");
+                share.push_str(&later.file.to_string_lossy());
+                share.push_str(": ");
+                list(&mut share, keys.by_ref().map(|(key, _)| key));
+            }
+        }
+        outcome.shares.push(share);
     }
     if counting > 1 {
         merged.value = Ok(Secret::new(text));
     }
     merged.outcome = Some(Box::new(outcome));
     Some(merged)
+}
+
+/// Adds the names of registries to a text.
+fn list<'k>(text: &mut String, keys: impl Iterator<Item = &'k String>) {
+    let mut count = 0;
+    for key in keys {
+        count += 1;
+        if count <= NAMED_REGISTRIES {
+            text.push_str(if count > 1 { ", " } else { "" });
+            text.push_str(&RegistryName(key).to_string());
+        }
+    }
+    match count {
+        0 => text.push_str("nothing"),
+        count if count > NAMED_REGISTRIES => {
+            text.push_str(&format!(" and {} more", count - NAMED_REGISTRIES));
+        }
+        _ => {}
+    }
 }
 
 /// What a client makes of a credential that it gets.

@@ -3,7 +3,6 @@
 //! A snapshot: the resources that are served at one moment, and the state of their files.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,14 +12,10 @@ use crate::resource::exposure::Exposure;
 use crate::resource::file::Kind;
 use crate::resource::name::Name;
 use crate::resource::problem::Problem;
-use crate::text::RegistryName;
 
 /// How many problems of a file are logged at a load: a file full of mistakes should neither fill the journal
 /// nor block the serving thread.
 pub const LOGGED_PROBLEMS: usize = 20;
-
-/// How many parts of a file are named in a line about what it contributes: what a person reads.
-const NAMED_PARTS: usize = 20;
 
 /// A file to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,19 +47,8 @@ pub struct Outcome {
     /// What a client does with the resource, if a person would not expect that: whether it needs a fix, and
     /// the text. If the resource is refused because of its content, the reason.
     pub consequence: Option<(bool, String)>,
-    /// What each file contributes to it, lowest precedence first, if several were merged.
-    pub shares: Vec<Share>,
-}
-
-/// What one file contributes to a resource that several files have.
-#[derive(Clone, Debug)]
-pub struct Share {
-    /// The file.
-    pub file: Arc<Path>,
-    /// Its parts that are served: the keys of registries.
-    pub served: Vec<String>,
-    /// Its parts that are not served, each with the file of the one that is served in its place.
-    pub shadowed: Vec<(String, Arc<Path>)>,
+    /// What each file contributes to it, a sentence each, lowest precedence first, if several were merged.
+    pub shares: Vec<String>,
 }
 
 impl Resource {
@@ -81,7 +65,7 @@ impl Resource {
     }
 
     /// What each file contributes to it, if several were merged.
-    pub fn shares(&self) -> &[Share] {
+    pub fn shares(&self) -> &[String] {
         self.outcome.as_ref().map_or(&[], |outcome| &outcome.shares)
     }
 }
@@ -122,30 +106,6 @@ pub struct FileStatus {
     pub loaded_at: Option<Instant>,
     /// The last error and when it occurred, even if it is fixed now.
     pub last_error: Option<(Instant, String)>,
-}
-
-impl fmt::Display for Share {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.served.iter().take(NAMED_PARTS);
-        let keys: Vec<_> = keys.map(|key| RegistryName(key).to_string()).collect();
-        write!(f, "{}: ", self.file.display())?;
-        match keys.is_empty() {
-            true => f.write_str("nothing")?,
-            false => f.write_str(&keys.join(", "))?,
-        }
-        let more = self.served.len() - keys.len();
-        if more > 0 {
-            write!(f, " and {more} more")?;
-        }
-        for (key, by) in self.shadowed.iter().take(NAMED_PARTS) {
-            let key = RegistryName(key);
-            write!(f, "; its {key} is overridden by {}", by.display())?;
-        }
-        match self.shadowed.len().saturating_sub(NAMED_PARTS) {
-            0 => Ok(()),
-            more => write!(f, "; and {more} more are overridden"),
-        }
-    }
 }
 
 /// Everything that is served at one moment.

@@ -8,9 +8,8 @@ use protobuf::Message;
 
 use crate::proto::attestation_agent::{
     BindInitDataRequest, ExtendRuntimeMeasurementRequest, ExtendRuntimeMeasurementResponse,
-    GetAdditionalEvidenceRequest, GetAdditionalTeesRequest, GetAdditionalTeesResponse,
-    GetEvidenceRequest, GetTeeTypeRequest, GetTeeTypeResponse, GetTokenRequest,
-    RuntimeMeasurementResult,
+    GetAdditionalEvidenceRequest, GetEvidenceRequest, GetTeeTypeRequest, GetTeeTypeResponse,
+    GetTokenRequest, RuntimeMeasurementResult,
 };
 use crate::rpc::status;
 use crate::server::method::{Method, Notes, Result};
@@ -21,16 +20,10 @@ const SERVICE: &str = "attestation_agent.AttestationAgentService";
 ///
 /// The answers about TEEs are no attestation: they prove nothing to anybody, and nobody may rely on them. api-server-rest
 /// drops its caller's connection if it gets no answer.
-pub fn service(tee: impl Fn() -> &'static str + Send + Sync + 'static) -> Vec<Method> {
-    // It is asked for at each request, because the kernel's module may come after the daemon.
-    let tee_type = move |_: GetTeeTypeRequest, _: &mut Notes| {
-        Ok(GetTeeTypeResponse {
-            tee: tee().to_owned(),
-            ..GetTeeTypeResponse::default()
-        })
-    };
-    let additional_tees =
-        |_: GetAdditionalTeesRequest, _: &mut Notes| Ok(GetAdditionalTeesResponse::default());
+pub fn service<F>(tee: F) -> Vec<Method>
+where
+    F: Fn() -> &'static str + Send + Sync + 'static,
+{
     let evidence = "no evidence";
     vec![
         refused::<GetEvidenceRequest>("GetEvidence", evidence),
@@ -38,8 +31,10 @@ pub fn service(tee: impl Fn() -> &'static str + Send + Sync + 'static) -> Vec<Me
         refused::<GetTokenRequest>("GetToken", "no token"),
         Method::new(SERVICE, "ExtendRuntimeMeasurement", extend),
         refused::<BindInitDataRequest>("BindInitData", "no binding of initdata"),
-        Method::new(SERVICE, "GetTeeType", tee_type),
-        Method::new(SERVICE, "GetAdditionalTees", additional_tees),
+        // It is asked for at each request, because the kernel's module may come after the daemon.
+        tees("GetTeeType", Some(tee)),
+        // There are none. Both empty answers, like both requests, are the same on the wire.
+        tees::<F>("GetAdditionalTees", None),
     ]
 }
 
@@ -52,6 +47,19 @@ fn extend(
     Ok(ExtendRuntimeMeasurementResponse {
         Result: RuntimeMeasurementResult::NOT_SUPPORTED.into(),
         ..ExtendRuntimeMeasurementResponse::default()
+    })
+}
+
+/// A method that tells the name of a TEE, or none.
+fn tees<F>(name: &'static str, tee: Option<F>) -> Method
+where
+    F: Fn() -> &'static str + Send + Sync + 'static,
+{
+    Method::new(SERVICE, name, move |_: GetTeeTypeRequest, _| {
+        Ok(GetTeeTypeResponse {
+            tee: tee.as_ref().map_or("", |tee| tee()).to_owned(),
+            ..GetTeeTypeResponse::default()
+        })
     })
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::proto::offline_fs_kbc::{Call, Count, Entry, File, GetRequest, GetResponse};
 use crate::resource::file::Kind;
 use crate::resource::name::Name;
-use crate::resource::snapshot::{FileState, FileStatus, Resource, Share};
+use crate::resource::snapshot::{FileState, FileStatus, Resource};
 use crate::resource::store::Store;
 use crate::server::admission::Admission;
 use crate::server::method::{Method, Subject};
@@ -141,7 +141,7 @@ fn entry((name, resource): (&Name, &Resource)) -> Entry {
             .map(|reason| reason.to_string())
             .unwrap_or_default(),
         changes: resource.changes().to_vec(),
-        shares: resource.shares().iter().map(Share::to_string).collect(),
+        shares: resource.shares().to_vec(),
         ..Entry::default()
     }
 }

@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::support::daemon::{Daemon, Root, one, output, started_by};
 use crate::support::wire::{Wire, g2, get_frame};
 
-/// Asks on one connection for the life of the daemon, as clients since November 2023 do.
+/// Asks on one connection for the life of the daemon, as kata-agents from 3.3 on do.
 struct Client(Wire);
 
 impl Client {

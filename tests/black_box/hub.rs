@@ -17,7 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::support::daemon::{Daemon, Root, one, run};
 use crate::support::wire::{self, RECORDED_G2, RECORDED_G3, RECORDED_SEALED, Wire, call, outcome};
 
-/// Asks as kata-agents since late 2023 do.
+/// Asks as kata-agents from 3.3 on do.
 pub fn get(root: &Root, path: &str) -> Result<Vec<u8>, (Code, String)> {
     let request = GetResourceRequest {
         ResourcePath: path.to_owned(),

@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::check_vm::findings_in;
 use crate::support::daemon::{ANONYMOUS, Daemon, Root, called, one, output};
 use crate::support::wire::{g1, get};
-use crate::units::{expect_success, installed, links, systemd, uninstall};
+use crate::units::{expect_success, install_into, installed, links, systemd, uninstall};
 
 const AGENT: &str = "attestation-agent.service";
 const HUB: &str = "confidential-data-hub.service";
@@ -213,6 +213,17 @@ fn only_their_units_are_enabled() {
     assert_eq!(links(root.path()).len(), 2 + 5);
 }
 
+/// Who installs again without CDH=1 gives the hub's place back.
+#[test]
+fn the_hub_s_place_is_given_back() {
+    let root = installed(&["IMAGE=peerpod", "CDH=1", "PREFIX=/usr"]);
+    let hub = root.path().join("usr/bin/confidential-data-hub");
+    assert!(drop_in(root.path(), "usr", HUB).exists() && hub.is_symlink());
+    install_into(root.path(), &["IMAGE=peerpod", "PREFIX=/usr"]);
+    assert!(!drop_in(root.path(), "usr", HUB).exists() && !hub.is_symlink());
+    assert!(drop_in(root.path(), "usr", AGENT).exists());
+}
+
 /// Their units in an image where the alias has the place of one of them.
 fn add_their_units_but(root: &Path) {
     let alias = root.join("etc/systemd/system").join(AGENT);
@@ -340,6 +351,14 @@ fn check_finds_units_that_do_not_fit() {
         found(),
         (codes(&["units-too-early", "unit-settings", hub]), Some(1))
     );
+    // A masked unit starts nothing.
+    let path_unit = root.join("etc/systemd/system/attestation-agent.path");
+    let text = fs::read(&path_unit).unwrap();
+    fs::remove_file(&path_unit).unwrap();
+    symlink("/dev/null", &path_unit).unwrap();
+    assert_eq!(found(), (codes(&[hub]), Some(0)));
+    fs::remove_file(&path_unit).unwrap();
+    fs::write(&path_unit, text).unwrap();
     script(root, &[]);
     assert_eq!(found(), (codes(&[hub]), Some(0)));
     let drop_in = "usr/share/offline-fs-kbc/drop-ins/stock-hub-credential.conf";

@@ -67,6 +67,10 @@ fn a_plain_auth_json_is_the_credential() {
     daemon.wait_for_log("no member \"auths\"; it is left out of what is served");
     root.rename_resources("{}");
     assert_eq!(credential(&root).unwrap_err(), Code::FAILED_PRECONDITION);
+    // One without registries does not hide that another is broken: clients would keep it.
+    root.rename_resources(r#"{"Credential":"?"}"#);
+    put(&path, r#"{"auths":{}}"#);
+    assert_eq!(credential(&root).unwrap_err(), Code::FAILED_PRECONDITION);
     root.rename_resources(&one("Credential", &low));
     fs::remove_file(&path).unwrap();
     assert_eq!(credential(&root).unwrap(), low);
@@ -91,7 +95,7 @@ fn credentials_of_several_files_are_merged() {
     let resources = root.resources().display().to_string();
     let pod_file = path.display().to_string();
     let shares = [
-        format!("{resources}: \"a.example\"; its \"docker.io\" is overridden by {pod_file}"),
+        format!("{resources}: \"a.example\"; overridden by {pod_file}: \"docker.io\""),
         format!("{pod_file}: \"https://index.docker.io/v1/\", \"b.example\""),
     ];
     for share in &shares {

@@ -13,17 +13,22 @@ use crate::support::daemon::{output, program};
 
 const SERVICE: &str = "offline-fs-kbc.service";
 
-/// A directory after `make install`, with what else a VM has.
-pub fn installed(variables: &[&str]) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
+/// Installs into a directory.
+pub fn install_into(directory: &Path, variables: &[&str]) {
     let mut make = Command::new("make");
     make.current_dir(env!("CARGO_MANIFEST_DIR")).arg("install");
-    make.arg(format!("DESTDIR={}", dir.path().display()));
+    make.arg(format!("DESTDIR={}", directory.display()));
     make.arg(format!("BIN={}", program().display()))
         .args(variables);
     // The settings of the make that runs the tests are not meant for this one.
     make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
     expect_success(&mut make);
+}
+
+/// A directory after `make install`, with what else a VM has.
+pub fn installed(variables: &[&str]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    install_into(dir.path(), variables);
     // What systemd-analyze looks for in a VM.
     fs::create_dir_all(dir.path().join("bin")).unwrap();
     fs::copy("/bin/sh", dir.path().join("bin/sh")).unwrap();

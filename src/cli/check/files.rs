@@ -78,8 +78,7 @@ fn cannot_read(error: &std::io::Error, path: &Path) -> Problem {
     }
 }
 
-/// What the file is: by its name, where the daemon would find it under that name, else by its content, and where that
-/// says nothing, by the name of a component's configuration.
+/// What the file is: by its name, where the daemon would find it under that name, else by its content.
 fn decide(path: &Path, text: &[u8]) -> What {
     if let Some(kind) = kind_by_name(path) {
         return What::Served(kind);
@@ -88,11 +87,7 @@ fn decide(path: &Path, text: &[u8]) -> What {
     #[cfg(feature = "tools")]
     let form = form.or_else(|| super::build_host::form_of(text));
     // Peer pods without initdata have an empty aa.toml.
-    let form = form.or_else(|| match path.file_name()?.to_str()? {
-        "aa.toml" => Some(Form::AaToml),
-        "cdh.toml" => Some(Form::CdhToml),
-        _ => None,
-    });
+    let form = form.or(path.ends_with("aa.toml").then_some(Form::AaToml));
     match form {
         Some(Form::AuthJson | Form::DockerCfg | Form::EncodedAuthJson) => {
             What::Served(Kind::Whole(Name::Path(CREDENTIAL.into())))

@@ -11,7 +11,7 @@ use offline_fs_kbc::credential::{AuthFile, Login};
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
-use offline_fs_kbc::resource::snapshot::{Share, Snapshot};
+use offline_fs_kbc::resource::snapshot::{Resource, Snapshot};
 use offline_fs_kbc::text::{Escaped, Quoted, RegistryName};
 use serde_json::json;
 
@@ -26,8 +26,8 @@ pub struct Credential {
     file: PathBuf,
     /// The bytes, or why there are none.
     value: Result<Secret, Box<str>>,
-    /// What each file contributes, if several were merged.
-    shares: Vec<Share>,
+    /// Those of all files, lowest precedence first.
+    sources: Vec<Resource>,
     /// How long it is in the file.
     #[cfg_attr(not(feature = "tools"), expect(dead_code))]
     raw: usize,
@@ -62,18 +62,26 @@ impl Credential {
                     }
                     Err(reason) => Err(reason.clone()),
                 },
-                shares: resource.shares().to_vec(),
+                sources: served.credentials.clone(),
                 raw,
             }
         });
         (credential, served)
     }
 
-    /// The file whose entry this is.
+    /// The file whose entry this is: the last that has it.
     fn file_of(&self, key: &str) -> &Path {
-        let has = |share: &&Share| share.served.iter().any(|served| served == key);
-        let share = self.shares.iter().find(has);
-        share.map_or(&self.file, |share| &share.file)
+        let has = |source: &&Resource| {
+            let Ok(value) = &source.value else {
+                return false;
+            };
+            let file = AuthFile::parse(value.expose());
+            file.is_ok_and(|file| {
+                file.is_readable() && file.entries.iter().any(|entry| entry.key == key)
+            })
+        };
+        let source = self.sources.iter().rfind(has);
+        source.map_or(&self.file, |source| &source.file)
     }
 
     /// How long it is in the file.

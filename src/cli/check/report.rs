@@ -10,7 +10,7 @@ use std::{env, fmt};
 use clap::ValueEnum;
 use offline_fs_kbc::resource::name::Name;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::snapshot::{Share, Snapshot};
+use offline_fs_kbc::resource::snapshot::Snapshot;
 use offline_fs_kbc::text::{EntryName, count};
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ impl Report {
                     "bytes": value.len(),
                 });
                 if !resource.shares().is_empty() {
-                    served["shares"] = resource.shares().iter().map(Share::to_string).collect();
+                    served["shares"] = json!(resource.shares());
                 }
                 self.served.push(served);
             }

@@ -42,6 +42,9 @@ const PROGRAMS: [&str; 3] = [
 const HUB_CREDENTIAL: &[u8] =
     b"CDH_DEFAULT_IMAGE_AUTHENTICATED_REGISTRY_CREDENTIALS=file:///run/peerpod/auth.json";
 
+/// Where a masked unit leads.
+const MASK: &str = "null";
+
 /// What repairs the first two problems.
 const FIX: &str =
     "run use-peerpod-units, which is in share/offline-fs-kbc below /usr or /usr/local";
@@ -52,7 +55,11 @@ pub fn check(root: &Root, report: &mut Report) {
         report.find(None, Problem::of_file(severity, code, what, fix));
     };
     let exists = |name| find_unit(root, name).is_some();
-    if exists("attestation-agent.path") {
+    let leads_to = |name, end| {
+        let target = find_unit(root, name).and_then(|path| path.read_link().ok());
+        target.is_some_and(|target| target.ends_with(end))
+    };
+    if exists("attestation-agent.path") && !leads_to("attestation-agent.path", MASK) {
         if OWN.into_iter().any(exists) {
             find(
                 Severity::Error,
@@ -62,7 +69,11 @@ pub fn check(root: &Root, report: &mut Report) {
                 FIX,
             );
         }
-        if is_this_program(root) && !exists("attestation-agent.service.d/10-offline-fs-kbc.conf") {
+        if is_this_program(root)
+            && !exists("attestation-agent.service.d/10-offline-fs-kbc.conf")
+            // The alias of the program's own unit.
+            && !leads_to("attestation-agent.service", "offline-fs-kbc.service")
+        {
             find(
                 Severity::Warning,
                 "unit-settings",
