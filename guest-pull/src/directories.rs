@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
@@ -38,8 +38,8 @@ pub fn prepare(upper: &Path, stored: &[&Stored], lowest: usize) -> io::Result<()
     let mut made = BTreeSet::new();
     for path in &wanted {
         let (top, attributes) = find(&layers, path);
-        // Where the topmost layer says what the directory is like, the overlay shows that.
-        if path != b"/" && top == attributes {
+        // Where the topmost layer says what the directory is like, or none does, the overlay shows what is right.
+        if path != b"/" && (top == attributes || attributes.is_none()) {
             continue;
         }
         // The directories above it are made too, and must not lose their own attributes.
@@ -54,10 +54,22 @@ pub fn prepare(upper: &Path, stored: &[&Stored], lowest: usize) -> io::Result<()
     }
     // Times last, since making an entry changes its directory's.
     for path in made.iter().rev() {
-        if let (_, Some(at)) = find(&layers, path) {
-            let from = fs::symlink_metadata(below(&layers[at].root, path))?;
-            set_time(&below(upper, path), &from)?;
-        }
+        let time = match find(&layers, path) {
+            (_, Some(at)) => {
+                let from = fs::symlink_metadata(below(&layers[at].root, path))?;
+                TimeSpec::new(from.mtime(), from.mtime_nsec())
+            }
+            // As in a layer that says nothing about it.
+            (_, None) => TimeSpec::new(0, 0),
+        };
+        let flags = UtimensatFlags::NoFollowSymlink;
+        utimensat(
+            nix::fcntl::AT_FDCWD,
+            &below(upper, path),
+            &time,
+            &time,
+            flags,
+        )?;
     }
     Ok(())
 }
@@ -144,13 +156,6 @@ fn make(upper: &Path, path: &[u8], layers: &[Layer<'_>]) -> io::Result<()> {
     lchown(&to, Some(metadata.uid()), Some(metadata.gid()))?;
     fs::set_permissions(&to, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
     copy_xattrs(&from, &to)
-}
-
-fn set_time(to: &Path, from: &Metadata) -> io::Result<()> {
-    let time = TimeSpec::new(from.mtime(), from.mtime_nsec());
-    let flags = UtimensatFlags::NoFollowSymlink;
-    utimensat(nix::fcntl::AT_FDCWD, to, &time, &time, flags)?;
-    Ok(())
 }
 
 /// Copies the extended attributes, but for overlayfs' own.

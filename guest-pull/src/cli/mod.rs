@@ -88,7 +88,11 @@ impl Source {
         };
         let additional: Vec<_> = self.ca_file.iter().map(read).collect::<Result<_, _>>()?;
         let roots = registry::roots(&additional).map_err(|number| {
-            let path = self.ca_file.get(number.saturating_sub(1)).cloned().unwrap_or_default();
+            let path = self
+                .ca_file
+                .get(number.saturating_sub(1))
+                .cloned()
+                .unwrap_or_default();
             anyhow!("{}: no certificate in PEM", path.display())
         })?;
         let options = Options {
@@ -125,6 +129,8 @@ impl Source {
     }
 
     fn platform(&self) -> Platform {
-        self.platform.clone().unwrap_or_else(Platform::of_this_machine)
+        self.platform
+            .clone()
+            .unwrap_or_else(Platform::of_this_machine)
     }
 }

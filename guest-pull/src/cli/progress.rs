@@ -42,7 +42,10 @@ impl Progress {
                     (Some(bar), _) => bar.set_length(bytes),
                     (None, Format::Text) => eprintln!("{layers} layers, {bytes} bytes"),
                     (None, Format::Json) => {
-                        println!("{}", json!({"event": "started", "layers": layers, "bytes": bytes}));
+                        println!(
+                            "{}",
+                            json!({"event": "started", "layers": layers, "bytes": bytes})
+                        );
                     }
                 }
             }

@@ -46,7 +46,9 @@ impl Pull {
         let store = Store::open(&self.store).context("the store of layers (--store)")?;
         let progress = Progress::new(self.format);
         let (reference, platform) = (self.source.reference(), self.source.platform());
-        let pulled = pull::pull(&client, reference, &platform, &store, &|event| progress.tell(event));
+        let pulled = pull::pull(&client, reference, &platform, &store, &|event| {
+            progress.tell(event)
+        });
         progress.end();
         let pulled = pulled.with_context(|| self.source.image.to_string())?;
         let files: Vec<_> = pulled.layers.iter().map(|(id, _)| store.path(id)).collect();
@@ -71,7 +73,10 @@ impl Pull {
                 }
             }
             Format::Json => {
-                let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+                let files: Vec<_> = files
+                    .iter()
+                    .map(|file| file.display().to_string())
+                    .collect();
                 let rootfs = rootfs.map(|rootfs| rootfs.display().to_string());
                 println!(
                     "{}",

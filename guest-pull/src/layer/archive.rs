@@ -100,6 +100,11 @@ fn take(
         }
         EntryType::Symlink => {
             let target = target(entry).map_err(&refused)?;
+            // Linux knows no other mode of a link.
+            let attributes = Attributes {
+                mode: 0o777,
+                ..attributes
+            };
             layer
                 .put(&name, attributes, Kind::Symlink(target.into()))
                 .map_err(refused)
