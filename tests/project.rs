@@ -35,12 +35,12 @@ fn metadata() -> Value {
     serde_json::from_str(&output(env!("CARGO"), &[&args[..], &[&triple()]].concat())).unwrap()
 }
 
-/// The package that comes from no registry.
-fn ours(metadata: &Value) -> &Value {
+/// The package of the workspace that has this name.
+fn ours<'m>(metadata: &'m Value, name: &str) -> &'m Value {
     let mut packages = metadata["packages"].as_array().unwrap().iter();
     packages
-        .find(|package| package["source"].is_null())
-        .unwrap()
+        .find(|package| package["source"].is_null() && package["name"] == name)
+        .expect(name)
 }
 
 fn read(path: &str) -> String {
@@ -51,14 +51,23 @@ fn read(path: &str) -> String {
 #[test]
 fn every_direct_dependency_is_explained() {
     let metadata = metadata();
-    let ours = ours(&metadata);
     let document = read("docs/dependencies.md");
-    for (heading, kind) in [
-        ("## In the program", None),
-        ("## At the build", Some("build")),
-        ("## In the tests", Some("dev")),
+    for (package, heading, kind) in [
+        ("offline-fs-kbc", "## In the program", None),
+        ("offline-fs-kbc", "## At the build", Some("build")),
+        ("offline-fs-kbc", "## In the tests", Some("dev")),
+        ("offline-fs-kbc-common", "## In the shared crate", None),
+        (
+            "offline-fs-kbc-common",
+            "## In the shared crate's tests",
+            Some("dev"),
+        ),
+        ("guest-pull", "## In guest-pull", None),
+        ("guest-pull", "## In guest-pull's tests", Some("dev")),
     ] {
-        let section = document.split_once(heading).expect(heading).1;
+        let ours = ours(&metadata, package);
+        let start = format!("{heading}\n");
+        let section = document.split_once(&start).expect(heading).1;
         let section = section.split("\n## ").next().unwrap();
         let rows = section.lines().filter(|line| line.starts_with("| `"));
         let listed: Vec<_> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
@@ -115,12 +124,49 @@ fn the_sbom_lists_what_cargo_tree_lists() {
     // The normal edges include procedural macros and their dependencies.
     assert!(linked.is_subset(&tree("normal,no-proc-macro")));
     for component in components {
-        assert!(component["hashes"][0]["content"].is_string(), "{component}");
+        // The shared crate comes from this repository.
+        let is_ours = component["name"] == "offline-fs-kbc-common";
+        assert!(
+            is_ours || component["hashes"][0]["content"].is_string(),
+            "{component}"
+        );
         assert!(
             component["licenses"][0]["expression"].is_string(),
             "{component}"
         );
     }
+}
+
+/// What pulls images does not grow the daemon: no network, archives or mounts in its tree.
+#[test]
+fn the_daemon_has_nothing_of_guest_pull() {
+    let tree = |package: &str| -> BTreeSet<String> {
+        let args = [
+            "tree",
+            "--locked",
+            "--no-default-features",
+            "--prefix=none",
+            "--edges=normal,no-proc-macro",
+            "--package",
+            package,
+        ];
+        let tree = output(env!("CARGO"), &args);
+        let names = tree.lines().filter_map(|line| line.split(' ').next());
+        names.map(str::to_owned).collect()
+    };
+    let (daemon, puller) = (tree("offline-fs-kbc"), tree("guest-pull"));
+    for name in [
+        "guest-pull",
+        "ureq",
+        "rustls",
+        "tar",
+        "flate2",
+        "zstd",
+        "rustix",
+    ] {
+        assert!(!daemon.contains(name) && puller.contains(name), "{name}");
+    }
+    assert!(puller.len() <= 140, "{}", puller.len());
 }
 
 /// The declared minimum version of Rust can build every crate.
@@ -131,7 +177,7 @@ fn no_locked_crate_needs_a_newer_rust() {
         parts.map(|part| part.parse().unwrap()).collect()
     };
     let metadata = metadata();
-    let ours = ours(&metadata);
+    let ours = ours(&metadata, "offline-fs-kbc");
     let declared = ours["rust_version"].as_str().unwrap();
     assert!(read("Makefile").contains(&format!("\nCARGO_NEEDED := {declared}\n")));
     assert!(read("README.md").contains(&format!("cargo {declared} or newer")));
