@@ -91,8 +91,9 @@ TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(B
 	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO)
 SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
-# Programs that the tests call and that a small machine may lack: strace, and systemd's tools that read units.
-TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles
+# Programs that the tests call and that a small machine may lack: strace, systemd's tools that read units, and what reads
+# images and EROFS.
+TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs umoci
 # These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
 # makes calls fail that are on no list.
 NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images try_it faults
@@ -225,6 +226,7 @@ deb rpm: image image-manual
 # features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process.
 test: build registry go-client skopeo $(TOOLS)/fetched $(SYSTEM_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked --lib --bins --examples --test project
+	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-common --package guest-pull
 	$(TEST_ENV) $(CARGO) test --locked --doc
 	$(TEST_ENV) $(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
 	$(TEST_ENV) PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages \
@@ -269,7 +271,7 @@ $(SECCOMP)/fetched:
 # Unpacked and not installed; the machine's own tools come first.
 $(TOOLS)/fetched:
 	tests/fetch-debs $(CURDIR)/$(TOOLS) strace libunwind8 systemd libsystemd-shared libkmod2 \
-		libapparmor1 libip4tc2 libseccomp2 libcap2
+		libapparmor1 libip4tc2 libseccomp2 libcap2 erofs-utils umoci liblz4-1 libselinux1 libpcre2-8-0
 	mkdir $(TOOLS)/run
 	for tool in $(TOOL_NAMES); do \
 		program=$$(ls $(CURDIR)/$(TOOLS)/bin/$$tool $(CURDIR)/$(TOOLS)/usr/bin/$$tool 2>/dev/null); \
