@@ -13,6 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 /// For anything that a busy machine does in a moment.
@@ -46,36 +48,66 @@ fn support(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// The login of a private registry, and a wrong one.
+const PASSWORD: &str = "hunter2";
+
 /// A registry on loopback, which ends with the test.
 struct Registry {
     child: Child,
     address: String,
-    _dir: TempDir,
+    dir: TempDir,
+    is_private: bool,
 }
 
 impl Registry {
+    /// One without TLS, for everybody.
     fn start() -> Self {
+        Self::start_with("", false)
+    }
+
+    /// One with TLS, whose CA nobody knows, and a login.
+    fn start_private() -> Self {
+        let text = "  tls: {certificate: DIR/registry.pem, key: DIR/key.pem}\n\
+                    auth: {htpasswd: {realm: tests, path: DIR/htpasswd}}\n";
+        Self::start_with(text, true)
+    }
+
+    fn start_with(more: &str, is_private: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let authority_key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root = authority.self_signed(&authority_key).unwrap();
+        let issuer = rcgen::Issuer::new(authority, authority_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        let certificate = parameters.signed_by(&key, &issuer).unwrap();
+        fs::create_dir(at("certificates")).unwrap();
+        fs::write(at("certificates/ca.crt"), root.pem()).unwrap();
+        fs::write(at("registry.pem"), certificate.pem()).unwrap();
+        fs::write(at("key.pem"), key.serialize_pem()).unwrap();
+        let hash = bcrypt::hash(PASSWORD, 4).unwrap();
+        fs::write(at("htpasswd"), format!("robot:{hash}\n")).unwrap();
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
         let address = format!("127.0.0.1:{port}");
-        let data = dir.path().join("data");
-        let config = dir.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n",
-            data.display()
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: DIR/data}}}}\nhttp:\n  addr: \"{address}\"\n{more}"
         );
-        fs::write(&config, text).unwrap();
+        let text = text.replace("DIR", &dir.path().display().to_string());
+        fs::write(at("config.yml"), text).unwrap();
         let mut command = tool("DOCKER_REGISTRY", "docker-registry");
-        command
-            .arg("serve")
-            .arg(&config)
+        command.arg("serve").arg(at("config.yml"));
+        let child = command
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let child = command.spawn().unwrap();
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let end = Instant::now() + PATIENCE;
         while TcpStream::connect(&address).is_err() {
             assert!(Instant::now() < end, "the registry does not start");
@@ -84,15 +116,37 @@ impl Registry {
         Self {
             child,
             address,
-            _dir: dir,
+            dir,
+            is_private,
         }
+    }
+
+    /// The path of an auth.json with this password for the registry.
+    fn auth_file(&self, password: &str) -> PathBuf {
+        let path = self.dir.path().join(format!("auth-{password}.json"));
+        let login = STANDARD.encode(format!("robot:{password}"));
+        let text = format!(r#"{{"auths":{{"{}":{{"auth":"{login}"}}}}}}"#, self.address);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("certificates/ca.crt")
     }
 
     /// Pushes an image layout under the name `a/b:1`.
     fn push(&self, layout: &Path) -> String {
         let image = format!("{}/a/b:1", self.address);
         let mut command = tool("SKOPEO", "skopeo");
-        command.args(["--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]);
+        command.args(["--insecure-policy", "copy", "-q"]);
+        if self.is_private {
+            command
+                .arg("--dest-cert-dir")
+                .arg(self.dir.path().join("certificates"));
+            command.arg("--authfile").arg(self.auth_file(PASSWORD));
+        } else {
+            command.arg("--dest-tls-verify=false");
+        }
         command
             .arg(format!("oci:{}:test", layout.display()))
             .arg(format!("docker://{image}"));
@@ -269,5 +323,68 @@ fn inspect_tells_answers_apart() {
     assert!(
         stdout.contains("\"accepted\"") && code == Some(0),
         "{stdout}"
+    );
+}
+
+/// A private registry with TLS gives the image for the right login and the right CA alone. A refusal names the registry
+/// and the user, and no password. Without root the layers are made, and the command says that mounting needs root.
+#[test]
+fn a_private_registry_wants_login_and_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let [layout, store] = ["layout", "store"].map(|name| dir.path().join(name));
+    run(Command::new(support("make-image")).arg(&layout));
+    let registry = Registry::start_private();
+    let image = registry.push(&layout);
+    let as_str = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let (ca, right, wrong) = (
+        as_str(registry.ca_file()),
+        as_str(registry.auth_file(PASSWORD)),
+        as_str(registry.auth_file("hunter3")),
+    );
+    let with_ca = ["--ca-file", ca.as_str()];
+    for (args, answer, status) in [
+        (
+            [&with_ca[..], &["--auth-file", &right]].concat(),
+            "accepted",
+            0,
+        ),
+        (
+            [&with_ca[..], &["--auth-file", &wrong]].concat(),
+            "refused",
+            3,
+        ),
+        (with_ca.to_vec(), "refused", 3),
+        (vec!["--auth-file", right.as_str()], "unreachable", 5),
+        (vec!["--plain-http"], "unusable", 1),
+    ] {
+        let (stdout, stderr, code) = output(&mut guest_pull(
+            &[&["inspect", image.as_str()], &args[..]].concat(),
+        ));
+        assert_eq!(code, Some(status), "{args:?}: {stdout}{stderr}");
+        assert!(stdout.contains(&format!(": {answer}: ")), "{stdout}");
+        assert!(!stdout.contains("hunter"), "{stdout}");
+        if answer == "refused" {
+            assert!(stdout.contains(&registry.address), "{stdout}");
+        }
+    }
+    let store = as_str(store);
+    let args = [
+        "pull",
+        "--auth-file",
+        &right,
+        "--ca-file",
+        &ca,
+        "--store",
+        &store,
+        "--format",
+        "json",
+        &image,
+    ];
+    let (stdout, stderr, code) = output(&mut guest_pull(&args));
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let last = stdout.lines().last().unwrap();
+    assert!(
+        last.contains("\"digest\":\"sha256:") && last.contains("\"rootfs\":null"),
+        "{last}"
     );
 }
