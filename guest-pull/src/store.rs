@@ -146,7 +146,11 @@ impl Store {
     }
 
     /// What is known of a layer, if it is stored.
-    fn stored(&self, diff_id: &Digest) -> Result<Option<Stored>, Error> {
+    ///
+    /// # Errors
+    ///
+    /// If the notes about it can't be read.
+    pub fn stored(&self, diff_id: &Digest) -> Result<Option<Stored>, Error> {
         let path = self.path(diff_id);
         if !path.exists() {
             return Ok(None);

@@ -355,7 +355,7 @@ fn a_private_registry_wants_login_and_certificate() {
         ),
         (with_ca.to_vec(), "refused", 3),
         (vec!["--auth-file", right.as_str()], "unreachable", 5),
-        (vec!["--plain-http"], "unusable", 1),
+        (vec!["--plain-http"], "other", 1),
     ] {
         let (stdout, stderr, code) = output(&mut guest_pull(
             &[&["inspect", image.as_str()], &args[..]].concat(),

@@ -5,8 +5,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use guest_pull::pull::{self, Error};
-use guest_pull::registry;
+use guest_pull::pull;
+use guest_pull::worker::Kind;
 use serde_json::json;
 
 use crate::cli::{Format, Source};
@@ -37,13 +37,14 @@ impl Inspect {
                 ("accepted", text, 0)
             }
             Err(error) => {
-                let (answer, status) = match error {
-                    Error::Registry(registry::Error::Refused { .. }) => ("refused", 3),
-                    Error::Registry(registry::Error::Missing { .. }) => ("missing", 4),
-                    Error::Registry(registry::Error::Unreachable { .. }) => ("unreachable", 5),
-                    _ => ("unusable", 1),
+                let kind = Kind::of(error);
+                let status = match kind {
+                    Kind::Refused => 3,
+                    Kind::Missing => 4,
+                    Kind::Unreachable => 5,
+                    Kind::Other => 1,
                 };
-                (answer, error.to_string(), status)
+                (kind.name(), error.to_string(), status)
             }
         };
         let image = &self.source.image;

@@ -7,7 +7,7 @@ mod progress;
 mod pull;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
@@ -16,6 +16,7 @@ use common::auth_json::AuthFile;
 use common::auth_json::image::ImageName;
 use guest_pull::registry::platform::Platform;
 use guest_pull::registry::{self, Client, Login, Options};
+use guest_pull::worker::{self, Request};
 use zeroize::Zeroizing;
 
 /// Pull container images into compressed read-only layers, and mount them
@@ -30,6 +31,9 @@ pub struct Command {
 enum Which {
     Pull(pull::Pull),
     Inspect(inspect::Inspect),
+    /// Fetch and parse, as the process that has no privileges
+    #[command(hide = true)]
+    Worker,
 }
 
 impl Command {
@@ -38,6 +42,10 @@ impl Command {
         match self.command {
             Which::Pull(pull) => pull.run(),
             Which::Inspect(inspect) => inspect.run(),
+            Which::Worker => {
+                worker::run()?;
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }
@@ -81,12 +89,30 @@ fn platform(text: &str) -> Result<Platform, String> {
 }
 
 impl Source {
-    /// A client for the image's repository.
-    fn client(&self) -> anyhow::Result<Client> {
+    /// What the worker is asked for.
+    fn request(&self, store: &Path) -> anyhow::Result<Request> {
+        Ok(Request {
+            registry: self.image.registry.clone(),
+            repository: self.image.repository.clone(),
+            reference: self.reference().to_owned(),
+            platform: self.platform(),
+            login: self.login()?,
+            certificates: self.certificates()?,
+            plain_http: self.plain_http,
+            store: std::path::absolute(store)?,
+        })
+    }
+
+    fn certificates(&self) -> anyhow::Result<Vec<String>> {
         let read = |path: &PathBuf| {
             fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))
         };
-        let additional: Vec<_> = self.ca_file.iter().map(read).collect::<Result<_, _>>()?;
+        self.ca_file.iter().map(read).collect()
+    }
+
+    /// A client for the image's repository.
+    fn client(&self) -> anyhow::Result<Client> {
+        let additional = self.certificates()?;
         let roots = registry::roots(&additional).map_err(|number| {
             let path = self
                 .ca_file

@@ -3,13 +3,15 @@
 //! `pull`: an image, into the store and to a mount.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use guest_pull::digest::Digest;
+use guest_pull::mount;
 use guest_pull::store::Store;
-use guest_pull::{mount, pull};
+use guest_pull::worker;
 use nix::unistd::geteuid;
 use serde_json::json;
 
@@ -42,21 +44,32 @@ pub struct Pull {
 impl Pull {
     /// Pulls, mounts, and prints the layers.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.source.client()?;
+        let request = self.source.request(&self.store)?;
         let store = Store::open(&self.store).context("the store of layers (--store)")?;
         let progress = Progress::new(self.format);
-        let (reference, platform) = (self.source.reference(), self.source.platform());
-        let pulled = pull::pull(&client, reference, &platform, &store, &|event| {
-            progress.tell(event)
-        });
+        // The program itself, even if its file was replaced.
+        let program = Path::new("/proc/self/exe");
+        let pulled = worker::start(program, &request, &|event| progress.tell(event));
         progress.end();
         let pulled = pulled.with_context(|| self.source.image.to_string())?;
-        let files: Vec<_> = pulled.layers.iter().map(|(id, _)| store.path(id)).collect();
+        let files: Vec<_> = pulled.layers.iter().map(|id| store.path(id)).collect();
         let mut rootfs = None;
         match &self.bundle {
             Some(bundle) if geteuid().is_root() => {
                 fs::create_dir_all(bundle).with_context(|| bundle.display().to_string())?;
-                mount::mount(&store, &pulled.layers, bundle, bundle)?;
+                let stored = |id: &Digest| {
+                    let stored = store.stored(id)?;
+                    Ok((
+                        *id,
+                        stored.with_context(|| format!("the layer {id} is not stored"))?,
+                    ))
+                };
+                let layers: Vec<_> = pulled
+                    .layers
+                    .iter()
+                    .map(stored)
+                    .collect::<anyhow::Result<_>>()?;
+                mount::mount(&store, &layers, bundle, bundle)?;
                 rootfs = Some(bundle.join("rootfs"));
             }
             Some(_) => eprintln!("guest-pull: not mounted: that needs root"),

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The process that fetches and parses, apart from the one that mounts.
+//!
+//! The mounter needs privileges, and the worker reads what came from outside; so they are two processes of the same
+//! program. The mounter writes one request to the worker's standard input, and the worker writes what happens to its
+//! standard output: a JSON object a line. The mounter takes digests and numbers from them, and checks both.
+
+use std::io::{self, BufRead, BufReader, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use serde_json::{Value, json};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::digest::Digest;
+use crate::pull::{self, Event};
+use crate::registry::manifest::MAX_LAYERS;
+use crate::registry::platform::Platform;
+use crate::registry::{self, Client, Login, Options};
+use crate::store::Store;
+
+/// The longest line of either side: a request has certificates, a result has a digest for each layer.
+const MAX_LINE: u64 = 4 << 20;
+
+/// How many bytes are read until the mounter is told: a line for each read would be thousands.
+const TOLD_AT_ONCE: u64 = 1 << 20;
+
+/// What the worker is to do.
+#[derive(Clone)]
+pub struct Request {
+    /// The registry, with its port.
+    pub registry: String,
+    /// The repository.
+    pub repository: String,
+    /// The tag or digest.
+    pub reference: String,
+    /// The platform.
+    pub platform: Platform,
+    /// The login for the registry.
+    pub login: Option<Login>,
+    /// Certificates of authorities in PEM, beside the system's.
+    pub certificates: Vec<String>,
+    /// Without TLS.
+    pub plain_http: bool,
+    /// The store's directory.
+    pub store: PathBuf,
+}
+
+/// The layers that the worker has put into the store.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The digest of the image's manifest.
+    pub manifest: Digest,
+    /// The digests of the layers' archives, the lowest first.
+    pub layers: Vec<Digest>,
+}
+
+/// Why the worker has no image.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure it is.
+    pub kind: Kind,
+    /// The reason.
+    pub message: String,
+}
+
+/// A kind of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The registry wants another login, or any.
+    Refused,
+    /// The registry has no such image.
+    Missing,
+    /// The registry can't be reached.
+    Unreachable,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::Refused, "refused"),
+        (Self::Missing, "missing"),
+        (Self::Unreachable, "unreachable"),
+        (Self::Other, "other"),
+    ];
+
+    /// Of a pull's error.
+    pub fn of(error: &pull::Error) -> Self {
+        match error {
+            pull::Error::Registry(registry::Error::Refused { .. }) => Self::Refused,
+            pull::Error::Registry(registry::Error::Missing { .. }) => Self::Missing,
+            pull::Error::Registry(registry::Error::Unreachable { .. }) => Self::Unreachable,
+            _ => Self::Other,
+        }
+    }
+
+    /// Its name on the wire and in outputs.
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(kind, _)| *kind == self);
+        found.map_or("other", |(_, name)| name)
+    }
+
+    fn parse(name: &str) -> Self {
+        let found = Self::NAMES.iter().find(|(_, known)| *known == name);
+        found.map_or(Self::Other, |(kind, _)| *kind)
+    }
+}
+
+impl Request {
+    fn to_json(&self) -> Zeroizing<String> {
+        let login = self
+            .login
+            .as_ref()
+            .map(|login| json!({"user": login.user, "password": login.password.as_str()}));
+        let request = json!({
+            "registry": self.registry, "repository": self.repository, "reference": self.reference,
+            "platform": self.platform.to_string(), "login": login, "certificates": self.certificates,
+            "plain_http": self.plain_http, "store": self.store,
+        });
+        Zeroizing::new(request.to_string())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        let login = match &value["login"] {
+            Value::Null => None,
+            login => Some(Login {
+                user: login["user"].as_str()?.to_owned(),
+                password: Zeroizing::new(login["password"].as_str()?.to_owned()),
+            }),
+        };
+        let certificates = value["certificates"].as_array()?.iter();
+        let certificates = certificates.map(|text| Some(text.as_str()?.to_owned()));
+        Some(Self {
+            registry: text("registry")?,
+            repository: text("repository")?,
+            reference: text("reference")?,
+            platform: Platform::parse(&text("platform")?)?,
+            login,
+            certificates: certificates.collect::<Option<_>>()?,
+            plain_http: value["plain_http"].as_bool()?,
+            store: text("store")?.into(),
+        })
+    }
+}
+
+/// Runs as the worker: reads the request from standard input, and ends when the pull has.
+///
+/// # Errors
+///
+/// If the mounter is gone, or sends no request.
+pub fn run() -> io::Result<()> {
+    let mut line = Zeroizing::new(String::new());
+    BufReader::new(io::stdin().lock())
+        .take(MAX_LINE)
+        .read_line(&mut line)?;
+    let Some(request) = Request::parse(&line) else {
+        return Err(io::Error::other(
+            "no request; this command is for guest-pull itself",
+        ));
+    };
+    let out = Mutex::new(io::stdout());
+    let send = |value: &Value| -> io::Result<()> {
+        let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(out, "{value}")?;
+        out.flush()
+    };
+    let untold = Mutex::new(0);
+    let tell = |event: Event| {
+        let value = match event {
+            Event::Read(bytes) => {
+                let mut untold = untold.lock().unwrap_or_else(PoisonError::into_inner);
+                *untold += bytes;
+                if *untold < TOLD_AT_ONCE {
+                    return;
+                }
+                json!({"read": std::mem::take(&mut *untold)})
+            }
+            Event::Started { layers, bytes } => {
+                json!({"started": {"layers": layers, "bytes": bytes}})
+            }
+            Event::Layer { bytes, stored } => json!({"layer": {"bytes": bytes, "stored": stored}}),
+        };
+        // The result tells the mounter the same.
+        let _ = send(&value);
+    };
+    let last = match pull(&request, &tell) {
+        Ok(outcome) => {
+            let layers: Vec<_> = outcome.layers.iter().map(Digest::to_string).collect();
+            json!({"pulled": {"manifest": outcome.manifest.to_string(), "layers": layers}})
+        }
+        Err(failure) => {
+            json!({"failed": {"kind": failure.kind.name(), "message": failure.message}})
+        }
+    };
+    send(&last)
+}
+
+fn pull(request: &Request, tell: &(dyn Fn(Event) + Sync)) -> Result<Outcome, Failure> {
+    let other = |message: String| Failure {
+        kind: Kind::Other,
+        message,
+    };
+    let roots = registry::roots(&request.certificates).map_err(|number| {
+        other(format!(
+            "the additional certificate {number} is none in PEM"
+        ))
+    })?;
+    let options = Options {
+        roots,
+        plain_http: request.plain_http,
+    };
+    let client = Client::new(
+        &request.registry,
+        &request.repository,
+        request.login.clone(),
+        &options,
+    );
+    let store = Store::open(&request.store).map_err(|error| other(error.to_string()))?;
+    let pulled = pull::pull(&client, &request.reference, &request.platform, &store, tell);
+    let pulled = pulled.map_err(|error| Failure {
+        kind: Kind::of(&error),
+        message: error.to_string(),
+    })?;
+    Ok(Outcome {
+        manifest: pulled.manifest,
+        layers: pulled.layers.into_iter().map(|(id, _)| id).collect(),
+    })
+}
+
+/// A worker that runs. It is ended when this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts `program` as the worker, passes on what happens, and waits for its result.
+///
+/// # Errors
+///
+/// The worker's, or that it ended without a result.
+pub fn start(program: &Path, request: &Request, tell: &dyn Fn(Event)) -> Result<Outcome, Failure> {
+    let other = |message: String| Failure {
+        kind: Kind::Other,
+        message,
+    };
+    let mut command = Command::new(program);
+    command
+        .arg("worker")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let child = command
+        .spawn()
+        .map_err(|error| other(format!("{}: {error}", program.display())))?;
+    let mut running = Running(child);
+    if let Some(mut input) = running.0.stdin.take() {
+        let text = request.to_json();
+        let written = input
+            .write_all(text.as_bytes())
+            .and_then(|()| input.write_all(b"\n"));
+        written.map_err(|error| other(format!("the worker takes no request: {error}")))?;
+    }
+    let ended = || other("the worker ended without a result: see the log".to_owned());
+    let output = running.0.stdout.take().ok_or_else(ended)?;
+    let mut output = BufReader::new(output);
+    loop {
+        let mut line = String::new();
+        let read = output.by_ref().take(MAX_LINE).read_line(&mut line);
+        if read.map_err(|_| ended())? == 0 {
+            return Err(ended());
+        }
+        let value: Value = serde_json::from_str(&line).map_err(|_| ended())?;
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        if let Some(bytes) = value["read"].as_u64() {
+            tell(Event::Read(bytes));
+        } else if let Some(started) = value["started"].as_object() {
+            tell(Event::Started {
+                layers: number(&started["layers"]) as usize,
+                bytes: number(&started["bytes"]),
+            });
+        } else if let Some(layer) = value["layer"].as_object() {
+            tell(Event::Layer {
+                bytes: number(&layer["bytes"]),
+                stored: layer["stored"].as_bool().unwrap_or_default(),
+            });
+        } else if let Some(failed) = value["failed"].as_object() {
+            return Err(Failure {
+                kind: Kind::parse(failed["kind"].as_str().unwrap_or_default()),
+                message: failed["message"].as_str().unwrap_or_default().to_owned(),
+            });
+        } else {
+            return outcome(&value["pulled"]).ok_or_else(ended);
+        }
+    }
+}
+
+fn outcome(value: &Value) -> Option<Outcome> {
+    let layers = value["layers"].as_array()?;
+    if layers.len() > MAX_LAYERS {
+        return None;
+    }
+    let layers = layers.iter().map(|layer| Digest::parse(layer.as_str()?));
+    Some(Outcome {
+        manifest: Digest::parse(value["manifest"].as_str()?)?,
+        layers: layers.collect::<Option<_>>()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What the mounter sends is what the worker gets.
+    #[test]
+    fn a_request_comes_through() {
+        let request = Request {
+            registry: "r.example:5000".to_owned(),
+            repository: "a/b".to_owned(),
+            reference: "1".to_owned(),
+            platform: Platform::parse("linux/arm/v7").unwrap(),
+            login: Some(Login {
+                user: "u\n\"".to_owned(),
+                password: Zeroizing::new("p\u{e9}".to_owned()),
+            }),
+            certificates: vec!["x\ny".to_owned()],
+            plain_http: true,
+            store: "/a b".into(),
+        };
+        let text = request.to_json();
+        assert!(!text.contains('\n'));
+        let parsed = Request::parse(&text).unwrap();
+        assert_eq!(*parsed.to_json(), *text);
+        assert!(Request::parse("{}").is_none());
+    }
+
+    /// A worker that was taken over can name digests, and nothing else.
+    #[test]
+    fn a_result_has_digests_alone() {
+        let id = Digest::of(b"x");
+        let good = json!({"manifest": id.to_string(), "layers": [id.to_string()]});
+        assert_eq!(outcome(&good).unwrap().layers, [id]);
+        for bad in [
+            json!({"manifest": id.to_string(), "layers": ["../../etc"]}),
+            json!({"manifest": "sha256:x", "layers": []}),
+            json!({"manifest": id.to_string(), "layers": vec![id.to_string(); 501]}),
+            json!(null),
+        ] {
+            assert_eq!(outcome(&bad), None);
+        }
+    }
+}
