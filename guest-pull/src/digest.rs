@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use sha2::{Digest as _, Sha256};
+use ring::digest::{Context, SHA256, digest};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,7 +14,7 @@ pub struct Digest([u8; 32]);
 impl Digest {
     /// The digest of the bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        Self::from(digest(&SHA256, bytes))
     }
 
     /// Parses `sha256:` and 64 lower-case hexadecimal digits; none if the text is something else.
@@ -48,6 +48,17 @@ impl Digest {
     }
 }
 
+impl From<ring::digest::Digest> for Digest {
+    fn from(digest: ring::digest::Digest) -> Self {
+        let mut bytes = [0; 32];
+        // SHA-256 has this length.
+        for (to, from) in bytes.iter_mut().zip(digest.as_ref()) {
+            *to = *from;
+        }
+        Self(bytes)
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha256:{}", self.hex())
@@ -63,7 +74,7 @@ impl fmt::Debug for Digest {
 /// Reads from another reader, and makes the digest of what it reads.
 pub struct Digesting<R> {
     inner: R,
-    hash: Sha256,
+    hash: Context,
     bytes: u64,
 }
 
@@ -72,7 +83,7 @@ impl<R> Digesting<R> {
     pub fn new(inner: R) -> Self {
         Self {
             inner,
-            hash: Sha256::new(),
+            hash: Context::new(&SHA256),
             bytes: 0,
         }
     }
@@ -84,7 +95,7 @@ impl<R> Digesting<R> {
 
     /// The digest of what was read.
     pub fn digest(&self) -> Digest {
-        Digest(self.hash.clone().finalize().into())
+        Digest::from(self.hash.clone().finish())
     }
 }
 
