@@ -12,7 +12,7 @@ use crate::resource::problem::{CREDENTIAL_REFUSED, Problem, Severity};
 use crate::text::RegistryName;
 
 /// What clients do with a credential that is served as it is and has what they can't read.
-const REJECTED: &str = "it is served as it is (--repair-credential is off), and clients reject the whole \
+const REJECTED: &str = "it is not repaired (--repair-credential is off), and clients reject the whole \
                         credential: kata-agents before 3.8 then pull anonymously, later ones pull no image";
 
 /// What is wrong with the decoded bytes of a credential; `repairs` tells whether the daemon repairs it before it

@@ -4,7 +4,7 @@
 
 use oci_client::Reference;
 
-use crate::support::daemon::{Root, run};
+use crate::support::daemon::{Root, one, run};
 use crate::support::image::{Credential, credential, pull};
 use crate::support::registry::{Registry, USER};
 
@@ -53,6 +53,45 @@ fn an_image_of_a_private_registry() {
                 assert_eq!((pulled.layers, pulled.bytes), (2, 4096));
                 assert!(pulled.digest.starts_with("sha256:"));
             }
+        }
+    });
+}
+
+/// A credential that was baked into the image and a pull secret of the pod, for two private registries: each gives its
+/// image to a client that asks once and `check --image` names the file of each login.
+#[test]
+fn baked_credential_and_pull_secret_both_serve_their_images() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (baked, pod) = (Registry::start(), Registry::start());
+        let images = [baked.push().await, pod.push().await];
+        let root = Root::with(&one("default/credential/test", baked.auth_json()));
+        let pull_secret = root.path("run/peerpod/auth.json");
+        std::fs::create_dir_all(pull_secret.parent().unwrap()).unwrap();
+        std::fs::write(&pull_secret, pod.auth_json()).unwrap();
+        let _daemon = root.start_as_installed();
+        for image in &images {
+            let image: Reference = image.parse().unwrap();
+            let found = credential(&root.socket(), &image).await;
+            let pulled = pull(&image, &found).await;
+            assert_eq!(pulled.map(|pulled| pulled.layers).ok(), Some(2), "{image}");
+        }
+        for (image, file) in images.iter().zip([root.resources(), pull_secret]) {
+            let root = root.dir().as_os_str();
+            let args = [
+                "check".as_ref(),
+                "--image".as_ref(),
+                image.as_ref(),
+                "--root".as_ref(),
+            ];
+            let (stdout, _, _) = run(&[&args[..], &[root]].concat());
+            let said = format!("{image}: the user \"{USER}\" by the entry ");
+            let line = stdout.lines().find(|line| line.starts_with(&said));
+            let named = format!(" of {},", file.display());
+            assert!(line.is_some_and(|line| line.contains(&named)), "{stdout}");
         }
     });
 }

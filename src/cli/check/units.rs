@@ -7,11 +7,9 @@
 
 use std::path::PathBuf;
 
-use offline_fs_kbc::resource::file::{self, Identity, Kind};
-use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
+use offline_fs_kbc::resource::file::{self, Identity};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::snapshot::Source;
-use offline_fs_kbc::resource::store::Store;
+use offline_fs_kbc::resource::snapshot::Snapshot;
 
 use crate::cli::check::report::Report;
 use crate::config::{RESOURCES, Root};
@@ -49,8 +47,8 @@ const MASK: &str = "null";
 const FIX: &str =
     "run use-peerpod-units, which is in share/offline-fs-kbc below /usr or /usr/local";
 
-/// Looks for units that start at the wrong time, without the sandbox, or with another credential.
-pub fn check(root: &Root, report: &mut Report) {
+/// Looks for units that start at the wrong time, without the sandbox, or with another credential than the files have.
+pub fn check(root: &Root, snapshot: &Snapshot, report: &mut Report) {
     let mut find = |severity, code, what: &str, fix: &str| {
         report.find(None, Problem::of_file(severity, code, what, fix));
     };
@@ -86,15 +84,16 @@ pub fn check(root: &Root, report: &mut Report) {
     if reads_auth_file(root)
         && !exists("confidential-data-hub.service.d/stock-hub-credential.conf")
         && !exists("confidential-data-hub.service.d/10-offline-fs-kbc.conf")
-        && has_credential(root)
+        && has_baked_credential(root, snapshot)
     {
         find(
             Severity::Warning,
             "stock-hub-credential",
             "confidential-data-hub.service has the stock confidential-data-hub read /run/peerpod/auth.json only, and no \
              credential of the resources file",
-            "put the drop-in stock-hub-credential.conf into confidential-data-hub.service.d, and name the entry \
-             default/credential/test; the hub then no longer uses the pod's pull secrets",
+            "copy stock-hub-credential.conf from share/offline-fs-kbc/drop-ins (below /usr or /usr/local) into \
+             /etc/systemd/system/confidential-data-hub.service.d, and name the entry default/credential/test; the hub then \
+             no longer uses the pod's pull secrets",
         );
     }
 }
@@ -124,12 +123,8 @@ fn is_this_program(root: &Root) -> bool {
 }
 
 /// Whether the resources file, which the stock hub reads itself, has a credential.
-fn has_credential(root: &Root) -> bool {
-    let store = Store::new(vec![Source {
-        path: root.path(RESOURCES),
-        kind: Kind::Resources,
-    }]);
-    store.refresh();
-    let name = Name::Path(CREDENTIAL.into());
-    store.snapshot().resources.contains_key(&name)
+fn has_baked_credential(root: &Root, snapshot: &Snapshot) -> bool {
+    let resources = root.path(RESOURCES);
+    let mut files = snapshot.credentials.iter().map(|own| &*own.file);
+    files.any(|file| file == resources)
 }

@@ -66,7 +66,7 @@ pub fn check(
             ),
         );
     }
-    units::check(root, report);
+    units::check(root, &snapshot, report);
     check_daemon(sockets, root, &snapshot, report);
     report.serve(&served);
     credential
