@@ -110,10 +110,13 @@ fn repair_can_be_switched_off() {
     );
     let log = daemon.log();
     assert!(
-        log.contains("no member \"auth\"; it is served as it is (--repair-credential is off)"),
+        log.contains("no member \"auth\"; it is not repaired (--repair-credential is off), and clients reject"),
         "{log}"
     );
-    assert!(!log.contains("repaired"), "{log}");
+    assert!(
+        !log.contains("served repaired") && !log.contains("repaired before"),
+        "{log}"
+    );
 }
 
 /// With `--empty-credential` a client gets an empty credential that it accepts, but only if none is
