@@ -9,8 +9,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = env::var("OUT_DIR")?;
     ttrpc_codegen::Codegen::new()
         .out_dir(&out)
-        .inputs(["../protos/getresource.proto"])
-        .include("../protos")
+        .inputs(["../common/protos/getresource.proto"])
+        .include("../common/protos")
         .rust_protobuf()
         .customize(ttrpc_codegen::Customize {
             async_all: true,
@@ -22,6 +22,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         format!("{out}/generated.rs"),
         "pub mod getresource;\npub mod getresource_ttrpc;\n",
     )?;
-    println!("cargo::rerun-if-changed=../protos");
+    println!("cargo::rerun-if-changed=../common/protos");
     Ok(())
 }

@@ -14,7 +14,7 @@
 //! - `kubernetes` and `initdata` read, on a build host, what people have in place of an auth.json or a cdh.toml.
 //! - `userdata` writes the cloud-config by which a cloud hands a resources file to a VM, and reads user data in all forms as
 //!   cloud-init reads it, on a build host.
-//! - [`proto`] is generated from `protos/`; [`rpc`] implements its methods.
+//! - [`proto`] is generated from `common/protos/`; [`rpc`] implements its methods.
 //! - [`server`] handles sockets, frames and peers, and knows nothing of resources.
 //! - [`watch`] wakes the daemon when a watched file changes (inotify).
 //! - [`rate`] limits how often messages are logged that peers and files cause.
@@ -48,9 +48,4 @@ pub mod watch;
 #[cfg(feature = "tools")]
 pub mod yaml;
 
-pub use common::{json, text};
-
-/// Messages and services generated from `protos/`.
-pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
-}
+pub use common::{json, proto, text};

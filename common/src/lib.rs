@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What offline-fs-kbc and guest-pull share: the registry credential as clients read it, and helpers for JSON, base64 and
-//! messages.
+//! What offline-fs-kbc and guest-pull share: the registry credential as clients read it, the messages between processes,
+//! and helpers for JSON, base64 and texts.
 
 pub mod auth_json;
 pub mod base64;
 pub mod json;
 pub mod text;
+
+/// Messages and services generated from `protos/`.
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/mod.rs"));
+}

@@ -17,6 +17,10 @@ const PACKAGES: &[(&str, &str)] = &[
         "Package `getresource`: what the attestation-agent of 2023 serves.",
     ),
     (
+        "guest_pull",
+        "Package `guest_pull`: what guest-pull tells the daemon while it pulls an image.",
+    ),
+    (
         "offline_fs_kbc",
         "Package `offline_fs_kbc`: the status of this daemon.",
     ),
