@@ -17,6 +17,7 @@
 //! - [`proto`] is generated from `common/protos/`; [`rpc`] implements its methods.
 //! - [`server`] handles sockets, frames and peers, and knows nothing of resources.
 //! - [`watch`] wakes the daemon when a watched file changes (inotify).
+//! - [`pulls`] passes requests for images on to guest-pull, and knows how they go.
 //! - [`rate`] limits how often messages are logged that peers and files cause.
 //! - [`text`] escapes untrusted text for messages.
 //! - [`toml`] parses configuration files of limited depth.
@@ -34,6 +35,7 @@ pub mod keyprovider;
 #[cfg(feature = "tools")]
 pub mod kubernetes;
 pub mod lint;
+pub mod pulls;
 #[cfg(feature = "tools")]
 pub mod random;
 pub mod rate;

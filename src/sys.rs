@@ -72,6 +72,16 @@ pub fn take_descriptors() -> io::Result<Vec<(OwnedFd, String)>> {
         .collect())
 }
 
+/// Has the kernel remove child processes that have ended, since nobody waits for them.
+pub fn remove_ended_children() {
+    // SAFETY: all bits of the action may be zero: the default handler, and no signals blocked. The kernel only reads it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_flags = libc::SA_NOCLDWAIT;
+        libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut());
+    }
+}
+
 /// Returns free heap memory to the system; glibc does not do that by itself.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]

@@ -180,7 +180,7 @@ impl Daemon {
         methods.extend(getresource::service(Arc::clone(&store)));
         methods.extend(keyprovider::service(Arc::clone(&store)));
         methods.extend(attestation::service(|| "sample"));
-        methods.extend(unavailable::services());
+        methods.extend(unavailable::service());
         methods.extend(resource::service(Arc::clone(&store), false));
         let nowhere = Path::new("/nonexistent/keys").to_owned();
         methods.extend(sealedsecret::service(store, Verification::On(nowhere)));

@@ -153,6 +153,9 @@ pub fn parse(component: Component, args: &[OsString]) -> Serve {
         }
     }
     if let Some(path) = config {
+        if component == Component::ConfidentialDataHub {
+            serve.hub_config = Some(path.clone().into());
+        }
         apply(ComponentFile::read(Path::new(&path)), &mut serve);
     }
     serve

@@ -4,13 +4,15 @@
 
 use std::env;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use offline_fs_kbc::credential::served::Delivery;
+use offline_fs_kbc::pulls::Pulls;
+use offline_fs_kbc::pulls::puller::Puller;
 use offline_fs_kbc::resource::directory;
 use offline_fs_kbc::resource::file::Kind;
 use offline_fs_kbc::resource::snapshot::Source;
@@ -18,7 +20,7 @@ use offline_fs_kbc::resource::store::Store;
 use offline_fs_kbc::rpc::report::{self, Report};
 use offline_fs_kbc::rpc::sealedsecret::Verification;
 use offline_fs_kbc::rpc::{
-    attestation, getresource, keyprovider, resource, sealedsecret, unavailable,
+    attestation, getresource, keyprovider, pull, resource, sealedsecret, unavailable,
 };
 use offline_fs_kbc::server::admission::Admission;
 use offline_fs_kbc::server::fdstore::FdStore;
@@ -36,9 +38,10 @@ use tracing::{error, info, warn};
 
 use crate::cli::service_status::ServiceStatus;
 use crate::cli::socket_activation::Activation;
-use crate::config::{self, Component, Files, Role, Root, Sockets, kbc, tee};
+use crate::config::{self, Choice, Component, Files, Role, Root, Sockets, kbc, tee};
 use crate::logging::{self, LogLevel};
 use crate::process;
+use crate::sys;
 
 /// What `--help` and the manual show at the end.
 const EXAMPLE: &str = "Example:
@@ -82,6 +85,10 @@ pub struct Serve {
     /// The component whose sockets are served by default.
     #[arg(skip)]
     pub component: Component,
+
+    /// The configuration file of confidential-data-hub on a legacy command line, for guest-pull.
+    #[arg(skip)]
+    pub hub_config: Option<PathBuf>,
 
     /// What a legacy command line asks for and this program ignores, for the log.
     #[arg(skip)]
@@ -166,12 +173,15 @@ impl Serve {
         let admission = Arc::new(Admission::new(process::release_memory));
         let fdstore = Arc::new(FdStore::new(notify::store_size()));
         let request_log = Arc::new(RequestLog::default());
+        let pulls = Arc::new(Pulls::default());
+        let puller = self.puller(&endpoints)?;
         let summary = Arc::clone(&service_status);
         let report = Arc::new(Report {
             version: env!("CARGO_PKG_VERSION"),
             store: Arc::clone(&store),
             admission: Arc::clone(&admission),
             request_log: Arc::clone(&request_log),
+            pulls: Arc::clone(&pulls),
             summary: Box::new(move || summary.summary()),
         });
         let mut tasks = JoinSet::new();
@@ -179,7 +189,7 @@ impl Serve {
         for (address, roles, outcome) in endpoints {
             let methods = roles
                 .iter()
-                .flat_map(|&role| self.services(role, &store))
+                .flat_map(|&role| self.services(role, &store, &puller, &pulls))
                 .chain(report::service(Arc::clone(&report)))
                 .collect();
             let refreshed = Arc::clone(&service_status);
@@ -229,7 +239,13 @@ impl Serve {
     }
 
     /// The services on a socket of this role.
-    fn services(&self, role: Role, store: &Arc<Store>) -> Vec<Method> {
+    fn services(
+        &self,
+        role: Role,
+        store: &Arc<Store>,
+        puller: &Puller,
+        pulls: &Arc<Pulls>,
+    ) -> Vec<Method> {
         let store = || Arc::clone(store);
         match role {
             Role::GetResource => getresource::service(store()),
@@ -247,10 +263,38 @@ impl Serve {
                 let mut services = resource::service(store(), self.expose_keys);
                 services.extend(sealedsecret::service(store(), verification));
                 services.extend(keyprovider::service(store()));
-                services.extend(unavailable::services());
+                services.extend(unavailable::service());
+                services.extend(pull::service(puller.clone(), Arc::clone(pulls)));
                 services
             }
         }
+    }
+
+    /// How guest-pull is reached. Under a service manager it has a unit of its own, since this program's sandbox has no
+    /// network; elsewhere this process starts it, from beside its own program.
+    fn puller(&self, endpoints: &[Endpoint]) -> anyhow::Result<Puller> {
+        let socket = match &self.sockets.guest_pull_sock {
+            Some(Choice::Off) => return Ok(Puller::default()),
+            Some(Choice::At(address)) => address.clone(),
+            None => self.root.guest_pull_socket()?,
+        };
+        let mut hubs = endpoints.iter();
+        let hub = hubs.find(|(_, roles, _)| roles.contains(&Role::ConfidentialDataHub));
+        let program = match (hub, env::current_exe()) {
+            (Some((hub, ..)), Ok(program)) if !notify::is_service() => {
+                sys::remove_ended_children();
+                let mut args = vec!["serve".into(), "--cdh-sock".into(), hub.to_string().into()];
+                if let Some(config) = &self.hub_config {
+                    args.extend(["--cdh-config".into(), config.into()]);
+                }
+                Some((program.with_file_name(GUEST_PULL), args))
+            }
+            _ => None,
+        };
+        Ok(Puller {
+            socket: Some(socket),
+            program,
+        })
     }
 
     /// Whether the signatures of sealed secrets are not verified, by a flag, a configuration file or the
@@ -276,6 +320,9 @@ impl Serve {
 
 /// The environment variable by which the stock confidential-data-hub skips verification.
 const SKIP_VERIFICATION: &str = "SKIP_SEALED_SECRET_VERIFICATION";
+
+/// The name of the image puller's program.
+const GUEST_PULL: &str = "guest-pull";
 
 /// An address, its roles, and the result of the attempt to bind it.
 type Endpoint = (Address, Vec<Role>, BindOutcome);

@@ -2,12 +2,12 @@
 
 //! `status`: the status of the running daemon.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
-use offline_fs_kbc::proto::offline_fs_kbc::{Entry, File, GetRequest, GetResponse};
+use offline_fs_kbc::proto::offline_fs_kbc::{Entry, File, GetRequest, GetResponse, Pull};
 use offline_fs_kbc::rpc::report::STATUS;
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::{Age, count};
@@ -158,6 +158,12 @@ fn text(address: &Address, status: &GetResponse) -> String {
         "connections: {}; refused: {}",
         status.connections, status.peers_refused
     );
+    if !status.pulls.is_empty() {
+        text.push_str("images:\n");
+    }
+    for pull in &status.pulls {
+        let _ = writeln!(text, "  {}: {}", pull.image, describe_pull(pull));
+    }
     if !status.recent.is_empty() {
         text.push_str("last requests:\n");
     }
@@ -198,6 +204,62 @@ fn describe(file: &File) -> String {
         "kept" => format!("can't be used; the content of {age} ago is served"),
         "failed" => "can't be used".to_owned(),
         state => state.to_owned(),
+    }
+}
+
+fn describe_pull(pull: &Pull) -> String {
+    let progress = &pull.progress;
+    let seconds = Seconds(pull.milliseconds);
+    let layers = count(progress.layers as usize, "layer", "layers");
+    let fetched = Megabytes(progress.bytes_fetched);
+    let Some(ago) = pull.ended_seconds_ago else {
+        if pull.state != "running" || progress.layers == 0 {
+            return format!("{} for {seconds}", pull.state);
+        }
+        let rate = progress.bytes_fetched.saturating_mul(1000) / pull.milliseconds.max(1);
+        return format!(
+            "running for {seconds}: {} of {layers}, {} of {}, {}/s",
+            progress.layers_done,
+            Megabytes(progress.bytes_fetched + progress.bytes_stored),
+            Megabytes(progress.bytes),
+            Megabytes(rate)
+        );
+    };
+    let ago = Age(ago);
+    match pull.state.as_str() {
+        "OK" if progress.bytes_fetched == 0 => {
+            format!("pulled {ago} ago in {seconds}: {layers}, all stored before")
+        }
+        "OK" => {
+            let stored = Megabytes(progress.bytes_stored);
+            format!(
+                "pulled {ago} ago in {seconds}: {layers}, {fetched} fetched, {stored} stored before"
+            )
+        }
+        state => format!("{state} {ago} ago after {seconds}: {fetched} fetched"),
+    }
+}
+
+/// A time in milliseconds, shown in seconds.
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} s", self.0 / 1000, self.0 % 1000 / 100)
+    }
+}
+
+/// A number of bytes, shown in megabytes.
+struct Megabytes(u64);
+
+impl fmt::Display for Megabytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}.{} MB",
+            self.0 / 1_000_000,
+            self.0 % 1_000_000 / 100_000
+        )
     }
 }
 
@@ -267,6 +329,15 @@ fn to_json(address: &Address, status: &GetResponse) -> Value {
             "milliseconds_ago": call.milliseconds_ago,
         })
     });
+    let pulls = status.pulls.iter().map(|pull| {
+        let progress = &pull.progress;
+        json!({
+            "image": pull.image, "state": pull.state, "milliseconds": pull.milliseconds,
+            "ended_seconds_ago": pull.ended_seconds_ago, "layers": progress.layers,
+            "layers_done": progress.layers_done, "bytes": progress.bytes,
+            "bytes_fetched": progress.bytes_fetched, "bytes_stored": progress.bytes_stored,
+        })
+    });
     json!({
         "version": 1,
         "program_version": status.version,
@@ -281,6 +352,7 @@ fn to_json(address: &Address, status: &GetResponse) -> Value {
         "outcomes": outcomes,
         "connections": status.connections,
         "peers_refused": status.peers_refused,
+        "images": pulls.collect::<Vec<_>>(),
         "recent": recent.collect::<Vec<_>>(),
     })
 }

@@ -95,7 +95,20 @@ impl Root {
     ///
     /// If the root is too long for a socket's path.
     pub fn socket(&self, role: Role) -> anyhow::Result<Address> {
-        let path = self.path(&format!("{RUN}/{}", role.relative_path()));
+        self.socket_at(role.relative_path())
+    }
+
+    /// The default address of guest-pull.
+    ///
+    /// # Errors
+    ///
+    /// If the root is too long for a socket's path.
+    pub fn guest_pull_socket(&self) -> anyhow::Result<Address> {
+        self.socket_at("guest-pull.sock")
+    }
+
+    fn socket_at(&self, relative_path: &str) -> anyhow::Result<Address> {
+        let path = self.path(&format!("{RUN}/{relative_path}"));
         let shown = path.display().to_string();
         Address::new(path)
             .with_context(|| format!("{shown} can't be a socket's path; choose another --root"))
@@ -197,6 +210,11 @@ pub struct Sockets {
     /// Address of cdh.sock [default: none, since a stock confidential-data-hub may serve it]
     #[arg(long, value_name = "ADDR")]
     pub cdh_sock: Option<Choice>,
+
+    /// Address of guest-pull, to which requests for images are passed on, or none [default: guest-pull.sock below
+    /// /run/confidential-containers]
+    #[arg(long, value_name = "ADDR")]
+    pub guest_pull_sock: Option<Choice>,
 }
 
 impl Sockets {

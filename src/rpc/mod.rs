@@ -6,6 +6,7 @@ pub mod attestation;
 pub mod getresource;
 pub mod keyprovider;
 mod lookup;
+pub mod pull;
 pub mod report;
 pub mod resource;
 pub mod sealedsecret;

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::proto::offline_fs_kbc::{Call, Count, Entry, File, GetRequest, GetResponse};
+use crate::proto::offline_fs_kbc::{self, Call, Count, Entry, File, GetRequest, GetResponse};
+use crate::pulls::{Pull, Pulls};
 use crate::resource::file::Kind;
 use crate::resource::name::Name;
 use crate::resource::snapshot::{FileState, FileStatus, Resource};
@@ -30,6 +31,8 @@ pub struct Report {
     pub admission: Arc<Admission>,
     /// The answered requests.
     pub request_log: Arc<RequestLog>,
+    /// The pulls of images.
+    pub pulls: Arc<Pulls>,
     /// Returns the status in one line.
     pub summary: Box<dyn Fn() -> String + Send + Sync>,
 }
@@ -77,6 +80,7 @@ impl Report {
             connections: connections as u64,
             peers_refused,
             recent: self.request_log.recent().into_iter().map(recent).collect(),
+            pulls: self.pulls.list().into_iter().map(pull).collect(),
             ..GetResponse::default()
         }
     }
@@ -143,6 +147,33 @@ fn entry((name, resource): (&Name, &Resource)) -> Entry {
         changes: resource.changes().to_vec(),
         shares: resource.shares().to_vec(),
         ..Entry::default()
+    }
+}
+
+fn pull(pull: Pull) -> offline_fs_kbc::Pull {
+    let passed = pull.since.elapsed();
+    let (state, took, ended) = match pull.ended {
+        Some((outcome, took)) => (
+            format!("{outcome:?}"),
+            took,
+            Some(passed.saturating_sub(took)),
+        ),
+        None => {
+            let state = if pull.is_running {
+                "running"
+            } else {
+                "waiting"
+            };
+            (state.to_owned(), passed, None)
+        }
+    };
+    offline_fs_kbc::Pull {
+        image: (*pull.image).to_owned(),
+        state,
+        milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        ended_seconds_ago: ended.map(|ago| ago.as_secs()),
+        progress: Some(pull.progress).into(),
+        ..Default::default()
     }
 }
 

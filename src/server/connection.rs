@@ -19,12 +19,13 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
-use ttrpc::MessageHeader;
 use ttrpc::proto::MESSAGE_HEADER_LENGTH;
+use ttrpc::{Code, MessageHeader, Response, get_status};
 use zeroize::Zeroize as _;
 
 use crate::server::admission::Permit;
 use crate::server::fdstore::Slot;
+use crate::server::later::Unanswered;
 use crate::server::limits::{
     ANSWERED_BYTES, BATCH_BYTES, FRAME_TIME, IDLE_BUFFER_BYTES, MAX_MESSAGE_BYTES, STORE_AFTER,
 };
@@ -50,12 +51,21 @@ pub async fn run(
     let peer = permit.peer();
     let mut input = Input::default();
     let mut output = Output::default();
+    let mut unanswered = Unanswered::default();
     let (mut last, mut stopped) = (false, false);
     // An error means that the sender was dropped, which ends the connection too.
     let mut stopping = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
     // When the connection is put into the store, if it is still idle then.
     let mut store_at = Some(Instant::now() + STORE_AFTER);
     while !last {
+        if stopped {
+            // A client whose connection is kept can ask again, and is better served by an answer than by the end of the
+            // connection.
+            while let Some(pending) = unanswered.give_up() {
+                router.finish(pending, &given_up(), &mut output)?;
+            }
+            output.flush(&mut stream).await?;
+        }
         if stopped && input.is_between_frames() {
             if let Some(mut kept) = slot.take() {
                 if has_unread(&stream)? {
@@ -71,7 +81,12 @@ pub async fn run(
         }
         let deadline = input.deadline();
         let rest = match &slot {
-            Some(slot) if !slot.is_stored() && input.is_between_frames() => store_at,
+            // The next process could not answer what this one works on.
+            Some(slot)
+                if !slot.is_stored() && input.is_between_frames() && unanswered.is_empty() =>
+            {
+                store_at
+            }
             _ => None,
         };
         tokio::select! {
@@ -82,6 +97,11 @@ pub async fn run(
                 if slot.is_none() {
                     end_input(&stream)?;
                 }
+                continue;
+            }
+            (pending, response) = unanswered.next() => {
+                router.finish(pending, &response, &mut output)?;
+                output.flush(&mut stream).await?;
                 continue;
             }
             ended = input.wait_and_read(&mut stream, &mut slot) => last = ended?,
@@ -111,7 +131,11 @@ pub async fn run(
         while let Some((header, body)) = input.next_frame() {
             router.refresh_after(read);
             match body {
-                Some(body) => router.answer(header, body, peer, &mut output)?,
+                Some(body) => {
+                    if let Some(pending) = router.answer(header, body, peer, &mut output)? {
+                        unanswered.push(pending);
+                    }
+                }
                 None => router.oversized(header, peer, &mut output)?,
             }
             if output.len() >= ANSWERED_BYTES {
@@ -132,6 +156,14 @@ pub async fn run(
         let _ = permit.set_buffered(input.size());
     }
     Ok(())
+}
+
+/// The answer to what is still worked on when the daemon stops.
+fn given_up() -> Response {
+    let mut response = Response::new();
+    let text = "offline-fs-kbc is being stopped or restarted; ask again";
+    response.set_status(get_status(Code::UNAVAILABLE, text));
+    response
 }
 
 /// Waits until `time`, or for ever if there is none.

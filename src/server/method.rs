@@ -6,16 +6,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use protobuf::Message;
-use ttrpc::{Code, Status, get_status};
+use ttrpc::{Code, Request, Status, get_status};
 
+use crate::server::later::Later;
 use crate::server::output::Reply;
 use crate::text::{Escaped, Quoted};
 
 /// An answer, or the status of a refusal.
 pub type Result<T> = std::result::Result<T, Status>;
 
-/// Answers a request with this payload.
-type Call = dyn Fn(&[u8], &mut Notes, Reply<'_>) -> Result<()> + Send + Sync;
+/// Answers a request, or gives the work whose result is the answer.
+type Call = dyn Fn(&Request, &mut Notes, Reply<'_>) -> Result<Option<Later>> + Send + Sync;
 
 /// One method of a service.
 pub struct Method {
@@ -35,8 +36,9 @@ impl Method {
         name: &'static str,
         answer: impl Fn(Q, &mut Notes) -> Result<A> + Send + Sync + 'static,
     ) -> Self {
-        Self::with(service, name, move |payload, notes, reply| {
-            reply.send(&answer(decode(payload)?, notes)?)
+        Self::with(service, name, move |request, notes, reply| {
+            reply.send(&answer(decode(&request.payload)?, notes)?)?;
+            Ok(None)
         })
     }
 
@@ -46,15 +48,26 @@ impl Method {
         name: &'static str,
         refuse: impl Fn(Q, &mut Notes) -> Status + Send + Sync + 'static,
     ) -> Self {
-        Self::with(service, name, move |payload, notes, _| {
-            Err(refuse(decode(payload)?, notes))
+        Self::with(service, name, move |request, notes, _| {
+            Err(refuse(decode(&request.payload)?, notes))
+        })
+    }
+
+    /// A method whose answer takes long. Other requests of the same connection are answered meanwhile.
+    pub fn later<Q: Message>(
+        service: &'static str,
+        name: &'static str,
+        begin: impl Fn(Q, &Request, &mut Notes) -> Result<Later> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(service, name, move |request, notes, _| {
+            begin(decode(&request.payload)?, request, notes).map(Some)
         })
     }
 
     fn with(
         service: &'static str,
         name: &'static str,
-        call: impl Fn(&[u8], &mut Notes, Reply<'_>) -> Result<()> + Send + Sync + 'static,
+        call: impl Fn(&Request, &mut Notes, Reply<'_>) -> Result<Option<Later>> + Send + Sync + 'static,
     ) -> Self {
         Self {
             service,
@@ -64,13 +77,18 @@ impl Method {
         }
     }
 
-    /// Answers a request with this payload.
+    /// Answers a request, or gives the work whose result is the answer.
     ///
     /// # Errors
     ///
     /// The status of the refusal; the caller removes what was written of an answer.
-    pub fn call(&self, payload: &[u8], notes: &mut Notes, reply: Reply<'_>) -> Result<()> {
-        (self.call)(payload, notes, reply)
+    pub fn call(
+        &self,
+        request: &Request,
+        notes: &mut Notes,
+        reply: Reply<'_>,
+    ) -> Result<Option<Later>> {
+        (self.call)(request, notes, reply)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod admission;
 pub mod connection;
 pub mod endpoint;
 pub mod fdstore;
+pub mod later;
 pub mod limits;
 pub mod listener;
 pub mod method;

@@ -60,6 +60,15 @@ impl Output {
     pub fn refuse(&mut self, stream_id: u32, status: Status) -> io::Result<()> {
         let mut response = Response::new();
         response.set_status(status);
+        self.respond(stream_id, &response)
+    }
+
+    /// Adds an answer that is there as a whole.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for it.
+    pub fn respond(&mut self, stream_id: u32, response: &Response) -> io::Result<()> {
         let size = response.compute_size();
         self.frame(stream_id, size, |stream| {
             response.write_to_with_cached_sizes(stream)

@@ -12,9 +12,10 @@ use std::time::Instant;
 use protobuf::Message as _;
 use tracing::{debug, error, info, warn};
 use ttrpc::proto::MESSAGE_TYPE_REQUEST;
-use ttrpc::{Code, MessageHeader, Request, Status, get_status};
+use ttrpc::{Code, MessageHeader, Request, Response, Status, get_status};
 
 use crate::rate::{CHANGES_PER_PERIOD, RateLimit};
+use crate::server::later::{Later, Pending};
 use crate::server::limits::MAX_MESSAGE_BYTES;
 use crate::server::method::{Consequence, Method, Notes, Result};
 use crate::server::output::Output;
@@ -67,7 +68,7 @@ impl Router {
         }
     }
 
-    /// Answers the frame with this header and body.
+    /// Answers the frame with this header and body, or gives the request if its answer comes later.
     ///
     /// # Errors
     ///
@@ -78,8 +79,8 @@ impl Router {
         body: &[u8],
         peer: Peer,
         output: &mut Output,
-    ) -> io::Result<()> {
-        let at = Instant::now();
+    ) -> io::Result<Option<Pending>> {
+        let since = Instant::now();
         let mut notes = Notes::default();
         let (method, result) = match check(header).and_then(|()| decode(body)) {
             Ok(request) => match self.find(&request) {
@@ -98,34 +99,61 @@ impl Router {
             },
             Err(status) => (Arc::default(), Err(status)),
         };
-        // The text of a refusal has no secret in it.
-        let (outcome, reason) = match &result {
-            Ok(()) => (Code::OK, ""),
-            Err(status) => (status.code(), &*status.message),
+        let mut record = Record {
+            peer,
+            method,
+            subject: notes.subject,
+            outcome: Code::OK,
+            at: since,
         };
-        debug!(
-            "request from {peer}: {} {} {outcome:?} in {} µs{}{reason}",
-            Escaped(&method),
-            notes.subject,
-            at.elapsed().as_micros(),
-            if reason.is_empty() { "" } else { ": " },
-        );
+        let (pending, refused) = match result {
+            Ok(Some(work)) => (Some(work), None),
+            Ok(None) => (None, None),
+            Err(status) => (None, Some(status)),
+        };
+        if let Some(work) = pending {
+            debug!(
+                "request from {peer}: {} {}",
+                Escaped(&record.method),
+                record.subject
+            );
+            return Ok(Some(Pending {
+                stream_id: header.stream_id,
+                since,
+                record,
+                work,
+            }));
+        }
+        record.outcome = refused.as_ref().map_or(Code::OK, Status::code);
+        log(&record, since, refused.as_ref());
         if let Some(consequence) = notes.consequence {
             log_consequence(peer, &consequence);
         }
         if !notes.is_unlogged {
-            self.request_log.record(Record {
-                peer,
-                method,
-                subject: notes.subject,
-                outcome,
-                at,
-            });
+            self.request_log.record(record);
         }
-        match result {
-            Ok(()) => Ok(()),
-            Err(status) => output.refuse(header.stream_id, status),
+        if let Some(status) = refused {
+            output.refuse(header.stream_id, status)?;
         }
+        Ok(None)
+    }
+
+    /// Answers a request that was worked on.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for the answer.
+    pub fn finish(
+        &self,
+        mut pending: Pending,
+        response: &Response,
+        output: &mut Output,
+    ) -> io::Result<()> {
+        pending.record.at = Instant::now();
+        pending.record.outcome = response.status.code();
+        log(&pending.record, pending.since, response.status.as_ref());
+        self.request_log.record(pending.record);
+        output.respond(pending.stream_id, response)
     }
 
     /// Refuses a frame whose body was too large to be read.
@@ -184,9 +212,9 @@ fn call(
     request: &Request,
     notes: &mut Notes,
     output: &mut Output,
-) -> Result<()> {
+) -> Result<Option<Later>> {
     let reply = output.reply(header.stream_id);
-    let called = AssertUnwindSafe(|| method.call(&request.payload, notes, reply));
+    let called = AssertUnwindSafe(|| method.call(request, notes, reply));
     catch_unwind(called).unwrap_or_else(|_| {
         static PANICS: RateLimit = RateLimit::new(1);
         if let Some(suppressed) = PANICS.allow() {
@@ -197,6 +225,20 @@ fn call(
             "a bug in offline-fs-kbc; its log says where",
         ))
     })
+}
+
+/// Logs a request with its outcome. The text of a refusal has no secret in it.
+fn log(record: &Record, since: Instant, status: Option<&Status>) {
+    let reason = status.map_or("", |status| &*status.message);
+    debug!(
+        "request from {}: {} {} {:?} in {} µs{}{reason}",
+        record.peer,
+        Escaped(&record.method),
+        record.subject,
+        record.outcome,
+        since.elapsed().as_micros(),
+        if reason.is_empty() { "" } else { ": " },
+    );
 }
 
 /// Logs what an answer makes the client do, since clients do not log it themselves.
@@ -241,7 +283,6 @@ mod tests {
     #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
     use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
-    use ttrpc::Response;
     use ttrpc::proto::MESSAGE_HEADER_LENGTH;
 
     /// One check of the files serves the requests read before it, and none that are read after it.
