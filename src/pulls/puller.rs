@@ -122,8 +122,11 @@ async fn exchange(
         let mut header = [0; MESSAGE_HEADER_LENGTH];
         match stream.read_exact(&mut header).await {
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => match error.kind() {
+                // It may have left the request unread.
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => return Ok(None),
+                _ => return Err(error),
+            },
         }
         let header = MessageHeader::from(&header[..]);
         if header.length > MAX_FRAME_BYTES {

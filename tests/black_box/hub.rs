@@ -5,8 +5,7 @@
 use std::fs;
 
 use offline_fs_kbc::proto::api::{
-    GetResourceRequest, GetResourceResponse, ImagePullRequest, ImagePullResponse,
-    SecureMountRequest, SecureMountResponse,
+    GetResourceRequest, GetResourceResponse, SecureMountRequest, SecureMountResponse,
 };
 use serde_json::{Value, json};
 use ttrpc::Code;
@@ -421,9 +420,9 @@ fn a_sealed_secret_never_names_a_key() {
     refused(unseal(&root, key), Code::NOT_FOUND);
 }
 
-/// A request that needs a network or a mount is refused, and the text says what to run for it.
+/// A request for a mount is refused, and the text says what to run for it.
 #[test]
-fn mounts_and_pulls_are_left_to_the_stock_hub() {
+fn mounts_are_left_to_the_stock_hub() {
     let root = Root::new();
     let _daemon = root.start_hub();
     let socket = root.socket_called("cdh.sock");
@@ -438,20 +437,6 @@ fn mounts_and_pulls_are_left_to_the_stock_hub() {
         },
     );
     let text = refused(mount, Code::UNIMPLEMENTED);
-    assert!(
-        text.contains("run the stock confidential-data-hub"),
-        "{text}"
-    );
-    let pull: Result<ImagePullResponse, _> = call(
-        &socket,
-        "api.ImagePullService",
-        "PullImage",
-        &ImagePullRequest {
-            image_url: "quay.io/x".to_owned(),
-            ..ImagePullRequest::default()
-        },
-    );
-    let text = refused(pull, Code::UNIMPLEMENTED);
     assert!(
         text.contains("run the stock confidential-data-hub"),
         "{text}"

@@ -38,16 +38,21 @@ pub fn command() -> Command {
 
 /// The program under another name, as if it were started through a symbolic link.
 pub fn called(name: &str) -> Command {
+    called_from(&program(), name)
+}
+
+/// The same from another copy of the program.
+pub fn called_from(program: &Path, name: &str) -> Command {
     let mut command = match std::env::var_os("OFFLINE_FS_KBC_SYSTEM_CALLS") {
         // Under the unit's system call filter, which kills the process at any other call.
         Some(list) => {
             let filter = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/under-filter");
             let mut command = Command::new(filter);
-            command.arg(list).arg(name).arg(program());
+            command.arg(list).arg(name).arg(program);
             command
         }
         None => {
-            let mut command = Command::new(program());
+            let mut command = Command::new(program);
             command.arg0(name);
             command
         }
@@ -139,7 +144,7 @@ impl Root {
     /// The path of another socket, by its file name.
     pub fn socket_called(&self, name: &str) -> PathBuf {
         let directory = match name {
-            "cdh.sock" => "run/confidential-containers",
+            "cdh.sock" | "guest-pull.sock" => "run/confidential-containers",
             _ => "run/confidential-containers/attestation-agent",
         };
         self.path(directory).join(name)
@@ -157,6 +162,21 @@ impl Root {
             .arg("--cdh-sock")
             .arg(self.socket_called("cdh.sock"));
         command
+    }
+
+    /// The same from a copy of the program that has no other program beside it, and the directory of that copy.
+    pub fn serve_hub_apart(&self) -> (Command, PathBuf) {
+        let directory = self.path("bin");
+        fs::create_dir_all(&directory).unwrap();
+        let program = directory.join("offline-fs-kbc");
+        if !program.exists() {
+            fs::copy(super::daemon::program(), &program).unwrap();
+        }
+        let mut command = called_from(&program, "offline-fs-kbc");
+        command.args(["serve", "--log-level", "debug", "--root"]);
+        command.arg(self.dir()).arg("--cdh-sock");
+        command.arg(self.socket_called("cdh.sock"));
+        (command, directory)
     }
 
     /// A running daemon with cdh.sock.

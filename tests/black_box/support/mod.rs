@@ -4,6 +4,7 @@
 
 pub mod daemon;
 pub mod image;
+pub mod puller;
 pub mod registry;
 pub mod service_manager;
 pub mod skopeo;
