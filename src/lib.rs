@@ -18,6 +18,7 @@
 //! - [`server`] handles sockets, frames and peers, and knows nothing of resources.
 //! - [`watch`] wakes the daemon when a watched file changes (inotify).
 //! - [`pulls`] passes requests for images on to guest-pull, and knows how they go.
+//! - [`child`] starts other programs.
 //! - [`rate`] limits how often messages are logged that peers and files cause.
 //! - [`text`] escapes untrusted text for messages.
 //! - [`toml`] parses configuration files of limited depth.
@@ -26,6 +27,7 @@
 //! connects them. The library takes listeners and a shutdown signal; the binary owns the sockets, the signals
 //! and the environment.
 
+pub mod child;
 pub mod credential;
 #[cfg(feature = "tools")]
 pub mod encoding;

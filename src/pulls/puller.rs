@@ -7,9 +7,8 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use protobuf::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,6 +16,7 @@ use tokio::net::UnixStream;
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_DATA, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, MessageHeader, Request, Response, Status, get_status};
 
+use crate::child;
 use crate::proto::guest_pull::Progress;
 use crate::server::listener::Address;
 
@@ -100,10 +100,11 @@ fn unavailable(text: impl ToString) -> Status {
 fn start(program: &Path, args: &[OsString]) -> io::Result<UnixStream> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    Command::new(program)
-        .args(args)
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .spawn()?;
+    child::start(
+        program.as_os_str(),
+        args,
+        [Some(theirs.as_fd()), None, None],
+    )?;
     UnixStream::from_std(ours)
 }
 

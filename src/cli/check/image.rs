@@ -15,8 +15,8 @@ use offline_fs_kbc::resource::snapshot::{Resource, Snapshot};
 use offline_fs_kbc::text::{Escaped, Quoted, RegistryName};
 use serde_json::json;
 
+use crate::cli::check::asking::{self, Answer};
 use crate::cli::check::report::Report;
-use crate::cli::check::skopeo::{self, Answer};
 
 /// How many registries are listed where none fits.
 const LISTED: usize = 10;
@@ -101,7 +101,7 @@ struct Choice {
 pub fn check(
     image: &ImageName,
     credentials: &[Option<Credential>],
-    how: Option<&skopeo::Options>,
+    how: Option<&asking::Options>,
     report: &mut Report,
 ) {
     let mut any = false;
@@ -153,7 +153,7 @@ fn check_one(
     image: &ImageName,
     choice: &Choice,
     file: Option<&Path>,
-    how: Option<&skopeo::Options>,
+    how: Option<&asking::Options>,
     report: &mut Report,
 ) {
     let mut told =
@@ -194,7 +194,7 @@ fn check_one(
     }
     if let Some(options) = how {
         let login = choice.login.as_ref().ok().map(|(_, login, _)| login);
-        let answer = skopeo::ask(image, login, options);
+        let answer = asking::ask(image, login, options);
         told["answer"] = json!(answer.word());
         tell(image, login, &answer, file, report);
     }
@@ -237,7 +237,8 @@ fn tell(
         Answer::NotAsked(said) => (
             "skopeo",
             format!("{registry} was not asked: {said}"),
-            "--try asks by skopeo: `apt-get install skopeo` or `dnf install skopeo`".to_owned(),
+            "--try asks by guest-pull or skopeo: `apt-get install skopeo` or `dnf install skopeo`"
+                .to_owned(),
         ),
         Answer::Unreachable(said) => (
             "image-unreachable",

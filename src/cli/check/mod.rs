@@ -2,6 +2,7 @@
 
 //! `check`: every problem at once, before a pod finds it.
 
+mod asking;
 #[cfg(feature = "tools")]
 mod build_host;
 mod files;
@@ -56,7 +57,7 @@ pub struct Check {
     #[arg(long, value_name = "IMAGE", value_parser = ImageName::parse)]
     image: Vec<ImageName>,
 
-    /// Ask the registry of each image with that login alone, by skopeo
+    /// Ask the registry of each image with that login alone, by guest-pull or skopeo
     #[arg(long = "try", requires = "image")]
     try_it: bool,
 
@@ -167,7 +168,7 @@ impl Check {
                 .map(|path| files::check(path, self.kind, repairs, &mut report))
                 .collect()
         };
-        let how = self.try_it.then_some(skopeo::Options {
+        let how = self.try_it.then_some(asking::Options {
             cert_dir: self.cert_dir,
             plain_http: self.plain_http,
         });

@@ -1,122 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Asking a registry, by skopeo: this program has no HTTP client, and never gets one.
+//! Asking a registry by skopeo.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::io;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use offline_fs_kbc::child;
 use offline_fs_kbc::credential::Login;
 use offline_fs_kbc::credential::image::ImageName;
-use offline_fs_kbc::text::Escaped;
-use serde_json::json;
-use zeroize::Zeroizing;
+
+use crate::cli::check::asking::{self, Answer, INPUT, Options};
 
 /// How long a registry may take, as skopeo takes it: longer than any client waits.
 const LIMIT: &str = "60s";
 
-/// What is handed on to skopeo.
-pub struct Options {
-    /// The directory of the registry's CA.
-    pub cert_dir: Option<PathBuf>,
-    /// Whether TLS is not verified, nor needed.
-    pub plain_http: bool,
-}
-
-/// What the registry makes of a login.
-pub enum Answer {
-    /// It gives the image.
-    Accepted,
-    /// It takes the login, and has no such image.
-    NoImage(String),
-    /// It doesn't take the login.
-    Refused(String),
-    /// It could not be asked.
-    Unreachable(String),
-    /// It was not asked, since there is nothing to ask with.
-    NotAsked(String),
-}
-
-impl Answer {
-    /// In a word.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::NoImage(_) => "no such image",
-            Self::Refused(_) => "refused",
-            Self::Unreachable(_) => "unreachable",
-            Self::NotAsked(_) => "not asked",
-        }
-    }
-}
-
-/// Asks the image's registry for its manifest, with this login or none.
-pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answer {
-    let file = match in_memory(auth_file(image, login).as_bytes()) {
-        Ok(file) => file,
-        Err(error) => return Answer::NotAsked(format!("no memory for its file: {error}")),
-    };
-    let mut command = Command::new("skopeo");
-    command.args(["--command-timeout", LIMIT, "inspect", "--raw", "--authfile"]);
-    // Its standard input, by a name under which it can be opened.
-    command.arg("/proc/self/fd/0").stdin(Stdio::from(file));
+/// Asks the image's registry for its manifest, with the login of the file.
+pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options, file: &File) -> Answer {
+    let args = [
+        "--command-timeout",
+        LIMIT,
+        "inspect",
+        "--raw",
+        "--authfile",
+        INPUT,
+    ];
+    let mut args = Vec::from(args.map(OsString::from));
     if let Some(directory) = &options.cert_dir {
-        command.arg("--cert-dir").arg(directory);
+        args.extend(["--cert-dir".into(), directory.into()]);
     }
     if options.plain_http {
-        command.arg("--tls-verify=false");
+        args.push("--tls-verify=false".into());
     }
-    command.arg(format!("docker://{image}"));
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let output = match command.output() {
+    args.push(format!("docker://{image}").into());
+    let ended = match child::run("skopeo".as_ref(), &args, file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Answer::NotAsked("there is no skopeo here".to_owned());
+            return Answer::NotAsked("there is no guest-pull and no skopeo here".to_owned());
         }
         Err(error) => return Answer::NotAsked(format!("skopeo can't be run: {error}")),
-        Ok(output) => output,
+        Ok(ended) => ended,
     };
-    if output.status.success() {
+    if ended.status == Some(0) {
         return Answer::Accepted;
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    // It has no reason to say the password; should it, that is not repeated.
-    let has_secret = login.is_some_and(|login| {
-        let password = login.password.as_str();
-        said.contains(&*login.encode()) || !password.is_empty() && said.contains(password)
-    });
+    let said = String::from_utf8_lossy(&ended.error);
     let reason = reason(&said);
-    let shown = match has_secret {
-        true => "(what skopeo says has the password, and is not shown)".to_owned(),
-        false => Escaped(reason).to_string(),
-    };
-    classify(reason, shown)
-}
-
-/// An `auth.json` with this login alone, for the image's registry.
-fn auth_file(image: &ImageName, login: Option<&Login>) -> Zeroizing<String> {
-    let Some(login) = login else {
-        return Zeroizing::new(r#"{"auths":{}}"#.to_owned());
-    };
-    // skopeo has Docker Hub under its historic name.
-    let host = match image.registry.as_str() {
-        "docker.io" => "https://index.docker.io/v1/",
-        other => other,
-    };
-    let host = json!(host);
-    Zeroizing::new(format!(
-        "{{\"auths\":{{{host}:{{\"auth\":\"{}\"}}}}}}",
-        *login.encode()
-    ))
-}
-
-/// A file that no path leads to and that is gone with its last user, however that ends.
-fn in_memory(content: &[u8]) -> io::Result<File> {
-    let descriptor = memfd_create(c"auth.json", MFdFlags::MFD_CLOEXEC)?;
-    let mut file = File::from(descriptor);
-    file.write_all(content)?;
-    Ok(file)
+    classify(reason, asking::shown("skopeo", &said, reason, login))
 }
 
 /// What skopeo's words mean. Whatever is not the registry's own word is no answer of it, so that comes first.

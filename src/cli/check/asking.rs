@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Asking a registry, by another program: this one has no HTTP client, and never gets one. It is guest-pull where that is
+//! installed, and else skopeo.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use offline_fs_kbc::child;
+use offline_fs_kbc::credential::Login;
+use offline_fs_kbc::credential::image::ImageName;
+use offline_fs_kbc::text::Escaped;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::cli::check::skopeo;
+
+/// How the registry is asked.
+pub struct Options {
+    /// The directory of the registry's CA.
+    pub cert_dir: Option<PathBuf>,
+    /// Whether TLS is not verified, nor needed.
+    pub plain_http: bool,
+}
+
+/// What the registry makes of a login.
+pub enum Answer {
+    /// It gives the image.
+    Accepted,
+    /// It takes the login, and has no such image.
+    NoImage(String),
+    /// It doesn't take the login.
+    Refused(String),
+    /// It could not be asked.
+    Unreachable(String),
+    /// It was not asked, since there is nothing to ask with.
+    NotAsked(String),
+}
+
+impl Answer {
+    /// In a word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::NoImage(_) => "no such image",
+            Self::Refused(_) => "refused",
+            Self::Unreachable(_) => "unreachable",
+            Self::NotAsked(_) => "not asked",
+        }
+    }
+}
+
+/// A file by whose name a program can open its standard input.
+pub const INPUT: &str = "/proc/self/fd/0";
+
+/// Asks the image's registry for its manifest, with this login or none.
+pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answer {
+    let file = match in_memory(auth_file(image, login).as_bytes()) {
+        Ok(file) => file,
+        Err(error) => return Answer::NotAsked(format!("no memory for its file: {error}")),
+    };
+    match by_guest_pull(image, login, options, &file) {
+        Some(answer) => answer,
+        None => skopeo::ask(image, login, options, &file),
+    }
+}
+
+/// What guest-pull says; none if it is not installed.
+fn by_guest_pull(
+    image: &ImageName,
+    login: Option<&Login>,
+    options: &Options,
+    file: &File,
+) -> Option<Answer> {
+    let mut args: Vec<OsString> = ["inspect", "--format", "json", "--auth-file", INPUT]
+        .map(OsString::from)
+        .into();
+    for certificate in certificates(options) {
+        args.extend(["--ca-file".into(), certificate.into()]);
+    }
+    if options.plain_http {
+        args.push("--plain-http".into());
+    }
+    args.push(image.to_string().into());
+    // Beside this program, as an image has it, or in PATH.
+    let beside = env::current_exe().map(|path| path.with_file_name("guest-pull"));
+    let beside = beside.ok().filter(|path| path.exists());
+    let program = beside.map_or_else(|| "guest-pull".into(), PathBuf::into_os_string);
+    let ended = match child::run(&program, &args, file) {
+        Ok(ended) => ended,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            return Some(Answer::NotAsked(format!(
+                "guest-pull can't be run: {error}"
+            )));
+        }
+    };
+    let told: Option<Value> = serde_json::from_slice(&ended.output).ok();
+    let said = match &told {
+        Some(told) => told["message"].as_str().unwrap_or_default().to_owned(),
+        None => String::from_utf8_lossy(&ended.error).trim_end().to_owned(),
+    };
+    let shown = shown("guest-pull", &said, &said, login);
+    let answer = told.as_ref().and_then(|told| told["answer"].as_str());
+    Some(match answer {
+        Some("accepted") => Answer::Accepted,
+        Some("refused") => Answer::Refused(shown),
+        Some("missing") => Answer::NoImage(shown),
+        // What is no answer of the registry says nothing about the login.
+        _ => Answer::Unreachable(shown),
+    })
+}
+
+/// The certificates of the registry's CA, as skopeo takes them from the directory.
+fn certificates(options: &Options) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let entries = options
+        .cert_dir
+        .as_ref()
+        .and_then(|path| fs::read_dir(path).ok());
+    for entry in entries.into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "crt") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The reason in what a program said, for a message. It has no reason to say the password; should it, that is not
+/// repeated.
+pub fn shown(program: &str, said: &str, reason: &str, login: Option<&Login>) -> String {
+    let has_secret = login.is_some_and(|login| {
+        let password = login.password.as_str();
+        said.contains(&*login.encode()) || !password.is_empty() && said.contains(password)
+    });
+    match has_secret {
+        true => format!("(what {program} says has the password, and is not shown)"),
+        false => Escaped(reason).to_string(),
+    }
+}
+
+/// An `auth.json` with this login alone, for the image's registry.
+fn auth_file(image: &ImageName, login: Option<&Login>) -> Zeroizing<String> {
+    let Some(login) = login else {
+        return Zeroizing::new(r#"{"auths":{}}"#.to_owned());
+    };
+    // skopeo has Docker Hub under its historic name.
+    let host = match image.registry.as_str() {
+        "docker.io" => "https://index.docker.io/v1/",
+        other => other,
+    };
+    let host = json!(host);
+    Zeroizing::new(format!(
+        "{{\"auths\":{{{host}:{{\"auth\":\"{}\"}}}}}}",
+        *login.encode()
+    ))
+}
+
+/// A file that no path leads to and that is gone with its last user, however that ends.
+fn in_memory(content: &[u8]) -> io::Result<File> {
+    let descriptor = memfd_create(c"auth.json", MFdFlags::MFD_CLOEXEC)?;
+    let mut file = File::from(descriptor);
+    file.write_all(content)?;
+    Ok(file)
+}
