@@ -188,29 +188,32 @@ fn names_in_use() -> io::Result<BTreeSet<String>> {
         if !name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
-        let Some(namespace) = link_of(&process.join("ns/mnt"))? else {
+        // In one namespace, processes with different roots see different mounts. Who may not see where a process is reads
+        // the same mounts once more.
+        let namespace = fs::read_link(process.join("ns/mnt")).ok();
+        let place = namespace.zip(fs::read_link(process.join("root")).ok());
+        if place.as_ref().is_some_and(|place| seen.contains(place)) {
             continue;
-        };
-        // In one namespace, processes with different roots see different mounts.
-        let Some(root) = link_of(&process.join("root"))? else {
-            continue;
-        };
-        if seen.insert((namespace, root)) {
-            used.extend(names_in(&fs::read(process.join("mountinfo"))?));
+        }
+        match fs::read(process.join("mountinfo")) {
+            Ok(text) => {
+                used.extend(names_in(&text));
+                seen.extend(place);
+            }
+            // It has ended, or is about to.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(used)
 }
 
-/// Where a link of a process leads; none if the process has ended.
-fn link_of(path: &Path) -> io::Result<Option<PathBuf>> {
-    match fs::read_link(path) {
-        Ok(target) => Ok(Some(target)),
-        Err(error) => match nix::Error::try_from(error)? {
-            nix::Error::ENOENT | nix::Error::ESRCH => Ok(None),
-            error => Err(error.into()),
-        },
-    }
+/// Whether a file of a process is not there, since the process has ended: it has no mounts then.
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [libc::ENOENT, libc::ESRCH, libc::EINVAL];
+    error
+        .raw_os_error()
+        .is_some_and(|code| gone.contains(&code))
 }
 
 /// The names of the writable layers in a `mountinfo`: proc_pid_mountinfo(5).

@@ -150,7 +150,8 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
     let name = ImageName::parse(&call.image)
         .map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
     check_bundle(&call.bundle)?;
-    let variable = std::env::var(CREDENTIAL_VARIABLE).ok();
+    let variable = std::env::var_os(CREDENTIAL_VARIABLE);
+    let variable = variable.as_ref().map(|value| value.to_string_lossy());
     let image = Image::read(options.config.as_deref(), variable.as_deref())?;
     for warning in &image.warnings {
         eprintln!("guest-pull: {warning}");
