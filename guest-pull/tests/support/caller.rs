@@ -3,12 +3,13 @@
 //! The other ends of `guest-pull serve`: its caller, the daemon that has the credential, and a registry that stalls.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -240,14 +241,13 @@ fn frame(stream_id: u32, request: &Request) -> Vec<u8> {
     frame
 }
 
-/// Whether a process runs.
+/// Whether a process runs, or a thread of it.
 pub fn runs(id: u32) -> bool {
-    // A process that has ended and waits for its parent does not.
+    // One that has ended and waits for its parent does not, once its last thread is gone.
     let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    status
-        .rsplit(") ")
-        .next()
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    let has_threads = fs::read_dir(format!("/proc/{id}/task")).is_ok_and(|all| all.count() > 1);
+    let state = status.rsplit(") ").next().unwrap_or_default();
+    has_threads || !state.is_empty() && !state.starts_with('Z')
 }
 
 /// A daemon on `cdh.sock` that answers each request for the credential in the same way, and tells what it was asked for.
@@ -314,34 +314,44 @@ impl Stalling {
         let index: serde_json::Value =
             serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
         let blobs = layout.join("blobs/sha256");
-        let blob =
-            move |digest: &str| fs::read(blobs.join(digest.trim_start_matches("sha256:"))).unwrap();
+        let blob = move |digest: &str| {
+            let path = blobs.join(digest.trim_start_matches("sha256:"));
+            fs::read(path).unwrap()
+        };
         let manifest = blob(index["manifests"][0]["digest"].as_str().unwrap());
         let parsed: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
         let config = parsed["config"]["digest"].as_str().unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (send, asked) = channel();
+        // The client may be gone at any time.
+        let answer = move |mut stream: &TcpStream, path: &str, asked: &Sender<()>| -> Option<()> {
+            let body = match path.contains("/manifests/") {
+                true => manifest.clone(),
+                false => blob(path.rsplit('/').next()?),
+            };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).ok()?;
+            if path.contains("/blobs/") && !path.ends_with(&config) {
+                stream.write_all(&body[..body.len() / 2]).ok()?;
+                let _ = asked.send(());
+                return None;
+            }
+            stream.write_all(&body).ok()
+        };
+        let answer = Arc::new(answer);
         thread::spawn(move || {
-            let mut stalled = Vec::new();
             for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                while let Some(path) = request_path(&stream) {
-                    let is_layer = path.contains("/blobs/") && !path.ends_with(&config);
-                    let body = match path.contains("/manifests/") {
-                        true => manifest.clone(),
-                        false => blob(path.rsplit('/').next().unwrap()),
-                    };
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-                    stream.write_all(head.as_bytes()).unwrap();
-                    if is_layer {
-                        stream.write_all(&body[..body.len() / 2]).unwrap();
-                        let _ = send.send(());
-                        break;
+                let (stream, answer, send) = (stream.unwrap(), Arc::clone(&answer), send.clone());
+                thread::spawn(move || {
+                    while let Some(path) = request_path(&stream) {
+                        if answer(&stream, &path, &send).is_none() {
+                            break;
+                        }
                     }
-                    stream.write_all(&body).unwrap();
-                }
-                stalled.push(stream);
+                    // It is kept open until the client closes it.
+                    let _ = io::copy(&mut &stream, &mut io::sink());
+                });
             }
         });
         Self { address, asked }

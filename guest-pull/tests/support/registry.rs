@@ -6,7 +6,6 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -177,11 +176,9 @@ impl Drop for Mounted {
     }
 }
 
-pub fn mounts() -> String {
-    let mut text = String::new();
-    fs::File::open("/proc/self/mountinfo")
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
-    text
+/// How many mounts there are that have to do with a directory: at a place in it, or of a file in it.
+pub fn mounts_below(directory: &Path) -> usize {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let directory = directory.to_str().unwrap();
+    text.lines().filter(|line| line.contains(directory)).count()
 }
