@@ -21,6 +21,7 @@
 //! - [`child`] starts other programs.
 //! - [`rate`] limits how often messages are logged that peers and files cause.
 //! - [`text`] escapes untrusted text for messages.
+//! - [`client`] is a ttrpc client for one request.
 //! - [`toml`] parses configuration files of limited depth.
 //!
 //! `resource` does not depend on ttrpc, and `server` does not depend on `resource`; `rpc` depends on both and
@@ -45,11 +46,10 @@ pub mod resource;
 pub mod rpc;
 pub mod sealedsecret;
 pub mod server;
-pub mod toml;
 #[cfg(feature = "tools")]
 pub mod userdata;
 pub mod watch;
 #[cfg(feature = "tools")]
 pub mod yaml;
 
-pub use common::{json, proto, text};
+pub use common::{client, json, proto, text, toml};

@@ -54,7 +54,7 @@ fn every_direct_dependency_is_explained() {
     let document = read("docs/dependencies.md");
     for (package, heading, kind) in [
         ("offline-fs-kbc", "## In the program", None),
-        ("offline-fs-kbc", "## At the build", Some("build")),
+        ("offline-fs-kbc-common", "## At the build", Some("build")),
         ("offline-fs-kbc", "## In the tests", Some("dev")),
         ("offline-fs-kbc-common", "## In the shared crate", None),
         (

@@ -3,14 +3,20 @@
 //! Pulls container images into compressed read-only layers, and mounts them.
 
 pub mod compression;
+pub mod config;
+pub mod credential;
 pub mod digest;
 mod directories;
 pub mod erofs;
+pub mod failure;
 pub mod layer;
 mod loop_device;
 pub mod mount;
 pub mod pipe;
 pub mod pull;
 pub mod registry;
+pub mod serve;
 pub mod store;
+pub mod until;
 pub mod worker;
+pub mod writable;

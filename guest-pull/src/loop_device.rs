@@ -64,7 +64,7 @@ pub fn attach(file: &Path) -> io::Result<(File, PathBuf)> {
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = OpenOptions::new().read(true).open(&path)?;
         let config = Config {
-            fd: file.as_raw_fd().cast_unsigned(),
+            fd: file.as_raw_fd() as u32,
             block_size: 4096,
             device: 0,
             inode: 0,

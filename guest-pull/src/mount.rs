@@ -10,10 +10,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::mount::{MsFlags, mount as mount_at};
+use nix::mount::{MntFlags, MsFlags, mount as mount_at, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -22,7 +23,8 @@ use thiserror::Error;
 use crate::digest::Digest;
 use crate::directories;
 use crate::loop_device;
-use crate::store::{Store, Stored};
+use crate::store::{self, Store, Stored};
+use crate::writable::{self, Writable};
 
 /// Why an image can't be mounted.
 #[derive(Debug, Error)]
@@ -51,6 +53,18 @@ pub enum Error {
     /// Something is in the place of the root file system.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
+    /// Something is mounted there.
+    #[error("{} has a mount already; unmount it, or take another bundle", .0.display())]
+    Mounted(PathBuf),
+    /// A layer is not in the store.
+    #[error("the layer {0} is not stored")]
+    NotStored(Digest),
+    /// The store can't be read.
+    #[error("the store of layers: {0}")]
+    Store(#[from] store::Error),
+    /// There is no place for the writable layer.
+    #[error("the writable layer: {0}")]
+    Writable(#[from] writable::Error),
 }
 
 fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
@@ -67,18 +81,83 @@ struct Places {
     work: PathBuf,
 }
 
-/// Mounts the layers, the lowest first, at `rootfs` in the directory `bundle`, with a writable layer in the directory
-/// `writable`.
+impl Error {
+    /// The file system's error, where that is the reason.
+    pub fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Step { error, .. } => Some(error),
+            Self::Store(error) => Some(error.io()),
+            Self::Writable(error) => Some(&error.error),
+            _ => None,
+        }
+    }
+}
+
+/// A mounted image, to be kept or undone.
+#[derive(Debug)]
+#[must_use]
+pub struct Mounted {
+    /// Where it is mounted.
+    pub root: PathBuf,
+    directory: Made,
+    writable: Writable,
+}
+
+impl Mounted {
+    /// Leaves it mounted.
+    pub fn keep(mut self) {
+        self.directory.0 = None;
+        self.writable.keep();
+    }
+
+    /// Unmounts it, and removes what was written and made for it.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn undo(self) -> io::Result<()> {
+        let unmounted = umount2(&self.root, MntFlags::MNT_DETACH);
+        if unmounted.is_err() {
+            // It is in use still.
+            self.keep();
+        }
+        unmounted.map_err(Into::into)
+    }
+}
+
+/// A directory that was made, and is removed when this is dropped.
+#[derive(Debug)]
+struct Made(Option<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// Mounts layers of the store, which are named by their digests: [`mount`].
 ///
 /// # Errors
 ///
-/// If the kernel or the file system refuses. Nothing is mounted then.
-pub fn mount(
-    store: &Store,
-    layers: &[(Digest, Stored)],
-    bundle: &Path,
-    writable: &Path,
-) -> Result<(), Error> {
+/// As there, and if a layer is not stored.
+pub fn mount_stored(store: &Store, ids: &[Digest], bundle: &Path) -> Result<Mounted, Error> {
+    let stored = |id: &Digest| {
+        let stored = store.stored(id)?.ok_or(Error::NotStored(*id))?;
+        Ok((*id, stored))
+    };
+    let layers: Result<Vec<_>, Error> = ids.iter().map(stored).collect();
+    mount(store, &layers?, bundle)
+}
+
+/// Mounts the layers, the lowest first, at `rootfs` in the directory `bundle`, with a writable layer in the bundle or in
+/// the store: [`writable`]. Nothing else is mounted in the bundle.
+///
+/// # Errors
+///
+/// If the kernel or the file system refuses. Nothing is mounted then, and nothing is left in the bundle.
+pub fn mount(store: &Store, layers: &[(Digest, Stored)], bundle: &Path) -> Result<Mounted, Error> {
     let absolute = |path: &Path| {
         let path = fs::canonicalize(path).map_err(step(path.display().to_string()))?;
         let text = path.as_os_str().as_encoded_bytes();
@@ -87,24 +166,15 @@ pub fn mount(
             false => Ok(path),
         }
     };
-    let (bundle, writable) = (absolute(bundle)?, absolute(writable)?);
+    let bundle = absolute(bundle)?;
+    let root = bundle.join("rootfs");
+    let directory = make_root(&bundle, &root)?;
+    let writable = Writable::make(store, &bundle)?;
     let places = Places {
-        root: bundle.join("rootfs"),
-        upper: writable.join("upper"),
-        work: writable.join("work"),
+        root: root.clone(),
+        upper: absolute(&writable.upper)?,
+        work: absolute(&writable.work)?,
     };
-    for directory in [&places.root, &places.upper, &places.work] {
-        match fs::create_dir(directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let is_directory = |metadata: fs::Metadata| metadata.is_dir();
-                if !fs::symlink_metadata(directory).is_ok_and(is_directory) {
-                    return Err(Error::NotADirectory(directory.clone()));
-                }
-            }
-            Err(error) => return Err(step(directory.display().to_string())(error)),
-        }
-    }
     let here = store
         .mounts()
         .map_err(step("the store's directory for mounts"))?;
@@ -118,7 +188,33 @@ pub fn mount(
     result.unwrap_or_else(|_| {
         let error = io::Error::other("a bug: the thread that mounts panicked");
         Err(step("mounting")(error))
+    })?;
+    Ok(Mounted {
+        root,
+        directory,
+        writable,
     })
+}
+
+/// Makes the directory to mount at, unless it is there.
+fn make_root(bundle: &Path, root: &Path) -> Result<Made, Error> {
+    match fs::create_dir(root) {
+        Ok(()) => Ok(Made(Some(root.to_owned()))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let look =
+                |path: &Path| fs::symlink_metadata(path).map_err(step(path.display().to_string()));
+            let (there, around) = (look(root)?, look(bundle)?);
+            if !there.is_dir() {
+                return Err(Error::NotADirectory(root.to_owned()));
+            }
+            // kata-agent unmounts once: what is below would stay.
+            if there.dev() != around.dev() {
+                return Err(Error::Mounted(root.to_owned()));
+            }
+            Ok(Made(None))
+        }
+        Err(error) => Err(step(root.display().to_string())(error)),
+    }
 }
 
 fn mount_apart(

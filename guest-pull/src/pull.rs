@@ -11,6 +11,8 @@ use thiserror::Error;
 
 use crate::compression::decompressed;
 use crate::digest::{Digest, Digesting};
+use crate::erofs;
+use crate::failure::{Failure, Kind};
 use crate::layer;
 use crate::pipe::Pipe;
 use crate::registry::manifest::{self, Descriptor, Document, Manifest};
@@ -18,8 +20,8 @@ use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
 use crate::store::{self, Claim, Making, Store, Stored};
 
-/// How many layers of one image are fetched at once, as the stock puller does. More would not be faster on two processors,
-/// and each takes its memory.
+/// How many layers of one image are fetched at once unless configured, as the stock puller does. More would not be faster
+/// on two processors, and each takes its memory.
 pub const LAYERS_AT_ONCE: usize = 3;
 
 /// How deep an index may be within an index.
@@ -48,7 +50,7 @@ pub enum Error {
     #[error("the image is an index within more than {MAX_INDEXES} others")]
     TooManyIndexes,
     /// A layer can't be had, or made into a file system.
-    #[error("layer {number} of {layers} ({digest}): {what}")]
+    #[error("layer {number} of {layers} ({digest}): {failure}")]
     Layer {
         /// Which, beginning with 1.
         number: usize,
@@ -57,11 +59,33 @@ pub enum Error {
         /// The digest of its blob.
         digest: Digest,
         /// What is wrong.
-        what: String,
+        failure: Failure,
     },
     /// The store can't be used.
     #[error("the store of layers: {0}")]
     Store(#[from] store::Error),
+}
+
+impl Error {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Registry(error) => of_registry(error),
+            Self::Layer { failure, .. } => failure.kind,
+            Self::Store(error) => Kind::of_io(error.io()),
+            _ => Kind::Other,
+        }
+    }
+}
+
+fn of_registry(error: &registry::Error) -> Kind {
+    match error {
+        registry::Error::Refused { status, .. } if status.as_u16() == 403 => Kind::Forbidden,
+        registry::Error::Refused { .. } => Kind::Refused,
+        registry::Error::Missing { .. } => Kind::Missing,
+        registry::Error::Unreachable { .. } => Kind::Unreachable,
+        registry::Error::Answer { .. } => Kind::Other,
+    }
 }
 
 /// What happens during a pull.
@@ -94,7 +118,7 @@ pub struct Pulled {
     pub layers: Vec<(Digest, Stored)>,
 }
 
-/// Pulls the layers of an image: `reference` is its tag or digest in the client's repository.
+/// Pulls the layers of an image, `at_once` together: `reference` is its tag or digest in the client's repository.
 ///
 /// # Errors
 ///
@@ -104,6 +128,7 @@ pub fn pull(
     reference: &str,
     platform: &Platform,
     store: &Store,
+    at_once: usize,
     events: &(dyn Fn(Event) + Sync),
 ) -> Result<Pulled, Error> {
     let (digest, manifest) = find(client, reference, platform)?;
@@ -115,7 +140,7 @@ pub fn pull(
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
-    let layers = fetch_all(client, &manifest.layers, &diff_ids, store, events)?;
+    let layers = fetch_all(client, &manifest.layers, &diff_ids, store, at_once, events)?;
     Ok(Pulled {
         manifest: digest,
         layers: diff_ids.into_iter().zip(layers).collect(),
@@ -165,6 +190,7 @@ fn fetch_all(
     layers: &[Descriptor],
     diff_ids: &[Digest],
     store: &Store,
+    at_once: usize,
     events: &(dyn Fn(Event) + Sync),
 ) -> Result<Vec<Stored>, Error> {
     let next = AtomicUsize::new(0);
@@ -179,11 +205,11 @@ fn fetch_all(
             if stop.load(Ordering::Relaxed) {
                 return;
             }
-            let named = |what: String| Error::Layer {
+            let named = |failure: Failure| Error::Layer {
                 number: at + 1,
                 layers: layers.len(),
                 digest: layer.digest,
-                what,
+                failure,
             };
             let result = match store.claim(diff_id) {
                 Ok(Claim::Stored(stored)) => {
@@ -207,7 +233,7 @@ fn fetch_all(
         }
     };
     thread::scope(|scope| {
-        for _ in 0..LAYERS_AT_ONCE.min(layers.len()) {
+        for _ in 0..at_once.clamp(1, layers.len().max(1)) {
             scope.spawn(work);
         }
     });
@@ -230,25 +256,57 @@ fn fetch(
     making: Making,
     stop: &AtomicBool,
     events: &(dyn Fn(Event) + Sync),
-) -> Result<Stored, String> {
+) -> Result<Stored, Failure> {
+    let is_cut = AtomicBool::new(false);
+    let result = fetch_watched(
+        client,
+        layer,
+        diff_id,
+        making,
+        &Watch {
+            stop,
+            events,
+            is_cut: &is_cut,
+        },
+    );
+    result.map_err(|mut failure| {
+        // What fails then has no other reason.
+        if is_cut.load(Ordering::Relaxed) {
+            failure.kind = Kind::Unreachable;
+        }
+        failure
+    })
+}
+
+fn fetch_watched(
+    client: &Client,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    making: Making,
+    watch: &Watch<'_>,
+) -> Result<Stored, Failure> {
+    let other = |message: String| Failure::new(Kind::Other, message);
     let blob = client
         .blob(&layer.digest)
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| Failure::new(of_registry(&error), error.to_string()))?;
     let size = layer.size;
     if let Some(length) = blob.length.filter(|length| *length != size) {
-        return Err(format!(
+        return Err(other(format!(
             "the registry would send {length} bytes, and the manifest says {size}"
-        ));
+        )));
     }
     let watched = Watched {
         inner: blob.reader.take(size.saturating_add(1)),
-        stop,
-        events,
+        watch,
     };
     let mut blob = Digesting::new(watched);
-    let file = making.file.try_clone().map_err(|error| error.to_string())?;
+    let file = making
+        .file
+        .try_clone()
+        .map_err(|error| other(error.to_string()))?;
     let (summary, found) = thread::scope(|scope| {
-        let archive = decompressed(&mut blob).map_err(|error| format!("its blob: {error}"))?;
+        let archive =
+            decompressed(&mut blob).map_err(|error| other(format!("its blob: {error}")))?;
         let (pipe, thread) = Pipe::start(scope, archive);
         let mut archive = Digesting::new(pipe);
         let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
@@ -256,50 +314,73 @@ fn fetch(
         // The thread ends when nobody reads any more.
         drop(archive);
         let _ = thread.join();
-        Ok::<_, String>((summary.map_err(|error| error.to_string())?, found))
+        Ok::<_, Failure>((summary.map_err(|error| of_layer(&error))?, found))
     })?;
     // What follows the archive in the blob belongs to the blob's digest.
-    io::copy(&mut blob, &mut io::sink()).map_err(|error| format!("its blob: {error}"))?;
+    io::copy(&mut blob, &mut io::sink()).map_err(|error| other(format!("its blob: {error}")))?;
     if blob.length() != size {
-        return Err(format!(
+        return Err(other(format!(
             "its blob has {} bytes, and the manifest says {size}",
             match blob.length() > size {
                 true => "more".to_owned(),
                 false => blob.length().to_string(),
             }
-        ));
+        )));
     }
     let digest = blob.digest();
     if digest != layer.digest {
-        return Err(format!("its blob has the digest {digest}"));
+        return Err(other(format!("its blob has the digest {digest}")));
     }
     if found != *diff_id {
-        return Err(format!(
+        return Err(other(format!(
             "its archive has the digest {found}, and the configuration says {diff_id}"
-        ));
+        )));
     }
-    let stored = making.finish(&summary).map_err(|error| error.to_string())?;
-    events(Event::Layer {
+    let finished = making.finish(&summary);
+    let stored =
+        finished.map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
+    (watch.events)(Event::Layer {
         bytes: size,
         stored: false,
     });
     Ok(stored)
 }
 
+fn of_layer(error: &layer::Error) -> Failure {
+    let kind = match error {
+        layer::Error::Write(erofs::Error::Write(error)) => Kind::of_io(error),
+        _ => Kind::Other,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+/// What a layer's fetching looks at, and tells.
+struct Watch<'w> {
+    /// Whether it should be given up.
+    stop: &'w AtomicBool,
+    events: &'w (dyn Fn(Event) + Sync),
+    /// Whether the registry's connection failed.
+    is_cut: &'w AtomicBool,
+}
+
 /// Tells what was read, and ends early if it is told to.
 struct Watched<'w, R> {
     inner: R,
-    stop: &'w AtomicBool,
-    events: &'w (dyn Fn(Event) + Sync),
+    watch: &'w Watch<'w>,
 }
 
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.watch.stop.load(Ordering::Relaxed) {
             return Err(io::Error::other("given up, since another layer failed"));
         }
-        let length = self.inner.read(buffer)?;
-        (self.events)(Event::Read(length as u64));
+        let read = self.inner.read(buffer);
+        let is_cut = |error: &io::Error| error.kind() != io::ErrorKind::Interrupted;
+        if read.as_ref().is_err_and(is_cut) {
+            self.watch.is_cut.store(true, Ordering::Relaxed);
+        }
+        let length = read?;
+        (self.watch.events)(Event::Read(length as u64));
         Ok(length)
     }
 }

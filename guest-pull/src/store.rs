@@ -24,6 +24,13 @@ pub struct Error {
     error: io::Error,
 }
 
+impl Error {
+    /// What is wrong.
+    pub fn io(&self) -> &io::Error {
+        &self.error
+    }
+}
+
 fn at(path: &Path) -> impl Fn(io::Error) -> Error {
     let path = path.to_owned();
     move |error| Error {
@@ -35,6 +42,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
 /// A directory of layers.
 #[derive(Clone, Debug)]
 pub struct Store {
+    directory: PathBuf,
     layers: PathBuf,
     mounts: PathBuf,
 }
@@ -86,7 +94,49 @@ impl Store {
             .create(&layers)
             .map_err(at(&layers))?;
         let mounts = directory.join("mounts");
-        Ok(Self { layers, mounts })
+        let directory = directory.to_owned();
+        Ok(Self {
+            directory,
+            layers,
+            mounts,
+        })
+    }
+
+    /// The directory of all.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The directory of writable layers, which need not exist.
+    pub fn writable(&self) -> PathBuf {
+        self.directory.join("writable")
+    }
+
+    /// Removes what killed processes left of layers that they were making. What a running one makes is locked, and stays.
+    pub fn sweep(&self) {
+        let entries = fs::read_dir(&self.layers).into_iter().flatten();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_of_making = |path: &PathBuf| {
+            path.extension()
+                .is_some_and(|kind| kind == "lock" || kind == "new")
+        };
+        for path in paths.filter(is_of_making) {
+            let lock_path = path.with_extension("lock");
+            let Ok(file) = open_lock(&lock_path) else {
+                continue;
+            };
+            let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+                continue;
+            };
+            if !is_at(&lock, &lock_path) {
+                continue;
+            }
+            let _ = fs::remove_file(path.with_extension("new"));
+            if !path.with_extension("erofs").exists() {
+                let _ = fs::remove_file(path.with_extension("notes"));
+            }
+            let _ = fs::remove_file(&lock_path);
+        }
     }
 
     /// The path of a layer's file.
@@ -121,7 +171,11 @@ impl Store {
             }
             let lock = lock(&lock_path).map_err(at(&lock_path))?;
             // Whoever had the lock may have made the layer, and removed the lock's file.
-            if !is_at(&lock, &lock_path) || path.exists() {
+            if !is_at(&lock, &lock_path) {
+                continue;
+            }
+            if path.exists() {
+                let _ = fs::remove_file(&lock_path);
                 continue;
             }
             let temporary = path.with_extension("new");
@@ -232,12 +286,7 @@ impl Stored {
 
 /// Waits for the lock on a file, which is made if it is missing.
 fn lock(path: &Path) -> io::Result<Flock<File>> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = open_lock(path)?;
     loop {
         match Flock::lock(file, FlockArg::LockExclusive) {
             Ok(lock) => return Ok(lock),
@@ -247,8 +296,17 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
     }
 }
 
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
 /// Whether the path still leads to the locked file.
-fn is_at(lock: &File, path: &Path) -> bool {
+pub(crate) fn is_at(lock: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let locked = lock.metadata().map(identity);
@@ -301,6 +359,27 @@ mod tests {
             Claim::ToMake(_) => panic!("it is not stored"),
         }
         assert_eq!(fs::read(store.path(&id)).unwrap(), b"layer");
+    }
+
+    /// What a killed process left goes; what a running one makes, and what is stored, stays.
+    #[test]
+    fn what_was_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [left, stored, running] = [&b"a"[..], b"b", b"c"].map(Digest::of);
+        let finished = making(&store, &stored).finish(&Summary::default());
+        finished.unwrap();
+        for kind in ["new", "notes", "lock"] {
+            fs::write(store.path(&left).with_extension(kind), "").unwrap();
+        }
+        fs::write(store.path(&stored).with_extension("lock"), "").unwrap();
+        let running = making(&store, &running);
+        store.sweep();
+        // Two files each: of the stored layer, and of the one that is being made.
+        assert_eq!(names(&store).len(), 4, "{:?}", names(&store));
+        assert!(store.path(&stored).exists() && running.temporary.exists());
+        drop(running);
+        assert_eq!(names(&store).len(), 2);
     }
 
     /// Of several that need a layer at once, one makes it and the others wait for it; if that one fails, the next makes it.

@@ -6,25 +6,28 @@
 //! program. The mounter writes one request to the worker's standard input, and the worker writes what happens to its
 //! standard output: a JSON object a line. The mounter takes digests and numbers from them, and checks both.
 
-use std::io::{self, BufRead, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::process::{self, Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
-use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::digest::Digest;
+pub use crate::failure::{Failure, Kind};
 use crate::pull::{self, Event};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client, Login, Options};
 use crate::store::Store;
+use crate::until::Until;
 
 /// The longest line of either side: a request has certificates, a result has a digest for each layer.
-const MAX_LINE: u64 = 4 << 20;
+const MAX_LINE: usize = 4 << 20;
 
 /// How many bytes are read until the mounter is told: a line for each read would be thousands.
 const TOLD_AT_ONCE: u64 = 1 << 20;
@@ -46,6 +49,8 @@ pub struct Request {
     pub certificates: Vec<String>,
     /// Without TLS.
     pub plain_http: bool,
+    /// How many layers are fetched at once.
+    pub layers_at_once: usize,
     /// The store's directory.
     pub store: PathBuf,
 }
@@ -59,59 +64,6 @@ pub struct Outcome {
     pub layers: Vec<Digest>,
 }
 
-/// Why the worker has no image.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// What kind of failure it is.
-    pub kind: Kind,
-    /// The reason.
-    pub message: String,
-}
-
-/// A kind of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The registry wants another login, or any.
-    Refused,
-    /// The registry has no such image.
-    Missing,
-    /// The registry can't be reached.
-    Unreachable,
-    /// Anything else.
-    Other,
-}
-
-impl Kind {
-    const NAMES: [(Self, &'static str); 4] = [
-        (Self::Refused, "refused"),
-        (Self::Missing, "missing"),
-        (Self::Unreachable, "unreachable"),
-        (Self::Other, "other"),
-    ];
-
-    /// Of a pull's error.
-    pub fn of(error: &pull::Error) -> Self {
-        match error {
-            pull::Error::Registry(registry::Error::Refused { .. }) => Self::Refused,
-            pull::Error::Registry(registry::Error::Missing { .. }) => Self::Missing,
-            pull::Error::Registry(registry::Error::Unreachable { .. }) => Self::Unreachable,
-            _ => Self::Other,
-        }
-    }
-
-    /// Its name on the wire and in outputs.
-    pub fn name(self) -> &'static str {
-        let found = Self::NAMES.iter().find(|(kind, _)| *kind == self);
-        found.map_or("other", |(_, name)| name)
-    }
-
-    fn parse(name: &str) -> Self {
-        let found = Self::NAMES.iter().find(|(_, known)| *known == name);
-        found.map_or(Self::Other, |(kind, _)| *kind)
-    }
-}
-
 impl Request {
     fn to_json(&self) -> Zeroizing<String> {
         let login = self
@@ -121,7 +73,7 @@ impl Request {
         let request = json!({
             "registry": self.registry, "repository": self.repository, "reference": self.reference,
             "platform": self.platform.to_string(), "login": login, "certificates": self.certificates,
-            "plain_http": self.plain_http, "store": self.store,
+            "plain_http": self.plain_http, "layers_at_once": self.layers_at_once, "store": self.store,
         });
         Zeroizing::new(request.to_string())
     }
@@ -146,6 +98,7 @@ impl Request {
             login,
             certificates: certificates.collect::<Option<_>>()?,
             plain_http: value["plain_http"].as_bool()?,
+            layers_at_once: value["layers_at_once"].as_u64()?.try_into().ok()?,
             store: text("store")?.into(),
         })
     }
@@ -157,10 +110,18 @@ impl Request {
 ///
 /// If the mounter is gone, or sends no request.
 pub fn run() -> io::Result<()> {
+    // The mounter may be killed, and then nobody wants the layers. The kernel tells by a signal, but not if that happened
+    // before this call; the end of standard input tells at any time.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut line = Zeroizing::new(String::new());
-    BufReader::new(io::stdin().lock())
-        .take(MAX_LINE)
+    io::stdin()
+        .lock()
+        .take(MAX_LINE as u64)
         .read_line(&mut line)?;
+    thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        process::exit(1);
+    });
     let Some(request) = Request::parse(&line) else {
         return Err(io::Error::other(
             "no request; this command is for guest-pull itself",
@@ -186,7 +147,12 @@ pub fn run() -> io::Result<()> {
             Event::Started { layers, bytes } => {
                 json!({"started": {"layers": layers, "bytes": bytes}})
             }
-            Event::Layer { bytes, stored } => json!({"layer": {"bytes": bytes, "stored": stored}}),
+            Event::Layer { bytes, stored } => {
+                // So that the numbers add up at each layer.
+                let mut untold = untold.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = send(&json!({"read": std::mem::take(&mut *untold)}));
+                json!({"layer": {"bytes": bytes, "stored": stored}})
+            }
         };
         // The result tells the mounter the same.
         let _ = send(&value);
@@ -204,10 +170,7 @@ pub fn run() -> io::Result<()> {
 }
 
 fn pull(request: &Request, tell: &(dyn Fn(Event) + Sync)) -> Result<Outcome, Failure> {
-    let other = |message: String| Failure {
-        kind: Kind::Other,
-        message,
-    };
+    let other = |message: String| Failure::new(Kind::Other, message);
     let roots = registry::roots(&request.certificates).map_err(|number| {
         other(format!(
             "the additional certificate {number} is none in PEM"
@@ -223,12 +186,17 @@ fn pull(request: &Request, tell: &(dyn Fn(Event) + Sync)) -> Result<Outcome, Fai
         request.login.clone(),
         &options,
     );
-    let store = Store::open(&request.store).map_err(|error| other(error.to_string()))?;
-    let pulled = pull::pull(&client, &request.reference, &request.platform, &store, tell);
-    let pulled = pulled.map_err(|error| Failure {
-        kind: Kind::of(&error),
-        message: error.to_string(),
-    })?;
+    let store = Store::open(&request.store)
+        .map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
+    let pulled = pull::pull(
+        &client,
+        &request.reference,
+        &request.platform,
+        &store,
+        request.layers_at_once,
+        tell,
+    );
+    let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()))?;
     Ok(Outcome {
         manifest: pulled.manifest,
         layers: pulled.layers.into_iter().map(|(id, _)| id).collect(),
@@ -236,12 +204,72 @@ fn pull(request: &Request, tell: &(dyn Fn(Event) + Sync)) -> Result<Outcome, Fai
 }
 
 /// A worker that runs. It is ended when this is dropped.
-struct Running(Child);
+struct Running {
+    child: Child,
+    /// Kept open, since the worker ends when it is closed.
+    _input: ChildStdin,
+    output: Lines,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    fn start(program: &Path, request: &Request) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command
+            .arg("worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let written = input
+            .write_all(request.to_json().as_bytes())
+            .and_then(|()| input.write_all(b"\n"));
+        let running = Self {
+            child,
+            _input: input,
+            output: Lines {
+                source: output,
+                text: Vec::new(),
+            },
+        };
+        written.map(|()| running)
+    }
+}
+
+/// The lines of the worker. They are waited for with an eye on the caller, even within a line.
+struct Lines {
+    source: ChildStdout,
+    text: Vec<u8>,
+}
+
+impl Lines {
+    /// The next one, as JSON; none if there is none, or it is something else.
+    fn next(&mut self, until: &Until<'_>) -> Result<Option<Value>, Failure> {
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<_> = self.text.drain(..=end).collect();
+                return Ok(serde_json::from_slice(&line).ok());
+            }
+            until.wait_for(self.source.as_fd())?;
+            let mut part = [0; 4096];
+            match self.source.read(&mut part) {
+                Ok(0) => return Ok(None),
+                Ok(length) => self.text.extend(&part[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Ok(None),
+            }
+            if self.text.len() > MAX_LINE {
+                return Ok(None);
+            }
+        }
     }
 }
 
@@ -249,56 +277,47 @@ impl Drop for Running {
 ///
 /// # Errors
 ///
-/// The worker's, or that it ended without a result.
-pub fn start(program: &Path, request: &Request, tell: &dyn Fn(Event)) -> Result<Outcome, Failure> {
-    let other = |message: String| Failure {
-        kind: Kind::Other,
-        message,
+/// The worker's, or that it ended without a result, or was ended because nobody waits for it any more.
+pub fn start(
+    program: &Path,
+    request: &Request,
+    until: &Until<'_>,
+    tell: &dyn Fn(Event),
+) -> Result<Outcome, Failure> {
+    let mut running = Running::start(program, request).map_err(|error| {
+        let text = format!(
+            "{} can't be started as the worker: {error}",
+            program.display()
+        );
+        Failure::new(Kind::Other, text)
+    })?;
+    let ended = || {
+        Failure::new(
+            Kind::Other,
+            "the worker ended without a result: see the log",
+        )
     };
-    let mut command = Command::new(program);
-    command
-        .arg("worker")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let child = command
-        .spawn()
-        .map_err(|error| other(format!("{}: {error}", program.display())))?;
-    let mut running = Running(child);
-    if let Some(mut input) = running.0.stdin.take() {
-        let text = request.to_json();
-        let written = input
-            .write_all(text.as_bytes())
-            .and_then(|()| input.write_all(b"\n"));
-        written.map_err(|error| other(format!("the worker takes no request: {error}")))?;
-    }
-    let ended = || other("the worker ended without a result: see the log".to_owned());
-    let output = running.0.stdout.take().ok_or_else(ended)?;
-    let mut output = BufReader::new(output);
     loop {
-        let mut line = String::new();
-        let read = output.by_ref().take(MAX_LINE).read_line(&mut line);
-        if read.map_err(|_| ended())? == 0 {
-            return Err(ended());
-        }
-        let value: Value = serde_json::from_str(&line).map_err(|_| ended())?;
+        let value = running.output.next(until)?.ok_or_else(ended)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
+        let (started, layer, failed) = (&value["started"], &value["layer"], &value["failed"]);
         if let Some(bytes) = value["read"].as_u64() {
             tell(Event::Read(bytes));
-        } else if let Some(started) = value["started"].as_object() {
+        } else if started.is_object() {
             tell(Event::Started {
                 layers: number(&started["layers"]) as usize,
                 bytes: number(&started["bytes"]),
             });
-        } else if let Some(layer) = value["layer"].as_object() {
+        } else if layer.is_object() {
             tell(Event::Layer {
                 bytes: number(&layer["bytes"]),
                 stored: layer["stored"].as_bool().unwrap_or_default(),
             });
-        } else if let Some(failed) = value["failed"].as_object() {
-            return Err(Failure {
-                kind: Kind::parse(failed["kind"].as_str().unwrap_or_default()),
-                message: failed["message"].as_str().unwrap_or_default().to_owned(),
-            });
+        } else if failed.is_object() {
+            return Err(Failure::new(
+                Kind::parse(failed["kind"].as_str().unwrap_or_default()),
+                failed["message"].as_str().unwrap_or_default(),
+            ));
         } else {
             return outcome(&value["pulled"]).ok_or_else(ended);
         }
@@ -336,6 +355,7 @@ mod tests {
             }),
             certificates: vec!["x\ny".to_owned()],
             plain_http: true,
+            layers_at_once: 2,
             store: "/a b".into(),
         };
         let text = request.to_json();

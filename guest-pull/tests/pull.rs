@@ -5,186 +5,14 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "support/registry.rs"]
+mod registry;
+
 use std::fs;
-use std::io::Read as _;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use tempfile::TempDir;
-
-/// For anything that a busy machine does in a moment.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn output(command: &mut Command) -> (String, String, Option<i32>) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        text(output.stdout),
-        text(output.stderr),
-        output.status.code(),
-    )
-}
-
-fn run(command: &mut Command) -> String {
-    let (stdout, stderr, code) = output(command);
-    assert_eq!(code, Some(0), "{command:?}: {stdout}{stderr}");
-    stdout
-}
-
-fn tool(name: &str, default: &str) -> Command {
-    Command::new(std::env::var_os(name).unwrap_or_else(|| default.into()))
-}
-
-fn support(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/support")
-        .join(name)
-}
-
-/// The login of a private registry, and a wrong one.
-const PASSWORD: &str = "hunter2";
-
-/// A registry on loopback, which ends with the test.
-struct Registry {
-    child: Child,
-    address: String,
-    dir: TempDir,
-    is_private: bool,
-}
-
-impl Registry {
-    /// One without TLS, for everybody.
-    fn start() -> Self {
-        Self::start_with("", false)
-    }
-
-    /// One with TLS, whose CA nobody knows, and a login.
-    fn start_private() -> Self {
-        let text = "  tls: {certificate: DIR/registry.pem, key: DIR/key.pem}\n\
-                    auth: {htpasswd: {realm: tests, path: DIR/htpasswd}}\n";
-        Self::start_with(text, true)
-    }
-
-    fn start_with(more: &str, is_private: bool) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let authority_key = rcgen::KeyPair::generate().unwrap();
-        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let root = authority.self_signed(&authority_key).unwrap();
-        let issuer = rcgen::Issuer::new(authority, authority_key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        parameters.distinguished_name = rcgen::DistinguishedName::new();
-        let certificate = parameters.signed_by(&key, &issuer).unwrap();
-        fs::create_dir(at("certificates")).unwrap();
-        fs::write(at("certificates/ca.crt"), root.pem()).unwrap();
-        fs::write(at("registry.pem"), certificate.pem()).unwrap();
-        fs::write(at("key.pem"), key.serialize_pem()).unwrap();
-        let hash = bcrypt::hash(PASSWORD, 4).unwrap();
-        fs::write(at("htpasswd"), format!("robot:{hash}\n")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let address = format!("127.0.0.1:{port}");
-        let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: DIR/data}}}}\nhttp:\n  addr: \"{address}\"\n{more}"
-        );
-        let text = text.replace("DIR", &dir.path().display().to_string());
-        fs::write(at("config.yml"), text).unwrap();
-        let mut command = tool("DOCKER_REGISTRY", "docker-registry");
-        command.arg("serve").arg(at("config.yml"));
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let end = Instant::now() + PATIENCE;
-        while TcpStream::connect(&address).is_err() {
-            assert!(Instant::now() < end, "the registry does not start");
-            sleep(Duration::from_millis(20));
-        }
-        Self {
-            child,
-            address,
-            dir,
-            is_private,
-        }
-    }
-
-    /// The path of an auth.json with this password for the registry.
-    fn auth_file(&self, password: &str) -> PathBuf {
-        let path = self.dir.path().join(format!("auth-{password}.json"));
-        let login = STANDARD.encode(format!("robot:{password}"));
-        let text = format!(r#"{{"auths":{{"{}":{{"auth":"{login}"}}}}}}"#, self.address);
-        fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn ca_file(&self) -> PathBuf {
-        self.dir.path().join("certificates/ca.crt")
-    }
-
-    /// Pushes an image layout under the name `a/b:1`.
-    fn push(&self, layout: &Path) -> String {
-        let image = format!("{}/a/b:1", self.address);
-        let mut command = tool("SKOPEO", "skopeo");
-        command.args(["--insecure-policy", "copy", "-q"]);
-        if self.is_private {
-            command
-                .arg("--dest-cert-dir")
-                .arg(self.dir.path().join("certificates"));
-            command.arg("--authfile").arg(self.auth_file(PASSWORD));
-        } else {
-            command.arg("--dest-tls-verify=false");
-        }
-        command
-            .arg(format!("oci:{}:test", layout.display()))
-            .arg(format!("docker://{image}"));
-        run(&mut command);
-        image
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn guest_pull(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_guest-pull"));
-    command.args(args);
-    command
-}
-
-/// A mount that goes with the test.
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
-fn mounts() -> String {
-    let mut text = String::new();
-    fs::File::open("/proc/self/mountinfo")
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
-    text
-}
+use registry::{Mounted, PASSWORD, Registry, guest_pull, mounts_below, output, run, support, tool};
 
 /// Times of directories that no archive has an entry for: umoci has made them a moment ago.
 fn without_implied(listing: &str) -> Vec<String> {
@@ -229,7 +57,6 @@ fn an_image_is_mounted_as_it_was_made() {
     run(Command::new(support("make-image")).arg(&layout));
     let registry = Registry::start();
     let image = registry.push(&layout);
-    let before = mounts().lines().count();
     let as_str = |path: &Path| path.to_str().unwrap().to_owned();
     let args = [
         "pull",
@@ -244,7 +71,7 @@ fn an_image_is_mounted_as_it_was_made() {
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     let rootfs = bundle.join("rootfs");
     let _mounted = Mounted(rootfs.clone());
-    assert_eq!(mounts().lines().count(), before + 1);
+    assert_eq!(mounts_below(dir.path()), 1);
     assert_eq!(stderr.matches("fetched").count(), 3, "{stderr}");
     let files: Vec<_> = stdout
         .lines()
@@ -265,9 +92,9 @@ fn an_image_is_mounted_as_it_was_made() {
     let [ours, theirs] = [&rootfs, &unpacked]
         .map(|root| without_implied(&run(Command::new(support("listing")).arg(root))));
     assert_eq!(ours, theirs);
-    // Programs of the image run, and what they write stays in the bundle.
+    // Programs of the image run, and what they write stays there.
     fs::write(rootfs.join("etc/written"), "x").unwrap();
-    assert!(bundle.join("upper/etc/written").exists());
+    assert!(rootfs.join("etc/written").exists());
 
     // What is stored is not fetched again.
     let second = dir.path().join("second");

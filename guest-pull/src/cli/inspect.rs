@@ -37,14 +37,13 @@ impl Inspect {
                 ("accepted", text, 0)
             }
             Err(error) => {
-                let kind = Kind::of(error);
-                let status = match kind {
-                    Kind::Refused => 3,
-                    Kind::Missing => 4,
-                    Kind::Unreachable => 5,
-                    Kind::Other => 1,
+                let (answer, status) = match error.kind() {
+                    Kind::Refused | Kind::Forbidden => ("refused", 3),
+                    Kind::Missing => ("missing", 4),
+                    Kind::Unreachable => ("unreachable", 5),
+                    _ => ("other", 1),
                 };
-                (kind.name(), error.to_string(), status)
+                (answer, error.to_string(), status)
             }
         };
         let image = &self.source.image;

@@ -5,6 +5,7 @@
 mod inspect;
 mod progress;
 mod pull;
+mod serve;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use common::auth_json::AuthFile;
 use common::auth_json::image::ImageName;
+use guest_pull::credential;
+use guest_pull::pull::LAYERS_AT_ONCE;
 use guest_pull::registry::platform::Platform;
 use guest_pull::registry::{self, Client, Login, Options};
 use guest_pull::worker::{self, Request};
@@ -31,6 +33,7 @@ pub struct Command {
 enum Which {
     Pull(pull::Pull),
     Inspect(inspect::Inspect),
+    Serve(serve::Serve),
     /// Fetch and parse, as the process that has no privileges
     #[command(hide = true)]
     Worker,
@@ -42,6 +45,7 @@ impl Command {
         match self.command {
             Which::Pull(pull) => pull.run(),
             Which::Inspect(inspect) => inspect.run(),
+            Which::Serve(serve) => serve.run(),
             Which::Worker => {
                 worker::run()?;
                 Ok(ExitCode::SUCCESS)
@@ -99,6 +103,7 @@ impl Source {
             login: self.login()?,
             certificates: self.certificates()?,
             plain_http: self.plain_http,
+            layers_at_once: LAYERS_AT_ONCE,
             store: std::path::absolute(store)?,
         })
     }
@@ -136,17 +141,7 @@ impl Source {
         };
         let shown = path.display();
         let text = Zeroizing::new(fs::read(path).with_context(|| format!("can't read {shown}"))?);
-        let file = AuthFile::parse(&text)
-            .map_err(|error| anyhow!("{shown}: not an auth.json: {error}"))?;
-        let Some((entry, _)) = file.find(&self.image.registry, &self.image.repository) else {
-            return Ok(None);
-        };
-        let login = entry.login.as_ref();
-        let login = login.map_err(|error| anyhow!("{shown}: the entry for this image: {error}"))?;
-        Ok(Some(Login {
-            user: login.user.clone(),
-            password: login.password.clone(),
-        }))
+        credential::login(&text, &self.image).map_err(|error| anyhow!("{shown}: {error}"))
     }
 
     /// The tag or digest.

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use guest_pull::digest::Digest;
 use guest_pull::mount;
 use guest_pull::store::Store;
-use guest_pull::worker;
+use guest_pull::until::Until;
+use guest_pull::{worker, writable};
 use nix::unistd::geteuid;
 use serde_json::json;
 
@@ -22,7 +22,7 @@ use crate::cli::{Format, Source};
 ///
 /// Each layer becomes a read-only file system in a file of the store, and those stored already are not fetched again.
 /// With --bundle, the image is mounted at DIR/rootfs, as kata-agent wants it; this needs root. What is written there goes
-/// into DIR; `umount DIR/rootfs` ends it.
+/// into DIR, or into the store if that is on a disk; `umount DIR/rootfs` ends it.
 #[derive(Args)]
 pub struct Pull {
     #[command(flatten)]
@@ -46,10 +46,19 @@ impl Pull {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let request = self.source.request(&self.store)?;
         let store = Store::open(&self.store).context("the store of layers (--store)")?;
+        store.sweep();
+        // Writable layers are root's.
+        if geteuid().is_root() {
+            for error in writable::reclaim(&store) {
+                eprintln!("guest-pull: a writable layer that nobody uses stays: {error}");
+            }
+        }
         let progress = Progress::new(self.format);
         // The program itself, even if its file was replaced.
         let program = Path::new("/proc/self/exe");
-        let pulled = worker::start(program, &request, &|event| progress.tell(event));
+        let pulled = worker::start(program, &request, &Until::default(), &|event| {
+            progress.tell(event);
+        });
         progress.end();
         let pulled = pulled.with_context(|| self.source.image.to_string())?;
         let files: Vec<_> = pulled.layers.iter().map(|id| store.path(id)).collect();
@@ -57,19 +66,7 @@ impl Pull {
         match &self.bundle {
             Some(bundle) if geteuid().is_root() => {
                 fs::create_dir_all(bundle).with_context(|| bundle.display().to_string())?;
-                let stored = |id: &Digest| {
-                    let stored = store.stored(id)?;
-                    Ok((
-                        *id,
-                        stored.with_context(|| format!("the layer {id} is not stored"))?,
-                    ))
-                };
-                let layers: Vec<_> = pulled
-                    .layers
-                    .iter()
-                    .map(stored)
-                    .collect::<anyhow::Result<_>>()?;
-                mount::mount(&store, &layers, bundle, bundle)?;
+                mount::mount_stored(&store, &pulled.layers, bundle)?.keep();
                 rootfs = Some(bundle.join("rootfs"));
             }
             Some(_) => eprintln!("guest-pull: not mounted: that needs root"),

@@ -31,7 +31,7 @@ pub enum Content {
     },
     /// Compressed clusters.
     Compressed {
-        /// They have [`CLUSTER`] bytes of content each, but for the last.
+        /// They have `CLUSTER` bytes of content each, but for the last.
         clusters: Box<[Cluster]>,
         /// The content's length.
         size: u64,

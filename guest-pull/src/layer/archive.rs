@@ -191,8 +191,7 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> Result<Attributes, String> {
         gid: number("group", header.gid())?,
         seconds: header
             .mtime()
-            .map_err(|error| format!("its time: {error}"))?
-            .cast_signed(),
+            .map_err(|error| format!("its time: {error}"))? as i64,
         ..Attributes::default()
     };
     let mut xattrs: Vec<Xattr> = Vec::new();

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Why there is no image, as far as a caller tells the reasons apart.
+
+use std::io;
+
+use thiserror::Error;
+
+/// Why a pull failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure it is.
+    pub kind: Kind,
+    /// The reason.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { kind, message }
+    }
+}
+
+/// A kind of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The registry wants another login, or any.
+    Refused,
+    /// The registry knows the login, and does not let it have the image.
+    Forbidden,
+    /// The registry has no such image.
+    Missing,
+    /// The registry, or the daemon, can't be reached.
+    Unreachable,
+    /// The store has no room.
+    NoRoom,
+    /// The caller's time is over.
+    Late,
+    /// The caller went away.
+    Gone,
+    /// The configuration forbids it, or asks for what this program can't do.
+    Configuration,
+    /// The request can't be meant.
+    Invalid,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// Those that the worker can find, which it names on the wire.
+    const NAMES: [(Self, &'static str); 6] = [
+        (Self::Refused, "refused"),
+        (Self::Forbidden, "forbidden"),
+        (Self::Missing, "missing"),
+        (Self::Unreachable, "unreachable"),
+        (Self::NoRoom, "no-room"),
+        (Self::Other, "other"),
+    ];
+
+    /// Of an error of the store's file system.
+    pub fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoRoom,
+            _ => Self::Other,
+        }
+    }
+
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(kind, _)| *kind == self);
+        found.map_or("other", |(_, name)| name)
+    }
+
+    /// The kind of this name.
+    pub fn parse(name: &str) -> Self {
+        let found = Self::NAMES.iter().find(|(_, known)| *known == name);
+        found.map_or(Self::Other, |(kind, _)| *kind)
+    }
+}
