@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # make            the image build: a static binary at target/<triple>/release/attestation-agent
-# make build      the program for this machine, with the build host's tools
-# make demo       the main task on real input: a private image is refused, then pulled
+# make build      both programs for this machine, with the build host's tools
+# make demo       the main task on real input: a private image is refused, then pulled, in the ways of 2023 and of today
 # make test       all tests that need no VM
 # make test-podvm tests the installed daemon in a booted VM
 # make bench      footprint and speed, compared with simpler programs in the same run; QUICK=1 is shorter
@@ -43,6 +43,7 @@ NAME := offline-fs-kbc
 LEGACY_NAME := attestation-agent
 HUB_NAME := confidential-data-hub
 BIN ?= target/release/$(NAME)
+GUEST_PULL := target/release/guest-pull
 
 # uname and the image build say ppc64le; Rust says powerpc64le.
 RUST_ARCH := $(patsubst ppc64le,powerpc64le,$(ARCH))
@@ -88,7 +89,7 @@ TOOLS := target/tools
 SKOPEO := target/skopeo/usr/bin/skopeo
 TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) \
 	DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
-	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO)
+	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO) GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL)
 SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
 # Programs that the tests call and that a small machine may lack: strace, systemd's tools that read units, and what reads
@@ -132,8 +133,10 @@ check-cargo:
 		echo "cargo $(CARGO_NEEDED) or newer is needed; found: $${version:-none}" >&2; exit 1; \
 	fi
 
+# Each by itself: built together, each would get the features of crates that the other one needs.
 build: check-cargo
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked
+	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked --package guest-pull
 
 # The settings of the service, for drop-ins of units that run the program in its place. So their sandbox is always that of
 # the service. Left out: what is about its own sockets and its own command, and the comments.
@@ -281,8 +284,8 @@ $(TOOLS)/fetched:
 	done
 
 demo: build registry
-	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
-		$(CARGO) run --locked --quiet --example demo
+	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL) \
+		DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) $(CARGO) run --locked --quiet --example demo
 
 registry: $(REGISTRY)
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `make demo`: pulls an image of a private registry as kata-agent does, without and with the daemon.
+//! `make demo`: pulls an image of a private registry as kata-agent does: without and with the daemon, in the way of 2023 and in
+//! today's.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 #![allow(
@@ -13,15 +14,28 @@ mod support;
 
 use std::error::Error;
 use std::fs;
+use std::process::Command;
 
+use nix::unistd::geteuid;
 use oci_client::Reference;
-use support::daemon::{Root, run};
+use support::both::{Both, Mounted, guest_pull, program_layer};
+use support::daemon::{Root, one, output, run};
 use support::image::{credential, pull};
-use support::registry::Registry;
+use support::registry::{MOTD, Registry, tar};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let registry = Registry::start();
+    runtime.block_on(way_of_2023(&registry))?;
+    let layers = vec![tar("etc/motd", MOTD.as_bytes()), program_layer("/bin/cat")];
+    let image = runtime.block_on(registry.push_layers(layers));
+    todays_way(registry, &image)
+}
+
+/// The way of the kata-agents of 2023: they ask for the credential, and pull by themselves.
+async fn way_of_2023(registry: &Registry) -> Result<(), Box<dyn Error>> {
     println!(
         "A registry that asks for a password runs on {}.",
         registry.host
@@ -72,6 +86,61 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("\nWhat the daemon logged:");
     for line in daemon.log().lines() {
         println!("  {}", shown(line));
+    }
+    Ok(())
+}
+
+/// The way of kata-agents since 3.18: they ask whoever serves cdh.sock to pull the image.
+fn todays_way(registry: Registry, image: &str) -> Result<(), Box<dyn Error>> {
+    let before = registry.host.clone();
+    let registry = registry.with_tls();
+    let image = &image.replace(&before, &registry.host);
+    println!("\nToday's kata-agent has the image pulled. The registry has TLS now: {image}.");
+    let root = Root::with(&one("Credential", registry.auth_json()));
+    if !geteuid().is_root() {
+        return layers_alone(&root, &registry, image);
+    }
+    let both = Both::start(&root, &registry);
+    let (bundle, answer) = both.pull(image, "bundle");
+    let digest = answer.map_err(|(code, text)| format!("{code:?}: {text}"))?;
+    println!("  PullImage over cdh.sock: {digest}");
+    let rootfs = Mounted(bundle.join("rootfs"));
+    let mut cat = Command::new("chroot");
+    cat.arg(&rootfs.0).args(["/bin/cat", "/etc/motd"]);
+    let (stdout, stderr, code) = output(&mut cat);
+    if code != Some(0) {
+        return Err(stderr.into());
+    }
+    println!(
+        "  a program of the mounted image says: {}",
+        stdout.trim_end()
+    );
+    println!("\nWhat the daemon and guest-pull logged:");
+    for line in both.daemon.log().lines() {
+        println!("  {}", line.replace(&root.dir().display().to_string(), ""));
+    }
+    Ok(())
+}
+
+/// Without root nothing can be mounted; the layers are made all the same.
+fn layers_alone(root: &Root, registry: &Registry, image: &str) -> Result<(), Box<dyn Error>> {
+    let auth_file = root.path("auth.json");
+    fs::write(&auth_file, registry.auth_json())?;
+    let mut pull = Command::new(guest_pull());
+    pull.arg("pull")
+        .arg(image)
+        .arg("--auth-file")
+        .arg(auth_file);
+    pull.arg("--ca-file")
+        .arg(registry.cert_dir().join("ca.crt"));
+    pull.arg("--store").arg(root.path("store"));
+    let (stdout, stderr, code) = output(&mut pull);
+    if code != Some(0) {
+        return Err(stderr.into());
+    }
+    println!("  mounting needs root, so guest-pull alone makes the layers:");
+    for line in stdout.lines() {
+        println!("  {}", line.replace(&root.dir().display().to_string(), ""));
     }
     Ok(())
 }

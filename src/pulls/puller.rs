@@ -76,7 +76,7 @@ impl Puller {
     /// What to do where guest-pull is not there.
     fn missing(&self) -> String {
         let mut text = "offline-fs-kbc pulls no images by itself, and guest-pull does not answer: install the package \
-                        guest-pull and enable guest-pull.socket"
+                        offline-fs-kbc-guest-pull and enable guest-pull.socket"
             .to_owned();
         if let Some(socket) = &self.socket {
             text.push_str(&format!(" (it listens on {socket})"));

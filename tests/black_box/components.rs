@@ -141,7 +141,6 @@ fn the_hub_serves_its_own_socket() {
         "ERROR",
         "[kbc] name asks for the KBC \"cc_kbc\", but this daemon is offline_fs_kbc",
         "ignored: [[credentials]]",
-        "ignored: [image]",
         "ignored: url in [kbc]",
         "DEBUG",
         "without verifying their signatures",

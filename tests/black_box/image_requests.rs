@@ -262,11 +262,11 @@ fn a_missing_puller_is_named() {
         client.send(RECORDED_PULL);
         pulled(&client.receive().1).unwrap_err()
     };
-    let (command, _) = root.serve_hub_apart();
+    let command = root.serve_hub_apart();
     let (code, text) = ask(Daemon::start(command, &address));
     assert_eq!(code, Code::UNIMPLEMENTED);
     for part in [
-        "the package guest-pull",
+        "the package offline-fs-kbc-guest-pull",
         "guest-pull.socket",
         "/guest-pull.sock)",
         "/guest-pull;",
@@ -275,9 +275,9 @@ fn a_missing_puller_is_named() {
     }
     // A socket on which nobody listens is as good as none.
     drop(Socket::new(&root));
-    let (command, _) = root.serve_hub_apart();
+    let command = root.serve_hub_apart();
     assert_eq!(ask(Daemon::start(command, &address)), (code, text));
-    let (mut command, _) = root.serve_hub_apart();
+    let mut command = root.serve_hub_apart();
     command.args(["--guest-pull-sock", "none"]);
     let (_, text) = ask(Daemon::start(command, &address));
     assert!(!text.contains("/guest-pull"), "{text}");

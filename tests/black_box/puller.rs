@@ -6,10 +6,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
+use nix::unistd::geteuid;
 use ttrpc::Code;
 
-use crate::support::daemon::{self, Daemon, Root};
+use crate::support::both::{Both, Mounted, program_layer};
+use crate::support::daemon::{self, Daemon, Root, one};
 use crate::support::puller::RECORDED_PULL;
+use crate::support::registry::{MOTD, Registry, tar};
 use crate::support::wait_for;
 use crate::support::wire::Wire;
 
@@ -61,4 +64,76 @@ fn the_program_beside_the_daemon_is_started() {
         children.is_empty().then_some(())
     });
     assert!(!daemon.log().contains("ignored: [image]"));
+}
+
+/// From the client's request to a running program: the image of a private registry, whose CA only the configuration has,
+/// by the credential that the daemon serves. The image's file system is where kata-agent looks, a program of it runs, and
+/// its removal leaves nothing mounted. The second pull fetches no layer.
+#[test]
+fn an_image_is_pulled_and_runs() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let registry = Registry::start();
+    let layers = vec![tar("etc/motd", MOTD.as_bytes()), program_layer("/bin/cat")];
+    let pushed = runtime.block_on(registry.push_layers(layers));
+    let before = registry.host.clone();
+    let registry = registry.with_tls();
+    let image = pushed.replace(&before, &registry.host);
+    let root = Root::with(&one("Credential", registry.auth_json()));
+    let both = Both::start(&root, &registry);
+    if !geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+        return;
+    }
+    let (bundle, answer) = both.pull(&image, "bundle-1");
+    let digest = answer.unwrap();
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    let rootfs = bundle.join("rootfs");
+    let mounted = Mounted(rootfs.clone());
+    let mut cat = Command::new("chroot");
+    cat.arg(&rootfs).args(["/bin/cat", "/etc/motd"]);
+    assert_eq!(
+        daemon::output(&mut cat),
+        (MOTD.to_owned(), String::new(), Some(0))
+    );
+    both.daemon.wait_for_log(&format!("pulled {image} in "));
+    let (second, answer) = both.pull(&image, "bundle-2");
+    assert_eq!(answer.unwrap(), digest);
+    let second = Mounted(second.join("rootfs"));
+    assert_eq!(fs::read_to_string(second.0.join("etc/motd")).unwrap(), MOTD);
+    both.daemon.wait_for_log(", 0 bytes fetched");
+    drop((mounted, second));
+    fs::remove_dir_all(&bundle).unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains(&root.dir().display().to_string()),
+        "{mounts}"
+    );
+
+    // A refusal reaches the client with the registry's name and without the password, and nothing is mounted.
+    let missing = image.replace("private/app", "private/none");
+    let (bundle, answer) = both.pull(&missing, "bundle-3");
+    let (code, text) = answer.unwrap_err();
+    assert_eq!(code, Code::NOT_FOUND, "{text}");
+    assert!(text.contains(&registry.host), "{text}");
+    root.rename_resources(&one("Credential", registry.auth_json_with("hunter2")));
+    let (_, answer) = both.pull(&image, "bundle-3");
+    let (code, text) = answer.unwrap_err();
+    assert_eq!(code, Code::UNAUTHENTICATED, "{text}");
+    assert!(
+        !text.contains("hunter2") && text.contains(&registry.host),
+        "{text}"
+    );
+    assert!(!bundle.join("rootfs/etc").exists());
+    let log = both.daemon.log();
+    assert!(
+        !log.contains("hunter2") && !log.contains(&registry.password),
+        "{log}"
+    );
+    let layers = fs::read_dir(both.store.join("layers")).unwrap();
+    let names = layers.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<_> = names.filter(|name| name.ends_with(".erofs")).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
 }

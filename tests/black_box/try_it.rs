@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::daemon::output_within;
+use crate::support::both::copy_to;
+use crate::support::daemon::{self, output_within};
 use crate::support::registry::{Registry, USER};
 use crate::support::skopeo::command_with_skopeo;
 
@@ -24,10 +25,29 @@ fn check(home: &Path, args: &[&str]) -> (String, Option<i32>) {
     (format!("{stdout}{stderr}"), code)
 }
 
+/// The same by guest-pull, from beside the program.
+fn check_by_guest_pull(home: &Path, args: &[&str]) -> (String, Option<i32>) {
+    let copy = copy_to(&home.join("both"), true);
+    let mut command = daemon::called_from(&copy, "offline-fs-kbc");
+    // Neither is in PATH.
+    command.env("PATH", home).arg("check").args(args);
+    let (stdout, stderr, code) = output_within(&mut command, LIMIT);
+    (format!("{stdout}{stderr}"), code)
+}
+
 /// A right password, a wrong one, a wrong host, no such image, an unknown CA, no registry: each has its own
 /// result, and only the entry that a client would use is tried.
 #[test]
 fn a_registry_is_asked() {
+    for (check, unknown_authority) in [
+        (check as fn(&Path, &[&str]) -> _, "x509: "),
+        (check_by_guest_pull, "certificate"),
+    ] {
+        ask_a_registry(check, unknown_authority);
+    }
+}
+
+fn ask_a_registry(check: fn(&Path, &[&str]) -> (String, Option<i32>), unknown_authority: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -94,28 +114,36 @@ fn a_registry_is_asked() {
     let (said, code) = check(home, &["--image", &image, "--try", &right]);
     assert_eq!(code, Some(1), "{said}");
     assert!(
-        said.contains("[image-unreachable]") && said.contains("x509: "),
+        said.contains("[image-unreachable]") && said.contains(unknown_authority),
         "{said}"
     );
     // Without TLS verification it is reached.
     let (said, code) = check(home, &["--image", &image, "--try", "--plain-http", &right]);
-    assert_eq!(code, Some(0), "{said}");
+    match unknown_authority {
+        "x509: " => assert_eq!(code, Some(0), "{said}"),
+        // guest-pull always verifies it, and there is no skopeo to ask.
+        _ => assert!(
+            said.contains("there is no guest-pull and no skopeo"),
+            "{said}"
+        ),
+    }
 
     drop(registry);
     let (said, code) = try_it(&image, &right);
     assert_eq!(code, Some(1), "{said}");
     assert!(
-        said.contains("[image-unreachable]") && said.contains("connection refused"),
+        said.contains("[image-unreachable]") && said.to_lowercase().contains("connection refused"),
         "{said}"
     );
 }
 
-/// Without skopeo, nothing is guessed: the message says what to install.
+/// Without guest-pull and skopeo, nothing is guessed: the message says what to install.
 #[test]
-fn without_skopeo_it_says_so() {
+fn without_either_it_says_so() {
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("a.json"), r#"{"auths":{}}"#).unwrap();
-    let mut command = crate::support::daemon::command();
+    let copy = copy_to(&home.path().join("apart"), false);
+    let mut command = daemon::called_from(&copy, "offline-fs-kbc");
     command.env("PATH", home.path()).current_dir(home.path());
     command.args(["check", "--image", "quay.io/a", "--try", "a.json"]);
     let (stdout, _, code) = output_within(&mut command, LIMIT);
@@ -123,8 +151,8 @@ fn without_skopeo_it_says_so() {
     // The findings that need no skopeo are still reported.
     for said in [
         "default/credential/test: 12 bytes, 0 registries",
-        "quay.io was not asked: there is no skopeo here [skopeo]",
-        "--try asks by skopeo: `apt-get install skopeo`",
+        "quay.io was not asked: there is no guest-pull and no skopeo here [skopeo]",
+        "--try asks by guest-pull or skopeo: `apt-get install skopeo`",
     ] {
         assert!(stdout.contains(said), "{said}: {stdout}");
     }

@@ -26,7 +26,8 @@ use ttrpc::{Code, MessageHeader, Request, Response, get_status};
 use crate::registry::{PATIENCE, guest_pull};
 
 /// What kata-agent of kata 4.1.0 sent: one frame.
-const RECORDED: &[u8] = include_bytes!("../vectors/g4-kata-4.1.0-pullimage.request.bin");
+const RECORDED: &[u8] =
+    include_bytes!("../../../tests/vectors/g4-kata-4.1.0-pullimage.request.bin");
 
 /// Waits for something that a busy machine does in a moment.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {

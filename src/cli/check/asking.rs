@@ -110,6 +110,8 @@ fn by_guest_pull(
         Some("accepted") => Answer::Accepted,
         Some("refused") => Answer::Refused(shown),
         Some("missing") => Answer::NoImage(shown),
+        // guest-pull never leaves out the verification of TLS, and skopeo can.
+        _ if options.plain_http => return None,
         // What is no answer of the registry says nothing about the login.
         _ => Answer::Unreachable(shown),
     })

@@ -164,19 +164,15 @@ impl Root {
         command
     }
 
-    /// The same from a copy of the program that has no other program beside it, and the directory of that copy.
-    pub fn serve_hub_apart(&self) -> (Command, PathBuf) {
+    /// The same from a copy of the program that has no other program beside it.
+    pub fn serve_hub_apart(&self) -> Command {
         let directory = self.path("bin");
-        fs::create_dir_all(&directory).unwrap();
-        let program = directory.join("offline-fs-kbc");
-        if !program.exists() {
-            fs::copy(super::daemon::program(), &program).unwrap();
-        }
+        let program = super::both::copy_to(&directory, false);
         let mut command = called_from(&program, "offline-fs-kbc");
         command.args(["serve", "--log-level", "debug", "--root"]);
         command.arg(self.dir()).arg("--cdh-sock");
         command.arg(self.socket_called("cdh.sock"));
-        (command, directory)
+        command
     }
 
     /// A running daemon with cdh.sock.

@@ -2,6 +2,7 @@
 
 //! Helpers that the tests share.
 
+pub mod both;
 pub mod daemon;
 pub mod image;
 pub mod puller;

@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use oci_client::Reference;
 use oci_client::client::{Client, ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::secrets::RegistryAuth;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::wait_for;
@@ -19,6 +21,9 @@ pub const USER: &str = "pod-vm";
 
 /// The repository of the pushed image.
 const REPOSITORY: &str = "private/app";
+
+/// A file of the pushed image.
+pub const MOTD: &str = "hello from a private image\n";
 
 /// A running registry, which is killed when the value is dropped.
 pub struct Registry {
@@ -127,15 +132,28 @@ impl Registry {
 
     /// Pushes a small image and gives its name.
     pub async fn push(&self) -> String {
+        let files = [("etc/motd", MOTD), ("app", "#!/bin/sh\n")];
+        let layers = files.map(|(path, text)| tar(path, text.as_bytes()));
+        self.push_layers(layers.into()).await
+    }
+
+    /// The same with these layers, tar archives.
+    pub async fn push_layers(&self, layers: Vec<Vec<u8>>) -> String {
         let name = format!("{}/{REPOSITORY}:1", self.host);
         let image: Reference = name.parse().unwrap();
-        let layers = [
-            ("etc/motd", "hello from a private image\n"),
-            ("app", "#!/bin/sh\n"),
-        ]
-        .map(|(path, text)| ImageLayer::oci_v1(tar(path, text.as_bytes()), None));
-        let config = r#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let config = Config::oci_v1(config.as_bytes().to_vec(), None);
+        let diff_ids: Vec<_> = layers
+            .iter()
+            .map(|layer| format!("sha256:{:x}", Sha256::digest(layer)))
+            .collect();
+        let layers = layers.into_iter();
+        let layers: Vec<_> = layers
+            .map(|layer| ImageLayer::oci_v1(layer, None))
+            .collect();
+        let config = json!({
+            "architecture": architecture(), "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = Config::oci_v1(config.to_string().into_bytes(), None);
         let login = RegistryAuth::Basic(USER.to_owned(), self.password.clone());
         client()
             .push(&image, &layers, config, &login, None)
@@ -168,6 +186,15 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// This machine's architecture, as images name it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::daemon::{output_within, program};
+use super::both::copy_to;
+use super::daemon::output_within;
 use super::registry::tar;
 
 /// How long a copy of a small image may take: skopeo starts slowly on a busy machine.
@@ -40,7 +41,9 @@ pub fn command_with_skopeo(home: &Path, command: &str) -> Command {
     fs::write(config.join("policy.json"), policy.to_string()).unwrap();
     let bin = home.join(".bin");
     fs::create_dir_all(&bin).unwrap();
-    for (name, path) in [("skopeo", skopeo()), ("offline-fs-kbc", program())] {
+    // guest-pull would be used where it is beside the program.
+    let apart = copy_to(&home.join(".apart"), false);
+    for (name, path) in [("skopeo", skopeo()), ("offline-fs-kbc", apart)] {
         let wrapper = bin.join(name);
         let _ = fs::remove_file(&wrapper);
         // skopeo's wrapper looks for files next to itself, so it can't be a link.
