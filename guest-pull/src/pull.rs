@@ -2,6 +2,7 @@
 
 //! From the name of an image to its layers in the store.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -245,21 +246,15 @@ fn fetch(
         stop,
         events,
     };
-    let mut blob = Digesting::new(watched);
     let file = making.file.try_clone().map_err(|error| error.to_string())?;
-    let (summary, found) = thread::scope(|scope| {
-        let archive = decompressed(&mut blob).map_err(|error| format!("its blob: {error}"))?;
-        let (pipe, thread) = Pipe::start(scope, archive);
-        let mut archive = Digesting::new(pipe);
-        let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
-        let found = archive.digest();
-        // The thread ends when nobody reads any more.
-        drop(archive);
-        let _ = thread.join();
-        Ok::<_, String>((summary.map_err(|error| error.to_string())?, found))
+    let (blob, summary, found) = thread::scope(|scope| {
+        let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
+        let (summary, found) = convert(&mut blob, file, diff_id)?;
+        // What follows the archive in the blob belongs to the blob's digest.
+        io::copy(&mut blob, &mut io::sink()).map_err(|error| format!("its blob: {error}"))?;
+        let blob = reading.join().map_err(panicked)?;
+        Ok::<_, String>((blob, summary, found))
     })?;
-    // What follows the archive in the blob belongs to the blob's digest.
-    io::copy(&mut blob, &mut io::sink()).map_err(|error| format!("its blob: {error}"))?;
     if blob.length() != size {
         return Err(format!(
             "its blob has {} bytes, and the manifest says {size}",
@@ -284,6 +279,29 @@ fn fetch(
         stored: false,
     });
     Ok(stored)
+}
+
+/// Makes a file system of the archive in a blob, and the digest of the archive.
+fn convert(
+    blob: &mut Pipe,
+    file: File,
+    diff_id: &Digest,
+) -> Result<(layer::Summary, Digest), String> {
+    thread::scope(|scope| {
+        let archive = decompressed(blob).map_err(|error| format!("its blob: {error}"))?;
+        let (archive, decompressing) = Pipe::start(scope, archive);
+        let (mut archive, hashing) = archive.digested(scope);
+        let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
+        // The threads end when nobody reads any more.
+        drop(archive);
+        decompressing.join().map_err(panicked)?;
+        let digest = hashing.join().map_err(panicked)?;
+        Ok((summary.map_err(|error| error.to_string())?, digest))
+    })
+}
+
+fn panicked<T>(_: T) -> String {
+    "a bug: one of its threads panicked".to_owned()
 }
 
 /// Tells what was read, and ends early if it is told to.
