@@ -6,6 +6,8 @@
 # make test       all tests that need no VM
 # make test-podvm tests the installed daemon in a booted VM
 # make bench      footprint and speed, compared with simpler programs in the same run; QUICK=1 is shorter
+# make bench-pull pulling, compared with inflating alone and with other pullers, as root; QUICK=1 is shorter, CDH=PATH adds a
+#                 stock confidential-data-hub
 # make soak       hours of mixed load and hostile peers; SOAK_SECONDS sets the duration
 # make test-long  a soak of ten minutes
 # make install    installs into DESTDIR, below PREFIX
@@ -94,7 +96,7 @@ SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
 # Programs that the tests call and that a small machine may lack: strace, systemd's tools that read units, and what reads
 # images and EROFS.
-TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs umoci
+TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs umoci containerd ctr
 # These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
 # makes calls fail that are on no list.
 NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images try_it faults
@@ -102,7 +104,7 @@ NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encr
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench floors soak soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
+.PHONY: bench bench-pull floors soak soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -247,6 +249,13 @@ bench: image floors
 	$(FLOORS)/offline-fs-kbc-bench $(IMAGE_DIR)/$(LEGACY_NAME) $(FLOORS) target/bench.json \
 		$(if $(QUICK),--quick) $(BIN)
 
+# Its images are of this machine's Debian packages, and stay below target/bench-pull. Run it as root, because it mounts.
+bench-pull: check-cargo registry skopeo $(TOOLS)/fetched
+	$(CARGO) build --locked --release --package guest-pull --bins --example floors
+	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin bench-pull
+	$(TEST_ENV) target/floors/bench-pull target/release/guest-pull target/release/examples/floors target/bench-pull \
+		target/bench-pull.json $(if $(QUICK),--quick) $(CDH)
+
 # BASE= names the commit with which this one is compared.
 instructions:
 	tests/instructions $(BASE)
@@ -274,7 +283,8 @@ $(SECCOMP)/fetched:
 # Unpacked and not installed; the machine's own tools come first.
 $(TOOLS)/fetched:
 	tests/fetch-debs $(CURDIR)/$(TOOLS) strace libunwind8 systemd libsystemd-shared libkmod2 \
-		libapparmor1 libip4tc2 libseccomp2 libcap2 erofs-utils umoci liblz4-1 libselinux1 libpcre2-8-0
+		libapparmor1 libip4tc2 libseccomp2 libcap2 erofs-utils umoci liblz4-1 libselinux1 libpcre2-8-0 \
+		containerd
 	mkdir $(TOOLS)/run
 	for tool in $(TOOL_NAMES); do \
 		program=$$(ls $(CURDIR)/$(TOOLS)/bin/$$tool $(CURDIR)/$(TOOLS)/usr/bin/$$tool 2>/dev/null); \

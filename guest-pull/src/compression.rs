@@ -2,13 +2,10 @@
 
 //! How layers are compressed. Their content decides, since media types are wrong now and then.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder;
-
-/// How much compressed data is read at once.
-const BUFFER: usize = 128 * 1024;
 
 /// The largest window of zstd, as an exponent of two: what the format's `--long` needs at most in images, and what is held
 /// in memory for it. Without flags, zstd and containerd take up to 2^27.
@@ -19,8 +16,9 @@ const MAX_WINDOW: u32 = 27;
 /// # Errors
 ///
 /// If the blob's beginning can't be read.
-pub fn decompressed<'r, R: Read + Send + 'r>(blob: R) -> io::Result<Box<dyn Read + Send + 'r>> {
-    let mut blob = BufReader::with_capacity(BUFFER, blob);
+pub fn decompressed<'r, R: BufRead + Send + 'r>(
+    mut blob: R,
+) -> io::Result<Box<dyn Read + Send + 'r>> {
     // A reader gives at least one byte, but need not give four.
     let mut start = Vec::new();
     while start.len() < 4 {

@@ -71,10 +71,36 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// A digest in the making.
+pub struct Hash(Context);
+
+impl Hash {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes.
+    pub fn finish(self) -> Digest {
+        Digest::from(self.0.finish())
+    }
+}
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Reads from another reader, and makes the digest of what it reads.
 pub struct Digesting<R> {
     inner: R,
-    hash: Context,
+    hash: Hash,
     bytes: u64,
 }
 
@@ -83,7 +109,7 @@ impl<R> Digesting<R> {
     pub fn new(inner: R) -> Self {
         Self {
             inner,
-            hash: Context::new(&SHA256),
+            hash: Hash::new(),
             bytes: 0,
         }
     }
@@ -94,8 +120,8 @@ impl<R> Digesting<R> {
     }
 
     /// The digest of what was read.
-    pub fn digest(&self) -> Digest {
-        Digest::from(self.hash.clone().finish())
+    pub fn digest(self) -> Digest {
+        self.hash.finish()
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! From the name of an image to its layers in the store.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -285,7 +286,6 @@ fn fetch_watched(
     making: Making,
     watch: &Watch<'_>,
 ) -> Result<Stored, Failure> {
-    let other = |message: String| Failure::new(Kind::Other, message);
     let blob = client
         .blob(&layer.digest)
         .map_err(|error| Failure::new(of_registry(&error), error.to_string()))?;
@@ -299,25 +299,19 @@ fn fetch_watched(
         inner: blob.reader.take(size.saturating_add(1)),
         watch,
     };
-    let mut blob = Digesting::new(watched);
     let file = making
         .file
         .try_clone()
         .map_err(|error| other(error.to_string()))?;
-    let (summary, found) = thread::scope(|scope| {
-        let archive =
-            decompressed(&mut blob).map_err(|error| other(format!("its blob: {error}")))?;
-        let (pipe, thread) = Pipe::start(scope, archive);
-        let mut archive = Digesting::new(pipe);
-        let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
-        let found = archive.digest();
-        // The thread ends when nobody reads any more.
-        drop(archive);
-        let _ = thread.join();
-        Ok::<_, Failure>((summary.map_err(|error| of_layer(&error))?, found))
+    let (blob, summary, found) = thread::scope(|scope| {
+        let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
+        let (summary, found) = convert(&mut blob, file, diff_id)?;
+        // What follows the archive in the blob belongs to the blob's digest.
+        io::copy(&mut blob, &mut io::sink())
+            .map_err(|error| other(format!("its blob: {error}")))?;
+        let blob = reading.join().map_err(panicked)?;
+        Ok::<_, Failure>((blob, summary, found))
     })?;
-    // What follows the archive in the blob belongs to the blob's digest.
-    io::copy(&mut blob, &mut io::sink()).map_err(|error| other(format!("its blob: {error}")))?;
     if blob.length() != size {
         return Err(other(format!(
             "its blob has {} bytes, and the manifest says {size}",
@@ -344,6 +338,33 @@ fn fetch_watched(
         stored: false,
     });
     Ok(stored)
+}
+
+/// Makes a file system of the archive in a blob, and the digest of the archive.
+fn convert(
+    blob: &mut Pipe,
+    file: File,
+    diff_id: &Digest,
+) -> Result<(layer::Summary, Digest), Failure> {
+    thread::scope(|scope| {
+        let archive = decompressed(blob).map_err(|error| other(format!("its blob: {error}")))?;
+        let (archive, decompressing) = Pipe::start(scope, archive);
+        let (mut archive, hashing) = archive.digested(scope);
+        let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
+        // The threads end when nobody reads any more.
+        drop(archive);
+        decompressing.join().map_err(panicked)?;
+        let digest = hashing.join().map_err(panicked)?;
+        Ok((summary.map_err(|error| of_layer(&error))?, digest))
+    })
+}
+
+fn other(message: String) -> Failure {
+    Failure::new(Kind::Other, message)
+}
+
+fn panicked<T>(_: T) -> Failure {
+    other("a bug: one of its threads panicked".to_owned())
 }
 
 fn of_layer(error: &layer::Error) -> Failure {

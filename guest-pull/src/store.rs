@@ -232,6 +232,8 @@ impl Making {
         };
         // The notes come first, since the layer counts as stored when its own file has its name.
         fs::write(&self.notes, stored.encode()).map_err(at(&self.notes))?;
+        // A name is all that says that a layer is whole, so on a disk it must not outlive a power cut that the content does
+        // not. In memory, where the store of a pod VM is, this costs nothing.
         self.file.sync_data().map_err(at(&self.temporary))?;
         fs::rename(&self.temporary, &self.path).map_err(at(&self.path))?;
         self.is_done = true;

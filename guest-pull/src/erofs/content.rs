@@ -74,8 +74,10 @@ pub struct ContentWriter {
     buffer: Vec<u8>,
     /// The number of blocks written, those in the buffer among them.
     blocks: u32,
-    /// The present file's content that is not written yet: less than a cluster.
-    pending: Vec<u8>,
+    /// The present file's content that is not written yet is at the start of this cluster,
+    pending: Box<[u8]>,
+    /// and has this length.
+    filled: usize,
     clusters: Vec<Cluster>,
     size: u64,
     compressed: Vec<u8>,
@@ -91,7 +93,8 @@ impl ContentWriter {
             file,
             buffer: Vec::with_capacity(BUFFER + CLUSTER),
             blocks: 1,
-            pending: Vec::with_capacity(CLUSTER),
+            pending: vec![0; CLUSTER].into(),
+            filled: 0,
             clusters: Vec::new(),
             size: 0,
             compressed: vec![0; get_maximum_output_size(CLUSTER)],
@@ -106,18 +109,33 @@ impl ContentWriter {
     ///
     /// If the layer's file can't be written.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        self.size += bytes.len() as u64;
         while !bytes.is_empty() {
-            // A full cluster is written only when more comes, so that the last one is known as such.
-            if self.pending.len() == CLUSTER {
-                self.flush_cluster()?;
-            }
-            let room = CLUSTER - self.pending.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.pending.extend_from_slice(now);
+            let room = self.room()?;
+            let (now, later) = bytes.split_at(room.len().min(bytes.len()));
+            room[..now.len()].copy_from_slice(now);
+            self.filled(now.len());
             bytes = later;
         }
         Ok(())
+    }
+
+    /// Where more of the present file's content can be put, at least a byte: [`ContentWriter::filled`] says that it was.
+    ///
+    /// # Errors
+    ///
+    /// If the layer's file can't be written.
+    pub fn room(&mut self) -> Result<&mut [u8], Error> {
+        if self.filled == CLUSTER {
+            self.flush_cluster()?;
+        }
+        Ok(&mut self.pending[self.filled..])
+    }
+
+    /// Adds the first bytes of the room to the content of the present file.
+    pub fn filled(&mut self, length: usize) {
+        let length = length.min(CLUSTER - self.filled);
+        self.filled += length;
+        self.size += length as u64;
     }
 
     /// Ends the present file. The next bytes are another one's.
@@ -128,23 +146,22 @@ impl ContentWriter {
     pub fn finish_file(&mut self) -> Result<Content, Error> {
         let size = std::mem::take(&mut self.size);
         let all_plain = self.clusters.iter().all(|cluster| !cluster.compressed);
-        if all_plain && (self.pending.len() <= MAX_INLINE || !self.try_compressed()?) {
+        if all_plain && !self.try_compressed()? {
             let first = self.clusters.first().map(|cluster| cluster.block);
-            let whole = self.pending.len() - self.pending.len() % BLOCK;
-            let keep_tail = self.pending.len() - whole <= MAX_INLINE;
-            let end = if keep_tail { whole } else { self.pending.len() };
-            let pending = std::mem::take(&mut self.pending);
-            let block = match end {
-                0 => first.unwrap_or_default(),
-                _ => first.unwrap_or(self.append(0, &pending[..end])?),
+            let length = std::mem::take(&mut self.filled);
+            let whole = length - length % BLOCK;
+            let keep_tail = length - whole <= MAX_INLINE;
+            let end = if keep_tail { whole } else { length };
+            let appended = match end {
+                0 => None,
+                _ => Some(self.append_pending(end)?),
             };
-            let tail = pending[end..].into();
-            self.pending = pending;
-            self.pending.clear();
+            let block = first.or(appended).unwrap_or_default();
+            let tail = self.pending[end..length].into();
             self.clusters.clear();
             return Ok(Content::Plain { block, size, tail });
         }
-        if !self.pending.is_empty() {
+        if self.filled > 0 {
             self.flush_cluster()?;
         }
         let clusters = std::mem::take(&mut self.clusters).into();
@@ -153,13 +170,15 @@ impl ContentWriter {
 
     /// Writes the pending bytes compressed, if that takes fewer blocks.
     fn try_compressed(&mut self) -> Result<bool, Error> {
-        if !self.compress {
+        // A block is the least that anything takes.
+        if !self.compress || self.filled <= BLOCK {
             return Ok(false);
         }
+        let pending = &self.pending[..self.filled];
         // The buffer is as long as the result can be, so this can't fail.
-        let length = compress_into(&self.pending, &mut self.compressed).unwrap_or(CLUSTER);
+        let length = compress_into(pending, &mut self.compressed).unwrap_or(CLUSTER);
         let blocks = length.div_ceil(BLOCK);
-        if blocks >= self.pending.len().div_ceil(BLOCK) {
+        if blocks >= self.filled.div_ceil(BLOCK) {
             return Ok(false);
         }
         let compressed = std::mem::take(&mut self.compressed);
@@ -171,7 +190,7 @@ impl ContentWriter {
             blocks: blocks as u8,
             compressed: true,
         });
-        self.pending.clear();
+        self.filled = 0;
         self.has_compressed = true;
         Ok(true)
     }
@@ -180,16 +199,22 @@ impl ContentWriter {
         if self.try_compressed()? {
             return Ok(());
         }
-        let pending = std::mem::take(&mut self.pending);
-        let block = self.append(0, &pending);
+        let length = std::mem::take(&mut self.filled);
+        let block = self.append_pending(length)?;
         self.clusters.push(Cluster {
-            block: block?,
-            blocks: pending.len().div_ceil(BLOCK) as u8,
+            block,
+            blocks: length.div_ceil(BLOCK) as u8,
             compressed: false,
         });
-        self.pending = pending;
-        self.pending.clear();
         Ok(())
+    }
+
+    /// Appends the first pending bytes as they are.
+    fn append_pending(&mut self, length: usize) -> Result<u32, Error> {
+        let pending = std::mem::take(&mut self.pending);
+        let block = self.append(0, &pending[..length]);
+        self.pending = pending;
+        block
     }
 
     /// Appends zeros, the bytes, and zeros up to the next block; gives the first block.

@@ -25,13 +25,9 @@ const BUILDERS: &[u8] = b".wh..wh.";
 /// The prefix of extended attributes in a PAX header, as GNU tar, Go and Docker write them.
 const XATTR: &str = "SCHILY.xattr.";
 
-/// How much of a file is read at once.
-const BUFFER: usize = 64 * 1024;
-
 /// Reads the archive to its end, what follows the last entry included, and puts its entries into the layer.
 pub fn read(archive: impl Read, layer: &mut Layer) -> Result<(), Error> {
     let mut archive = Archive::new(archive);
-    let mut buffer = vec![0; BUFFER];
     let failed = |entries, error| Error::Archive { entries, error };
     for entry in archive.entries().map_err(|error| failed(0, error))? {
         let mut entry = entry.map_err(|error| failed(layer.entries, error))?;
@@ -42,7 +38,7 @@ pub fn read(archive: impl Read, layer: &mut Layer) -> Result<(), Error> {
                 most: MAX_ENTRIES,
             });
         }
-        take(&mut entry, layer, &mut buffer)?;
+        take(&mut entry, layer)?;
     }
     // What follows belongs to the layer's digest.
     let mut rest = archive.into_inner();
@@ -50,11 +46,7 @@ pub fn read(archive: impl Read, layer: &mut Layer) -> Result<(), Error> {
     Ok(())
 }
 
-fn take(
-    entry: &mut Entry<'_, impl Read>,
-    layer: &mut Layer,
-    buffer: &mut [u8],
-) -> Result<(), Error> {
+fn take(entry: &mut Entry<'_, impl Read>, layer: &mut Layer) -> Result<(), Error> {
     let name = entry.path_bytes().into_owned();
     let refused = |what: String| Error::Entry {
         path: name.escape_ascii().to_string(),
@@ -85,13 +77,13 @@ fn take(
             let entries = layer.entries;
             let contents = layer.contents();
             loop {
-                let length = match entry.read(buffer) {
+                let length = match entry.read(contents.room()?) {
                     Ok(0) => break,
                     Ok(length) => length,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(error) => return Err(Error::Archive { entries, error }),
                 };
-                contents.write(&buffer[..length])?;
+                contents.filled(length);
             }
             let content = contents.finish_file()?;
             layer

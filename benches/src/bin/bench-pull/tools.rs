@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Starting programs, and what they take: time, memory, room.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a server may take to start.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often the memory of processes is looked at. Its peak is counted by the kernel; only processes that are shorter than
+/// this are missed.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Runs a command to its end, which must be a success.
+pub fn run(command: &mut Command) {
+    attempt(command).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Runs a command to its end, and gives its error.
+pub fn attempt(command: &mut Command) -> Result<(), String> {
+    let output = command.stderr(Stdio::piped()).output();
+    let output = output.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{:?}: {}", command.get_program(), text.trim()))
+        }
+    }
+}
+
+/// Its output.
+pub fn output(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+    assert!(output.status.success(), "{command:?}: {}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// A program that a variable names, or that is found by its own name.
+pub fn tool(variable: &str, name: &str) -> Command {
+    Command::new(std::env::var_os(variable).unwrap_or_else(|| name.into()))
+}
+
+/// Whether a program can be started.
+pub fn exists(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
+/// The seconds that something takes.
+pub fn timed(work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Does something, and gives the peak memory in KiB of the processes that this one starts meanwhile and of `server`, which
+/// runs already, each with all that it starts: the sum of their own peaks.
+pub fn peak<T>(server: Option<u32>, work: impl FnOnce() -> T) -> (T, f64) {
+    let done = AtomicBool::new(false);
+    let own = std::process::id();
+    // Such as the registry.
+    let mut others = children(own);
+    others.retain(|pid| Some(*pid) != server);
+    thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut peaks = BTreeMap::new();
+            while !done.load(Ordering::Relaxed) {
+                let mut next = children(own);
+                while let Some(pid) = next.pop() {
+                    if others.contains(&pid) {
+                        continue;
+                    }
+                    next.extend(children(pid));
+                    if let Some(kib) = high_water(pid) {
+                        peaks.insert(pid, kib);
+                    }
+                }
+                thread::sleep(LOOK);
+            }
+            peaks.into_values().sum()
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        (result, looking.join().expect("the thread that looks"))
+    })
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let lists =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let pids = lists.flat_map(|list| {
+        let pids = list.split_whitespace().map(str::to_owned);
+        pids.collect::<Vec<_>>()
+    });
+    pids.filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn high_water(pid: u32) -> Option<f64> {
+    figure(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+/// What files in memory take on this machine, in bytes.
+pub fn shared_memory() -> f64 {
+    figure("/proc/meminfo", "Shmem:").expect("Linux") * 1024.0
+}
+
+/// The time of the processors since the machine started, and how much of it the hypervisor gave to others.
+pub fn stolen() -> (f64, f64) {
+    let text = fs::read_to_string("/proc/stat").expect("Linux");
+    let line = text.lines().next().unwrap_or_default();
+    let figures = line.split_whitespace().skip(1).take(8);
+    let figures: Vec<f64> = figures.filter_map(|figure| figure.parse().ok()).collect();
+    (
+        figures.iter().sum(),
+        figures.get(7).copied().unwrap_or_default(),
+    )
+}
+
+fn figure(path: &str, name: &str) -> Option<f64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The bytes that the files below a directory take.
+pub fn room(directory: &Path) -> f64 {
+    let mut seen = BTreeMap::new();
+    let mut next = vec![directory.to_owned()];
+    while let Some(path) = next.pop() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.path().symlink_metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                next.push(entry.path());
+            }
+            seen.insert((metadata.dev(), metadata.ino()), metadata.blocks() * 512);
+        }
+    }
+    seen.into_values().sum::<u64>() as f64
+}
+
+/// A process that ends with the measurement.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Starts a server, and waits until it can be reached.
+    pub fn server(command: &mut Command, is_there: impl Fn() -> bool) -> Result<Self, String> {
+        let program = command.get_program().to_owned();
+        let failed = |what: String| format!("{program:?}: {what}");
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut running = Self(child.map_err(|error| failed(error.to_string()))?);
+        let end = Instant::now() + PATIENCE;
+        while !is_there() {
+            if let Ok(Some(status)) = running.0.try_wait() {
+                return Err(failed(format!("it ended: {status}")));
+            }
+            if Instant::now() > end {
+                return Err(failed("it does not answer".to_owned()));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(running)
+    }
+}
+
+/// Debian's docker-registry on loopback, without TLS.
+pub struct Registry {
+    pub address: String,
+    _process: Running,
+}
+
+impl Registry {
+    /// Keeps what it gets in the directory.
+    pub fn start(dir: &Path) -> Self {
+        fs::create_dir_all(dir).expect("a directory");
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("an address").to_string();
+        drop(free);
+        let config = dir.join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n",
+            dir.join("data").display()
+        );
+        fs::write(&config, text).expect("a file");
+        let mut command = tool("DOCKER_REGISTRY", "docker-registry");
+        command.arg("serve").arg(&config);
+        let process = Running::server(&mut command, || TcpStream::connect(&address).is_ok());
+        let process = process.unwrap_or_else(|error| panic!("{error}"));
+        Self {
+            address,
+            _process: process,
+        }
+    }
+}
+
+/// A file system in memory, as `/run` is in a pod VM.
+pub struct InMemory(pub PathBuf);
+
+impl InMemory {
+    /// Mounts one at this directory.
+    pub fn mount(path: &Path) -> Self {
+        fs::create_dir_all(path).expect("a directory");
+        let options = ["-t", "tmpfs", "-o", "mode=0700,size=90%", "bench-pull"];
+        run(Command::new("mount").args(options).arg(path));
+        Self(path.to_owned())
+    }
+
+    /// An empty directory in it; one that was there is removed.
+    pub fn fresh(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).expect("a directory");
+        }
+        fs::create_dir(&path).expect("a directory");
+        path
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Unmounts what a pull has mounted.
+pub fn unmount(path: &Path) {
+    run(Command::new("umount").arg(path));
+}
