@@ -58,10 +58,10 @@ fn inflate(blobs: &[String]) -> io::Result<Duration> {
     thread::scope(|scope| {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let ended = threads.into_iter().map(|thread| thread.join());
-        ended
-            .map(|result| result.unwrap_or_else(|_| Err(Error::other("a thread panicked"))))
-            .collect::<io::Result<()>>()
+        let mut ended = threads.into_iter().map(|thread| thread.join());
+        ended.try_for_each(|result| {
+            result.unwrap_or_else(|_| Err(Error::other("a thread panicked")))
+        })
     })?;
     Ok(start.elapsed())
 }

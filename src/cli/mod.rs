@@ -54,7 +54,7 @@ struct Cli {
 /// A command with its arguments.
 #[derive(Subcommand)]
 pub enum Command {
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Get(get::Get),
     Check(Box<check::Check>),
     Status(status::Status),
@@ -124,10 +124,10 @@ pub fn definition() -> clap::Command {
 pub fn parse(args: Vec<OsString>) -> Result<Command, clap::Error> {
     if let Some(component) = legacy_component(&args) {
         let serve = legacy::parse(component, args.get(1..).unwrap_or_default());
-        return Ok(Command::Serve(serve));
+        return Ok(Command::Serve(Box::new(serve)));
     }
     let mut command = match parse_serve(&args) {
-        Some(serve) => Command::Serve(serve),
+        Some(serve) => Command::Serve(Box::new(serve)),
         None => Cli::from_arg_matches(&definition().try_get_matches_from(&args)?)?.command,
     };
     if let Command::Serve(serve) = &mut command {

@@ -3,6 +3,7 @@
 //! The pulls of images that are passed on to guest-pull: how many at once, how they go, and how the last ones ended.
 
 pub mod puller;
+pub mod run;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -5,16 +5,13 @@
 //! They belong to their connection. When that ends, so does the work on them, since nobody waits for the answers.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::Poll;
 use std::time::Instant;
 
 use ttrpc::Response;
 
+use crate::server::method::Later;
 use crate::server::request_log::Record;
-
-/// The work on a request, whose result is the answer.
-pub type Later = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// A request that is being worked on.
 pub struct Pending {

@@ -3,17 +3,20 @@
 //! The methods that a socket offers, and what a call reports to the log.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use protobuf::Message;
-use ttrpc::{Code, Request, Status, get_status};
+use ttrpc::{Code, Request, Response, Status, get_status};
 
-use crate::server::later::Later;
 use crate::server::output::Reply;
 use crate::text::{Escaped, Quoted};
 
 /// An answer, or the status of a refusal.
 pub type Result<T> = std::result::Result<T, Status>;
+
+/// The work on a request, whose result is the answer.
+pub type Later = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// Answers a request, or gives the work whose result is the answer.
 type Call = dyn Fn(&Request, &mut Notes, Reply<'_>) -> Result<Option<Later>> + Send + Sync;

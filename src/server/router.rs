@@ -15,9 +15,9 @@ use ttrpc::proto::MESSAGE_TYPE_REQUEST;
 use ttrpc::{Code, MessageHeader, Request, Response, Status, get_status};
 
 use crate::rate::{CHANGES_PER_PERIOD, RateLimit};
-use crate::server::later::{Later, Pending};
+use crate::server::later::Pending;
 use crate::server::limits::MAX_MESSAGE_BYTES;
-use crate::server::method::{Consequence, Method, Notes, Result};
+use crate::server::method::{Consequence, Later, Method, Notes, Result};
 use crate::server::output::Output;
 use crate::server::peer::Peer;
 use crate::server::request_log::{Record, RequestLog};

@@ -4,12 +4,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use offline_fs_kbc::proto::guest_pull::Progress;
 use serde_json::{Value, json};
 
 use crate::support::daemon::{Root, one, output};
+use crate::support::puller::Socket;
 
 fn program() -> PathBuf {
     match std::env::var_os("GO_CLIENT") {
@@ -140,20 +143,9 @@ fn sealed_secrets_are_opened() {
         let lines = ask(&root, "cdh.sock", &call, 1, "base64", &[&secret]);
         assert!(lines[0].starts_with(expected), "{lines:?}");
     }
-    for (service, method) in [
-        ("api.SecureMountService", "SecureMount"),
-        ("api.ImagePullService", "PullImage"),
-    ] {
-        let lines = ask(
-            &root,
-            "cdh.sock",
-            &[service, method, "bytes"],
-            1,
-            "string",
-            &["x", ""],
-        );
-        assert!(lines[0].starts_with("Unimplemented "), "{lines:?}");
-    }
+    let call = ["api.SecureMountService", "SecureMount", "bytes"];
+    let lines = ask(&root, "cdh.sock", &call, 1, "string", &["x", ""]);
+    assert!(lines[0].starts_with("Unimplemented "), "{lines:?}");
 }
 
 #[test]
@@ -190,4 +182,26 @@ fn attestation_is_refused_and_measurements_are_not_supported() {
             "{method}: {lines:?}"
         );
     }
+}
+
+/// PullImage by containerd's client, several at once on one connection: each gets the answer of its own image, in whatever
+/// order they come.
+#[test]
+fn pulls_by_the_go_client() {
+    let root = Root::new();
+    let socket = Socket::new(&root);
+    let _daemon = root.start_hub();
+    let answered = thread::spawn(move || {
+        let mut passed: Vec<_> = (0..4).map(|_| socket.next()).collect();
+        for passed in passed.iter_mut().rev() {
+            assert_eq!(passed.image(), "quay.io/a:1");
+            passed.tell(&Progress::default());
+            passed.answer("sha256:0");
+        }
+    });
+    let call = ["api.ImagePullService", "PullImage", "bytes"];
+    let fields = ["quay.io/a:1", "/run/kata-containers/1"];
+    let lines = ask(&root, "cdh.sock", &call, 4, "string", &fields);
+    assert_eq!(lines, ["OK sha256:0"; 4]);
+    answered.join().unwrap();
 }

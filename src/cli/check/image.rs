@@ -15,7 +15,8 @@ use offline_fs_kbc::resource::snapshot::{Resource, Snapshot};
 use offline_fs_kbc::text::{Escaped, Quoted, RegistryName};
 use serde_json::json;
 
-use crate::cli::check::asking::{self, Answer};
+use crate::cli::check::answer::{Answer, Options};
+use crate::cli::check::asking;
 use crate::cli::check::report::Report;
 
 /// How many registries are listed where none fits.
@@ -101,7 +102,7 @@ struct Choice {
 pub fn check(
     image: &ImageName,
     credentials: &[Option<Credential>],
-    how: Option<&asking::Options>,
+    how: Option<&Options>,
     report: &mut Report,
 ) {
     let mut any = false;
@@ -153,7 +154,7 @@ fn check_one(
     image: &ImageName,
     choice: &Choice,
     file: Option<&Path>,
-    how: Option<&asking::Options>,
+    how: Option<&Options>,
     report: &mut Report,
 ) {
     let mut told =

@@ -2,6 +2,7 @@
 
 //! `check`: every problem at once, before a pod finds it.
 
+mod answer;
 mod asking;
 #[cfg(feature = "tools")]
 mod build_host;
@@ -168,7 +169,7 @@ impl Check {
                 .map(|path| files::check(path, self.kind, repairs, &mut report))
                 .collect()
         };
-        let how = self.try_it.then_some(asking::Options {
+        let how = self.try_it.then_some(answer::Options {
             cert_dir: self.cert_dir,
             plain_http: self.plain_http,
         });

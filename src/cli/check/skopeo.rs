@@ -10,7 +10,7 @@ use offline_fs_kbc::child;
 use offline_fs_kbc::credential::Login;
 use offline_fs_kbc::credential::image::ImageName;
 
-use crate::cli::check::asking::{self, Answer, INPUT, Options};
+use crate::cli::check::answer::{Answer, INPUT, Options, shown};
 
 /// How long a registry may take, as skopeo takes it: longer than any client waits.
 const LIMIT: &str = "60s";
@@ -45,7 +45,7 @@ pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options, file: &F
     }
     let said = String::from_utf8_lossy(&ended.error);
     let reason = reason(&said);
-    classify(reason, asking::shown("skopeo", &said, reason, login))
+    classify(reason, shown("skopeo", &said, reason, login))
 }
 
 /// What skopeo's words mean. Whatever is not the registry's own word is no answer of it, so that comes first.
