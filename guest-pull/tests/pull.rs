@@ -34,6 +34,12 @@ fn without_implied(listing: &str) -> Vec<String> {
         if is_implied || line.starts_with("[b'name nn") && line.contains("0o40755") {
             line.truncate(line.find(", 0, 0, ").unwrap());
         }
+        // Here containerd differs from umoci, and counts: a hard link's entry gives the file its mode, and there is no time
+        // before 1970.
+        if line.starts_with("[b'bin/app'") || line.starts_with("[b'bin/other'") {
+            *line = line.replace("'0o100755'", "'0o100644'");
+        }
+        *line = line.replace(", -5500000000, ", ", 0, ");
         // umoci gives the root the time of the unpacking.
         if line.starts_with("[b'.', ") {
             line.truncate(line.find(", 0, 0, ").unwrap());

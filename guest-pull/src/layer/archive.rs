@@ -103,7 +103,7 @@ fn take(entry: &mut Entry<'_, impl Read>, layer: &mut Layer) -> Result<(), Error
         }
         EntryType::Link => {
             let target = target(entry).map_err(&refused)?;
-            layer.put_link(&name, &target).map_err(refused)
+            layer.put_link(&name, &target, attributes).map_err(refused)
         }
         EntryType::Char | EntryType::Block => {
             let device = device(entry).map_err(&refused)?;
@@ -213,7 +213,20 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> Result<Attributes, String> {
         }
     }
     attributes.xattrs = sorted(xattrs);
+    let (seconds, nanoseconds) = bounded(attributes.seconds, attributes.nanoseconds);
+    (attributes.seconds, attributes.nanoseconds) = (seconds, nanoseconds);
     Ok(attributes)
+}
+
+/// The first second of 1970 for a time that 63 bits of nanoseconds since then don't hold, as containerd has it: before it, or
+/// after April 2262.
+fn bounded(seconds: i64, nanoseconds: u32) -> (i64, u32) {
+    let whole = seconds.checked_mul(1_000_000_000);
+    let time = whole.and_then(|whole| whole.checked_add(i64::from(nanoseconds)));
+    match time {
+        Some(0..) => (seconds, nanoseconds),
+        _ => (0, 0),
+    }
 }
 
 /// A time of a PAX header, such as `-1.5`: seconds, and nanoseconds after them. Further digits are cut off.
@@ -239,6 +252,20 @@ fn time(text: &[u8]) -> Option<(i64, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Times that containerd can't set become the first one that it can.
+    #[test]
+    fn times_are_bounded() {
+        for (time, expected) in [
+            ((0, 5), (0, 5)),
+            ((-1, 999_999_999), (0, 0)),
+            ((9_223_372_036, 854_775_807), (9_223_372_036, 854_775_807)),
+            ((9_223_372_036, 854_775_808), (0, 0)),
+            ((i64::MAX, 0), (0, 0)),
+        ] {
+            assert_eq!(bounded(time.0, time.1), expected, "{time:?}");
+        }
+    }
 
     /// Times before 1970, and fractions of any length.
     #[test]

@@ -88,8 +88,14 @@ impl Layer {
         Ok(())
     }
 
-    /// Gives what is at the path `target` another name.
-    pub(super) fn put_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), String> {
+    /// Gives what is at the path `target` another name, and the attributes of that name's entry, as containerd does. It
+    /// keeps extended attributes that this entry doesn't have.
+    pub(super) fn put_link(
+        &mut self,
+        path: &[u8],
+        target: &[u8],
+        attributes: Attributes,
+    ) -> Result<(), String> {
         let shown = target.escape_ascii().to_string();
         let (directory, name) = self
             .resolve(target)
@@ -104,6 +110,23 @@ impl Layer {
         if self.tree.entries(id).is_some() {
             return Err(format!("a hard link to {shown}, which is a directory"));
         }
+        let node = self.tree.get_mut(id);
+        let mode = match node.kind {
+            // Linux knows no other mode of a link.
+            Kind::Symlink(_) => node.attributes.mode,
+            _ => attributes.mode,
+        };
+        let mut xattrs = attributes.xattrs;
+        for before in std::mem::take(&mut node.attributes.xattrs) {
+            if xattrs.iter().all(|(name, _)| *name != before.0) {
+                xattrs.push(before);
+            }
+        }
+        node.attributes = Attributes {
+            mode,
+            xattrs: sorted(xattrs),
+            ..attributes
+        };
         let (directory, name) = self.resolve(path)?;
         self.tree.link(directory, &name, id);
         Ok(())

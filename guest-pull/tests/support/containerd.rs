@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Debian's containerd (`CONTAINERD`, `CTR`) as the oracle: what it makes of an image is what the image was tested with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::host::{Mounted, PATIENCE, run, text, tool};
+
+/// A private instance, which ends with the test.
+pub struct Containerd {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Containerd {
+    /// Starts it. All that it writes is below a directory of its own.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        // The one plugin would make /opt/containerd, and the other looks for a network.
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.internal.v1.opt\", \"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
+            at("root"),
+            at("state"),
+            at("socket"),
+            at("socket.ttrpc"),
+        );
+        fs::write(at("config.toml"), config).unwrap();
+        let log = fs::File::create(at("log")).unwrap();
+        let child = tool("CONTAINERD", "containerd")
+            .args(["--config", &at("config.toml")])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("containerd");
+        let started = Self { child, dir };
+        let end = Instant::now() + PATIENCE;
+        while !started.ctr(&["version"]).output().unwrap().status.success() {
+            let log = fs::read_to_string(started.dir.path().join("log")).unwrap();
+            assert!(Instant::now() < end, "containerd does not start: {log}");
+            sleep(Duration::from_millis(20));
+        }
+        started
+    }
+
+    fn ctr(&self, args: &[&str]) -> Command {
+        let mut command = tool("CTR", "ctr");
+        command.arg("--address").arg(self.dir.path().join("socket"));
+        command.args(args);
+        command
+    }
+
+    /// Extracts the image `test` of a layout, and mounts what came of it.
+    ///
+    /// It keeps layers apart (its overlayfs snapshotter, which most machines use): where it copies each layer with those
+    /// below it (its native one), the times of all directories are lost.
+    pub fn mount(&self, layout: &Path, name: &str) -> (PathBuf, Mounted) {
+        let archive = self.dir.path().join(format!("{name}.tar"));
+        let at = self.dir.path().join(name);
+        fs::create_dir(&at).unwrap();
+        run(Command::new("tar")
+            .arg("-C")
+            .arg(layout)
+            .arg("-cf")
+            .arg(&archive)
+            .arg("."));
+        let import = ["images", "import", "--no-unpack", "--base-name", name];
+        run(self.ctr(&import).arg(&archive));
+        let mount = [
+            "images",
+            "mount",
+            "--snapshotter",
+            "overlayfs",
+            "--platform",
+            "linux/amd64",
+        ];
+        run(self.ctr(&mount).args([&format!("{name}:test"), text(&at)]));
+        (at.clone(), Mounted(at))
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

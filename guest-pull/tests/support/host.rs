@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! How the tests run programs, and compare what is mounted.
+
+// Each of the tests' programs uses a part of it.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// For anything that a busy machine does in a moment.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a program writes to its two outputs, and its exit status.
+pub fn output(command: &mut Command) -> (String, String, Option<i32>) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        text(output.stdout),
+        text(output.stderr),
+        output.status.code(),
+    )
+}
+
+/// What a program that must succeed writes to its standard output.
+pub fn run(command: &mut Command) -> String {
+    let (stdout, stderr, code) = output(command);
+    assert_eq!(code, Some(0), "{command:?}: {stdout}{stderr}");
+    stdout
+}
+
+/// A program that a variable of the environment may name.
+pub fn tool(name: &str, default: &str) -> Command {
+    Command::new(std::env::var_os(name).unwrap_or_else(|| default.into()))
+}
+
+/// A program beside this file.
+pub fn support(name: &str) -> Command {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
+    Command::new(directory.join(name))
+}
+
+/// The program itself, with the arguments.
+pub fn guest_pull(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guest-pull"));
+    command.args(args);
+    command
+}
+
+/// A path for a command line.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Whether the test can mount. Where it must (CI is set), it fails if it can't.
+pub fn is_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    let must = std::env::var_os("CI").is_some();
+    assert!(is_root || !must, "this test needs root");
+    is_root
+}
+
+/// A mount that goes with the test.
+pub struct Mounted(pub PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+/// What `listing` says of each entry of a tree, by its name in Python's notation: mode, owner, group, time, device; then
+/// what only some have.
+pub fn listing(root: &Path) -> BTreeMap<String, Vec<String>> {
+    let all = run(support("listing").arg(root));
+    let entry = |line: &str| {
+        let line = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'));
+        let line = line.unwrap();
+        // The mode follows the name.
+        let end = line.find(", '0o").unwrap();
+        let rest = line[end + 2..].splitn(6, ", ").map(str::to_owned);
+        (line[..end].to_owned(), rest.collect())
+    };
+    all.lines().map(entry).collect()
+}
+
+/// Where the time is among what `listing` says.
+pub const TIME: usize = 3;
+
+/// The directories below which a layer of the image layout has something without an entry for the directory itself, with
+/// the time in nanoseconds that the topmost entry for it says, or 0.
+pub fn implied(layout: &Path) -> BTreeMap<String, String> {
+    let all = run(support("implied").arg(layout));
+    let lines = all.lines().map(|line| line.rsplit_once(' ').unwrap());
+    lines
+        .map(|(name, time)| (name.to_owned(), time.to_owned()))
+        .collect()
+}
+
+/// Fails with the entries in which two trees differ.
+pub fn assert_equal(ours: &BTreeMap<String, Vec<String>>, theirs: &BTreeMap<String, Vec<String>>) {
+    let names: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let different = names
+        .into_iter()
+        .filter(|name| ours.get(*name) != theirs.get(*name));
+    let different: Vec<_> = different
+        .map(|name| {
+            format!(
+                "{name}:\n  ours   {:?}\n  theirs {:?}",
+                ours.get(name),
+                theirs.get(name)
+            )
+        })
+        .collect();
+    assert!(
+        different.is_empty(),
+        "{} differ, among them\n{}",
+        different.len(),
+        different[..different.len().min(10)].join("\n")
+    );
+}
