@@ -93,6 +93,16 @@ impl Error {
     }
 }
 
+/// How layers are mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum By {
+    /// From their files where the kernel can (Linux 6.12), else from loop devices.
+    #[default]
+    File,
+    /// From loop devices.
+    LoopDevice,
+}
+
 /// A mounted image, to be kept or undone.
 #[derive(Debug)]
 #[must_use]
@@ -142,13 +152,18 @@ impl Drop for Made {
 /// # Errors
 ///
 /// As there, and if a layer is not stored.
-pub fn mount_stored(store: &Store, ids: &[Digest], bundle: &Path) -> Result<Mounted, Error> {
+pub fn mount_stored(
+    store: &Store,
+    ids: &[Digest],
+    bundle: &Path,
+    by: By,
+) -> Result<Mounted, Error> {
     let stored = |id: &Digest| {
         let stored = store.stored(id)?.ok_or(Error::NotStored(*id))?;
         Ok((*id, stored))
     };
     let layers: Result<Vec<_>, Error> = ids.iter().map(stored).collect();
-    mount(store, &layers?, bundle)
+    mount(store, &layers?, bundle, by)
 }
 
 /// Mounts the layers, the lowest first, at `rootfs` in the directory `bundle`, with a writable layer in the bundle or in
@@ -157,7 +172,12 @@ pub fn mount_stored(store: &Store, ids: &[Digest], bundle: &Path) -> Result<Moun
 /// # Errors
 ///
 /// If the kernel or the file system refuses. Nothing is mounted then, and nothing is left in the bundle.
-pub fn mount(store: &Store, layers: &[(Digest, Stored)], bundle: &Path) -> Result<Mounted, Error> {
+pub fn mount(
+    store: &Store,
+    layers: &[(Digest, Stored)],
+    bundle: &Path,
+    by: By,
+) -> Result<Mounted, Error> {
     let absolute = |path: &Path| {
         let path = fs::canonicalize(path).map_err(step(path.display().to_string()))?;
         let text = path.as_os_str().as_encoded_bytes();
@@ -182,7 +202,7 @@ pub fn mount(store: &Store, layers: &[(Digest, Stored)], bundle: &Path) -> Resul
     let stored: Vec<_> = layers.iter().map(|(_, stored)| stored).collect();
     // A thread can leave a mount namespace alone; the process's other threads stay where they are.
     let result = thread::scope(|scope| {
-        let apart = scope.spawn(|| mount_apart(&files, &stored, &places, &here));
+        let apart = scope.spawn(|| mount_apart(&files, &stored, &places, &here, by));
         apart.join()
     });
     result.unwrap_or_else(|_| {
@@ -222,6 +242,7 @@ fn mount_apart(
     stored: &[&Stored],
     places: &Places,
     here: &Path,
+    by: By,
 ) -> Result<(), Error> {
     let nix =
         |what: &str, result: nix::Result<()>| result.map_err(|error| step(what)(error.into()));
@@ -246,7 +267,7 @@ fn mount_apart(
     for (at, file) in files.iter().enumerate() {
         let directory = PathBuf::from(at.to_string());
         fs::create_dir(&directory).map_err(step("a directory for a layer"))?;
-        held.extend(mount_layer(file, &directory)?);
+        held.extend(mount_layer(file, &directory, by)?);
     }
     // What is below a layer that hides everything would not be seen.
     let lowest = stored
@@ -300,7 +321,7 @@ fn mount_apart(
 
 /// Mounts one layer, from its file where the kernel can (Linux 6.12), else from a loop device; gives what must be held
 /// until it is in use.
-fn mount_layer(file: &Path, directory: &Path) -> Result<Option<File>, Error> {
+fn mount_layer(file: &Path, directory: &Path, by: By) -> Result<Option<File>, Error> {
     let mount_from = |source: &Path| {
         mount_at(
             Some(source),
@@ -311,7 +332,11 @@ fn mount_layer(file: &Path, directory: &Path) -> Result<Option<File>, Error> {
         )
     };
     let failed = |error: nix::Error| step(format!("the layer {}", file.display()))(error.into());
-    match mount_from(file) {
+    let mounted = match by {
+        By::File => mount_from(file),
+        By::LoopDevice => Err(nix::Error::ENOTBLK),
+    };
+    match mounted {
         Ok(()) => Ok(None),
         Err(nix::Error::ENODEV) => Err(Error::NoErofs),
         Err(nix::Error::ENOTBLK) => {

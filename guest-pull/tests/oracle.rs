@@ -76,11 +76,19 @@ fn an_image_of_all_kinds_of_entries_is_as_containerd_extracts_it() {
     assert_as_containerd(&layout, &ours, &theirs);
 }
 
+/// Whether a Debian can be made here. Where it must (CI is set), the test fails if it can't.
+fn has_mmdebstrap() -> bool {
+    let has = Command::new("mmdebstrap").arg("--version").output().is_ok();
+    let must = std::env::var_os("CI").is_some();
+    assert!(has || !must, "this test needs mmdebstrap");
+    has
+}
+
 /// A Debian, and on top of it a layer that an image builder made of changes: deleted, replaced and changed entries, hard
 /// links, devices, and programs with more rights than who calls them. Its programs run, and have those rights.
 #[test]
 fn a_changed_debian_is_as_containerd_extracts_it_and_runs() {
-    if !is_root() {
+    if !is_root() || !has_mmdebstrap() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

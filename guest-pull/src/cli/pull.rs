@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use guest_pull::mount;
+use guest_pull::mount::{self, By};
 use guest_pull::store::Store;
 use guest_pull::until::Until;
 use guest_pull::{worker, writable};
@@ -66,7 +66,7 @@ impl Pull {
         match &self.bundle {
             Some(bundle) if geteuid().is_root() => {
                 fs::create_dir_all(bundle).with_context(|| bundle.display().to_string())?;
-                mount::mount_stored(&store, &pulled.layers, bundle)?.keep();
+                mount::mount_stored(&store, &pulled.layers, bundle, By::File)?.keep();
                 rootfs = Some(bundle.join("rootfs"));
             }
             Some(_) => eprintln!("guest-pull: not mounted: that needs root"),

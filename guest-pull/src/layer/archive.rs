@@ -173,16 +173,21 @@ fn device(entry: &Entry<'_, impl Read>) -> Result<Device, String> {
 /// Mode, owner, time and extended attributes; the PAX header has precedence over the entry's own.
 fn attributes(entry: &mut Entry<'_, impl Read>) -> Result<Attributes, String> {
     let header = entry.header();
-    let number = |what: &str, number: io::Result<u64>| {
-        let number = number.map_err(|error| format!("its {what}: {error}"))?;
+    // A field of nothing but NUL bytes and spaces is 0, as Go has it.
+    let or_empty = |field: &[u8], number: io::Result<u64>| match number {
+        Err(_) if field.iter().all(|byte| matches!(byte, 0 | b' ')) => Ok(0),
+        number => number,
+    };
+    let number = |what: &str, field: &[u8], number: io::Result<u64>| {
+        let number = or_empty(field, number).map_err(|error| format!("its {what}: {error}"))?;
         u32::try_from(number).map_err(|_| format!("its {what} is {number}, over 32 bits"))
     };
+    let fields = header.as_old();
     let mut attributes = Attributes {
-        mode: (number("mode", header.mode().map(u64::from))? & 0o7777) as u16,
-        uid: number("owner", header.uid())?,
-        gid: number("group", header.gid())?,
-        seconds: header
-            .mtime()
+        mode: (number("mode", &fields.mode, header.mode().map(u64::from))? & 0o7777) as u16,
+        uid: number("owner", &fields.uid, header.uid())?,
+        gid: number("group", &fields.gid, header.gid())?,
+        seconds: or_empty(&fields.mtime, header.mtime())
             .map_err(|error| format!("its time: {error}"))? as i64,
         ..Attributes::default()
     };

@@ -167,7 +167,11 @@ impl Index {
                 .entries
                 .iter()
                 .filter_map(|(_, platform)| platform.as_ref());
-            let platforms: Vec<_> = platforms.map(Platform::to_string).collect();
+            let platforms = platforms.map(Platform::to_string);
+            // Attestations, which builders add to images, are for this one.
+            let platforms: Vec<_> = platforms
+                .filter(|platform| platform != "unknown/unknown")
+                .collect();
             match platforms.is_empty() {
                 true => "nothing with a platform".to_owned(),
                 false => platforms.join(", "),

@@ -25,7 +25,7 @@ use crate::config::{CREDENTIAL_VARIABLE, Image};
 use crate::credential::{self, Found};
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
-use crate::mount::{self, Mounted};
+use crate::mount::{self, By, Mounted};
 use crate::registry::platform::Platform;
 use crate::store::Store;
 use crate::until::Until;
@@ -196,11 +196,12 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
         late(Failure::new(failure.kind, message))
     })?;
     until.check().map_err(late)?;
-    let mounted = mount::mount_stored(&store, &pulled.layers, &call.bundle).map_err(|error| {
-        let kind = error.io().map_or(Kind::Other, Kind::of_io);
-        let advice = advice(kind, &image, None, &store);
-        Failure::new(kind, format!("it can't be mounted: {error}{advice}"))
-    })?;
+    let mounted =
+        mount::mount_stored(&store, &pulled.layers, &call.bundle, By::File).map_err(|error| {
+            let kind = error.io().map_or(Kind::Other, Kind::of_io);
+            let advice = advice(kind, &image, None, &store);
+            Failure::new(kind, format!("it can't be mounted: {error}{advice}"))
+        })?;
     if let Err(failure) = until.check() {
         let undone = mounted.undo();
         return Err(match undone {

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Many layers, and pulls that are killed.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/image.rs"]
+mod image;
+#[path = "support/stand_in.rs"]
+mod stand_in;
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use guest_pull::digest::Digest;
+use guest_pull::mount::{By, mount_stored};
+use guest_pull::store::Store;
+use host::{PATIENCE, guest_pull, is_root, output, run, text, tool};
+use image::{Repository, archive, noise};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use stand_in::StandIn;
+
+/// What images have at most, by the limit that Docker had.
+const MANY: usize = 127;
+
+fn loop_devices() -> usize {
+    let devices = fs::read_dir("/sys/block").unwrap();
+    let names = devices.map(|entry| entry.unwrap().path());
+    names
+        .filter(|path| path.join("loop/backing_file").exists())
+        .count()
+}
+
+/// An image of as many layers as there are is mounted from files, and from loop devices as on older kernels: the upper
+/// layer's file is seen, and each layer's own. Nothing is left of it when its root file system is unmounted.
+#[test]
+fn many_layers_are_stacked() {
+    if !is_root() {
+        return;
+    }
+    let layer = |number: usize| {
+        let own = (format!("own/{number}"), vec![b'x'; number]);
+        archive(&[own, ("last".to_owned(), number.to_string().into_bytes())])
+    };
+    let archives: Vec<_> = (0..MANY).map(layer).collect();
+    let (repository, image) = Repository::of(&archives);
+    let registry = StandIn::start(move |asked| repository.answer(&asked.path));
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let name = format!("{}/a/b:1", registry.address);
+    run(&mut guest_pull(&[
+        "pull",
+        "--plain-http",
+        "--store",
+        text(&store),
+        &name,
+    ]));
+    let store = Store::open(&store).unwrap();
+    let ids: Vec<_> = image
+        .diff_ids
+        .iter()
+        .map(|id| Digest::parse(id).unwrap())
+        .collect();
+    let before = loop_devices();
+    for (by, name) in [(By::File, "file"), (By::LoopDevice, "loop")] {
+        let bundle = dir.path().join(name);
+        fs::create_dir(&bundle).unwrap();
+        let mounted = mount_stored(&store, &ids, &bundle, by).unwrap();
+        let root = bundle.join("rootfs");
+        if by == By::LoopDevice {
+            assert_eq!(loop_devices(), before + MANY);
+        }
+        assert_eq!(
+            fs::read_to_string(root.join("last")).unwrap(),
+            (MANY - 1).to_string()
+        );
+        for number in 0..MANY {
+            let own = fs::metadata(root.join(format!("own/{number}"))).unwrap();
+            assert_eq!(own.len(), number as u64, "{by:?}");
+        }
+        mounted.undo().unwrap();
+        assert!(!root.exists());
+        let end = Instant::now() + PATIENCE;
+        while loop_devices() > before {
+            assert!(Instant::now() < end, "loop devices stay");
+            sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// What is in a store's directory of layers, by the ends of the names.
+fn left(store: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(store.join("layers")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// A pull that is killed with all its processes at any moment leaves nothing that the next one takes for a layer. The next
+/// one is right, and removes what was left.
+#[test]
+fn a_killed_pull_leaves_whole_layers_alone() {
+    // Enough that a pull lasts as long as the longest of the waits.
+    let archives: Vec<_> = (0..5)
+        .map(|seed| archive(&[(format!("file-{seed}"), noise(seed + 1, 1_000_000))]))
+        .collect();
+    let (repository, image) = Repository::of(&archives);
+    let registry = StandIn::start(move |asked| repository.answer(&asked.path));
+    let name = format!("{}/a/b:1", registry.address);
+    let dir = tempfile::tempdir().unwrap();
+    let pull = |store: &Path| guest_pull(&["pull", "--plain-http", "--store", text(store), &name]);
+    let start = Instant::now();
+    run(&mut pull(&dir.path().join("whole")));
+    let whole = start.elapsed();
+    let mut seed = [0; 8];
+    fs::File::open("/dev/urandom")
+        .unwrap()
+        .read_exact(&mut seed)
+        .unwrap();
+    let mut random = u64::from_le_bytes(seed) | 1;
+    println!("the seed is {random}");
+    for number in 0..15 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let wait = whole.mul_f64((random % 1000) as f64 / 1000.0);
+        let store = dir.path().join(number.to_string());
+        let mut command = pull(&store);
+        command
+            .process_group(0)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // The moment is what is tested, so nothing is waited for.
+        sleep(wait);
+        let group = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let _ = killpg(group, Signal::SIGKILL);
+        child.wait().unwrap();
+        if store.join("layers").exists() {
+            let layers = left(&store);
+            for layer in layers
+                .iter()
+                .filter(|path| path.extension().is_some_and(|kind| kind == "erofs"))
+            {
+                run(tool("FSCK_EROFS", "fsck.erofs").arg(layer));
+            }
+        }
+        let (_, stderr, code) = output(&mut pull(&store));
+        assert_eq!(code, Some(0), "after {wait:?}: {stderr}");
+        let mut names: Vec<_> = left(&store)
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        let ids = image
+            .diff_ids
+            .iter()
+            .map(|id| id.trim_start_matches("sha256:"));
+        let mut expected: Vec<_> = ids
+            .flat_map(|id| [format!("{id}.erofs"), format!("{id}.notes")])
+            .collect();
+        expected.sort();
+        assert_eq!(names, expected, "after {wait:?}");
+    }
+}
