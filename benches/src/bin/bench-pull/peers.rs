@@ -15,7 +15,8 @@ use protobuf::Message as _;
 use ttrpc::{Code, Request, Response};
 
 use crate::tools::{
-    InMemory, PATIENCE, Running, attempt, exists, peak, room, shared_memory, timed, tool, unmount,
+    InMemory, PATIENCE, Running, attempt, exists, peak, processor_time, room, shared_memory, timed,
+    tool, unmount,
 };
 
 /// How long confidential-data-hub may take for an image.
@@ -37,6 +38,8 @@ pub enum Puller {
 /// What one pull took.
 pub struct Pull {
     pub seconds: f64,
+    /// The processor time of the processes that ended with it.
+    pub processor: f64,
     /// Peak memory in bytes, if that was asked for.
     pub peak: f64,
     /// What files in memory take more than before, as long as the image is there.
@@ -81,8 +84,11 @@ impl Puller {
         let pulled = match self {
             Self::GuestPull(program) => {
                 let mut pull = || attempt(&mut guest_pull(program, image, &dir));
+                let spent = processor_time();
                 let (time, peak) = measured(None, &mut pull)?;
+                let spent = processor_time() - spent;
                 let mut pulled = Pull::after(time, peak, before, &dir.join("store"));
+                pulled.processor = spent;
                 unmount(&dir.join("bundle/rootfs"));
                 fs::remove_dir_all(dir.join("bundle")).expect("a directory");
                 pulled.again = Some(timed(pull)?);
@@ -122,6 +128,7 @@ impl Pull {
     fn after(seconds: f64, peak: f64, before: f64, files: &Path) -> Self {
         Self {
             seconds,
+            processor: 0.0,
             peak,
             held: shared_memory() - before,
             stored: room(files),

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
 /// How long a server may take to start.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -61,6 +64,13 @@ pub fn timed(work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
     let start = Instant::now();
     work()?;
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// The processor time of all processes that this one has started and that have ended, in seconds.
+pub fn processor_time() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("Linux");
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    seconds(usage.user_time()) + seconds(usage.system_time())
 }
 
 /// Does something, and gives the peak memory in KiB of the processes that this one starts meanwhile and of `server`, which
