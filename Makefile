@@ -35,7 +35,8 @@ DOCDIR ?= $(PREFIX)/share/doc/offline-fs-kbc
 DROP_INS ?=
 
 # Set to 1 to install the program as confidential-data-hub too. With IMAGE=peerpod, confidential-data-hub.service runs it
-# then. Today's kata-agents pull images through that program, which this one can't do: leave the stock one in such images.
+# then. Today's kata-agents pull images through that program, which this one does only by guest-pull, and that is not complete
+# yet (docs/guest-pull.md): leave the stock one in such images.
 CDH ?=
 # Set to peerpod for images with cloud-api-adaptor's units: they start the program; see docs/systemd.md. It counts on the
 # command line only, since many build environments have a variable of this name.
