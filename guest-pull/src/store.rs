@@ -3,7 +3,7 @@
 //! The directory of layers: each a file that is named by the digest of its archive, and there only when it is whole.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::digest::Digest;
 use crate::layer::Summary;
+use crate::layer::path::parts;
 
 /// Why the store can't be used.
 #[derive(Debug, Error)]
@@ -76,6 +77,10 @@ pub struct Making {
     lock_path: PathBuf,
     is_done: bool,
 }
+
+/// The longest notes about a layer: an ordinary one has a few directories without an entry, and a million of the usual
+/// length fit.
+const MAX_NOTES_BYTES: u64 = 64 << 20;
 
 /// The first line of the notes about a layer, so that later versions know them.
 const NOTES: &[u8] = b"guest-pull 1\n";
@@ -210,7 +215,11 @@ impl Store {
             return Ok(None);
         }
         let notes = path.with_extension("notes");
-        let text = fs::read(&notes).map_err(at(&notes))?;
+        let mut text = Vec::new();
+        let file = File::open(&notes).map_err(at(&notes))?;
+        file.take(MAX_NOTES_BYTES + 1)
+            .read_to_end(&mut text)
+            .map_err(at(&notes))?;
         let parsed = Stored::parse(&text);
         parsed.map(Some).ok_or_else(|| {
             let error = io::Error::other("not what guest-pull writes; remove the layer's files");
@@ -230,8 +239,13 @@ impl Making {
             implied: summary.implied.clone(),
             hides_all: summary.hides_all,
         };
+        let notes = stored.encode();
+        if notes.len() as u64 > MAX_NOTES_BYTES {
+            let what = "the layer has too many directories that it has no entry for";
+            return Err(at(&self.notes)(io::Error::other(what)));
+        }
         // The notes come first, since the layer counts as stored when its own file has its name.
-        fs::write(&self.notes, stored.encode()).map_err(at(&self.notes))?;
+        fs::write(&self.notes, notes).map_err(at(&self.notes))?;
         // A name is all that says that a layer is whole, so on a disk it must not outlive a power cut that the content does
         // not. In memory, where the store of a pod VM is, this costs nothing.
         self.file.sync_data().map_err(at(&self.temporary))?;
@@ -268,7 +282,11 @@ impl Stored {
         text
     }
 
+    /// The mounter reads what the worker wrote, so each path must be one that can't lead anywhere else.
     fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() as u64 > MAX_NOTES_BYTES {
+            return None;
+        }
         let text = text.strip_prefix(NOTES)?;
         let end = text.iter().position(|byte| *byte == b'\n')?;
         let hides_all = match &text[..end] {
@@ -278,12 +296,26 @@ impl Stored {
         };
         let list = &text[end + 1..];
         let implied = match list.strip_suffix(&[0]) {
-            Some(list) => list.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect(),
+            Some(list) => {
+                let paths = list.split(|byte| *byte == 0);
+                paths.map(normal).collect::<Option<_>>()?
+            }
             None if list.is_empty() => Vec::new(),
             None => return None,
         };
         Some(Self { implied, hides_all })
     }
+}
+
+/// A path, if it is as this program writes it: from the root, with nothing in it that leads elsewhere.
+fn normal(path: &[u8]) -> Option<Vec<u8>> {
+    let parts = parts(path).ok()?;
+    let normal: Vec<_> = parts
+        .iter()
+        .flat_map(|part| [b"/", *part].concat())
+        .collect();
+    let is_root = parts.is_empty() && path == b"/";
+    (is_root || normal == path && !parts.is_empty()).then(|| path.to_vec())
 }
 
 /// Waits for the lock on a file, which is made if it is missing.
@@ -382,6 +414,32 @@ mod tests {
         assert!(store.path(&stored).exists() && running.temporary.exists());
         drop(running);
         assert_eq!(names(&store).len(), 2);
+    }
+
+    /// What a worker that was taken over could write beside a layer leads nowhere.
+    #[test]
+    fn notes_have_plain_paths_alone() {
+        let notes = |path: &[u8]| [NOTES, b"\n", path, b"\0"].concat();
+        for good in [&b"/"[..], b"/a", b"/a b/\xff"] {
+            let stored = Stored::parse(&notes(good)).unwrap();
+            assert_eq!(stored.implied, [good]);
+        }
+        for bad in [
+            &b""[..],
+            b"a",
+            b"//a",
+            b"/a/",
+            b"/a//b",
+            b"/./a",
+            b"/../a",
+            b"/a/..",
+        ] {
+            assert!(
+                Stored::parse(&notes(bad)).is_none(),
+                "{}",
+                bad.escape_ascii()
+            );
+        }
     }
 
     /// Of several that need a layer at once, one makes it and the others wait for it; if that one fails, the next makes it.

@@ -7,7 +7,7 @@
 //! attribute `trusted.overlay.opaque`.
 
 mod archive;
-mod path;
+pub(crate) mod path;
 mod place;
 
 use std::fs::File;
