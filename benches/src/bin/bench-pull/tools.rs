@@ -231,6 +231,8 @@ impl InMemory {
     /// Mounts one at this directory.
     pub fn mount(path: &Path) -> Self {
         fs::create_dir_all(path).expect("a directory");
+        // A run that was ended leaves its own.
+        let _ = Command::new("umount").args(["-q", "-l"]).arg(path).status();
         let options = ["-t", "tmpfs", "-o", "mode=0700,size=90%", "bench-pull"];
         run(Command::new("mount").args(options).arg(path));
         Self(path.to_owned())
