@@ -218,7 +218,7 @@ mod smaller {
         let mut number: c_long = 0;
         let mut at = text;
         // SAFETY: the NUL is no digit, so nothing after it is read.
-        while let digit @ b'0'..=b'9' = unsafe { *at }.cast_unsigned() {
+        while let digit @ b'0'..=b'9' = unsafe { *at.cast::<u8>() } {
             let digit = c_long::from(digit - b'0');
             number = number.saturating_mul(10).saturating_add(digit);
             // SAFETY: a digit is not the NUL.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
+use crate::layer::is_kept;
 use crate::store::Stored;
 
 /// Makes the directories below `upper`, which becomes the writable layer. The layers are mounted at `0`, `1` and so on
@@ -158,17 +159,29 @@ fn make(upper: &Path, path: &[u8], layers: &[Layer<'_>]) -> io::Result<()> {
     copy_xattrs(&from, &to)
 }
 
-/// Copies the extended attributes, but for overlayfs' own.
+/// Whether an attribute says who may do what.
+fn is_acl(name: &[u8]) -> bool {
+    name.starts_with(b"system.posix_acl_")
+}
+
+/// Copies the extended attributes, but for those that no layer has.
 fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
     let mut names = vec![0; 65_536];
     let length = rustix::fs::llistxattr(from, &mut names)?;
     let mut value = vec![0; 65_536];
     for name in names[..length].split(|byte| *byte == 0) {
-        if name.is_empty() || name.starts_with(b"trusted.overlay.") {
+        if name.is_empty() || !is_kept(name) {
             continue;
         }
         let length = rustix::fs::lgetxattr(from, name, &mut value)?;
-        rustix::fs::lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty())?;
+        let set =
+            rustix::fs::lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty());
+        match set {
+            // The kernel leaves these out too where it copies a directory up: before Linux 6.6 tmpfs has none of users.
+            Err(rustix::io::Errno::OPNOTSUPP)
+                if !name.starts_with(b"security.") && !is_acl(name) => {}
+            set => set?,
+        }
     }
     Ok(())
 }

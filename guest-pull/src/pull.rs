@@ -212,7 +212,7 @@ fn fetch_all(
                 digest: layer.digest,
                 failure,
             };
-            let result = match store.claim(diff_id) {
+            let result = match store.claim(diff_id, &|| !stop.load(Ordering::Relaxed)) {
                 Ok(Claim::Stored(stored)) => {
                     let bytes = layer.size;
                     events(Event::Layer {

@@ -3,9 +3,11 @@
 //! The directory of layers: each a file that is named by the digest of its archive, and there only when it is whole.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -78,9 +80,12 @@ pub struct Making {
     is_done: bool,
 }
 
-/// The longest notes about a layer: an ordinary one has a few directories without an entry, and a million of the usual
-/// length fit.
-const MAX_NOTES_BYTES: u64 = 64 << 20;
+/// The longest notes about a layer: an ordinary one has a few directories without an entry, and a hundred thousand fit. The
+/// mounter looks at each of them.
+const MAX_NOTES_BYTES: u64 = 4 << 20;
+
+/// The pause between two attempts at a lock: another pull needs a second or more for a layer.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// The first line of the notes about a layer, so that later versions know them.
 const NOTES: &[u8] = b"guest-pull 1\n";
@@ -162,26 +167,27 @@ impl Store {
         fs::canonicalize(&self.mounts)
     }
 
-    /// Looks for a layer. If another process is making it, waits until that has succeeded or failed.
+    /// Looks for a layer. If another process is making it, waits until that has succeeded or failed, as long as `wait` says
+    /// so. A layer whose notes are missing or broken counts as none, and is made anew.
     ///
     /// # Errors
     ///
-    /// If the store can't be read or written.
-    pub fn claim(&self, diff_id: &Digest) -> Result<Claim, Error> {
+    /// If the store can't be read or written, or the wait was given up.
+    pub fn claim(&self, diff_id: &Digest, wait: &dyn Fn() -> bool) -> Result<Claim, Error> {
         let path = self.path(diff_id);
         let lock_path = path.with_extension("lock");
         loop {
             if let Some(stored) = self.stored(diff_id)? {
                 return Ok(Claim::Stored(stored));
             }
-            let lock = lock(&lock_path).map_err(at(&lock_path))?;
+            let lock = lock(&lock_path, wait).map_err(at(&lock_path))?;
             // Whoever had the lock may have made the layer, and removed the lock's file.
             if !is_at(&lock, &lock_path) {
                 continue;
             }
-            if path.exists() {
+            if let Some(stored) = self.stored(diff_id)? {
                 let _ = fs::remove_file(&lock_path);
-                continue;
+                return Ok(Claim::Stored(stored));
             }
             let temporary = path.with_extension("new");
             let file = OpenOptions::new()
@@ -208,7 +214,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// If the notes about it can't be read.
+    /// If the store can't be read.
     pub fn stored(&self, diff_id: &Digest) -> Result<Option<Stored>, Error> {
         let path = self.path(diff_id);
         if !path.exists() {
@@ -216,15 +222,16 @@ impl Store {
         }
         let notes = path.with_extension("notes");
         let mut text = Vec::new();
-        let file = File::open(&notes).map_err(at(&notes))?;
+        let file = match File::open(&notes) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(at(&notes)(error)),
+        };
         file.take(MAX_NOTES_BYTES + 1)
             .read_to_end(&mut text)
             .map_err(at(&notes))?;
-        let parsed = Stored::parse(&text);
-        parsed.map(Some).ok_or_else(|| {
-            let error = io::Error::other("not what guest-pull writes; remove the layer's files");
-            at(&notes)(error)
-        })
+        // After a power cut they may be empty.
+        Ok(Stored::parse(&text))
     }
 }
 
@@ -245,7 +252,17 @@ impl Making {
             return Err(at(&self.notes)(io::Error::other(what)));
         }
         // The notes come first, since the layer counts as stored when its own file has its name.
-        fs::write(&self.notes, notes).map_err(at(&self.notes))?;
+        if Stored::parse(&notes).is_none() {
+            let what =
+                "a directory that the layer has no entry for has a name that no path can have";
+            return Err(at(&self.notes)(io::Error::other(what)));
+        }
+        let write = || {
+            let mut file = File::create(&self.notes)?;
+            file.write_all(&notes)?;
+            file.sync_data()
+        };
+        write().map_err(at(&self.notes))?;
         // A name is all that says that a layer is whole, so on a disk it must not outlive a power cut that the content does
         // not. In memory, where the store of a pod VM is, this costs nothing.
         self.file.sync_data().map_err(at(&self.temporary))?;
@@ -318,13 +335,21 @@ fn normal(path: &[u8]) -> Option<Vec<u8>> {
     (is_root || normal == path && !parts.is_empty()).then(|| path.to_vec())
 }
 
-/// Waits for the lock on a file, which is made if it is missing.
-fn lock(path: &Path) -> io::Result<Flock<File>> {
+/// Waits for the lock on a file, which is made if it is missing. It is asked for again and again, since the kernel's own wait
+/// can't be given up.
+fn lock(path: &Path, wait: &dyn Fn() -> bool) -> io::Result<Flock<File>> {
     let mut file = open_lock(path)?;
     loop {
-        match Flock::lock(file, FlockArg::LockExclusive) {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((back, Errno::EINTR)) => file = back,
+            Err((back, Errno::EWOULDBLOCK)) => {
+                if !wait() {
+                    return Err(io::Error::other("given up, since another layer failed"));
+                }
+                file = back;
+                thread::sleep(LOCK_RETRY);
+            }
             Err((_, error)) => return Err(error.into()),
         }
     }
@@ -352,11 +377,9 @@ pub(crate) fn is_at(lock: &File, path: &Path) -> bool {
 mod tests {
     #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
-    use std::io::Write as _;
-    use std::thread;
 
     fn making(store: &Store, id: &Digest) -> Making {
-        match store.claim(id).unwrap() {
+        match store.claim(id, &|| true).unwrap() {
             Claim::ToMake(making) => making,
             Claim::Stored(_) => panic!("it is stored"),
         }
@@ -388,7 +411,7 @@ mod tests {
         };
         let stored = made.finish(&summary).unwrap();
         assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
-        match store.claim(&id).unwrap() {
+        match store.claim(&id, &|| true).unwrap() {
             Claim::Stored(found) => assert_eq!(found, stored),
             Claim::ToMake(_) => panic!("it is not stored"),
         }
@@ -453,7 +476,7 @@ mod tests {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     let store = store.clone();
-                    scope.spawn(move || match store.claim(&id).unwrap() {
+                    scope.spawn(move || match store.claim(&id, &|| true).unwrap() {
                         Claim::ToMake(making) => {
                             making.finish(&Summary::default()).unwrap();
                             1

@@ -13,7 +13,7 @@ use std::process::{self, Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -31,6 +31,10 @@ const MAX_LINE: usize = 4 << 20;
 
 /// How many bytes are read until the mounter is told: a line for each read would be thousands.
 const TOLD_AT_ONCE: u64 = 1 << 20;
+
+/// How much memory the worker can have: twenty times what a pull takes, and so little that an image which takes more (a
+/// header of gigabytes, millions of long names) ends the worker, and not what else runs in the VM.
+const MAX_MEMORY_BYTES: u64 = 640 << 20;
 
 /// What the worker is to do.
 #[derive(Clone)]
@@ -113,6 +117,14 @@ pub fn run() -> io::Result<()> {
     // The mounter may be killed, and then nobody wants the layers. The kernel tells by a signal, but not if that happened
     // before this call; the end of standard input tells at any time.
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    let most = Some(MAX_MEMORY_BYTES);
+    setrlimit(
+        Resource::Data,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    )?;
     let mut line = Zeroizing::new(String::new());
     io::stdin()
         .lock()
@@ -171,15 +183,12 @@ pub fn run() -> io::Result<()> {
 
 fn pull(request: &Request, tell: &(dyn Fn(Event) + Sync)) -> Result<Outcome, Failure> {
     let other = |message: String| Failure::new(Kind::Other, message);
-    // Without TLS nothing is asked for a certificate, and reading the system's takes longer than a small image.
-    let roots = match request.plain_http {
-        true => Vec::new(),
-        false => registry::roots(&request.certificates).map_err(|number| {
-            other(format!(
-                "the additional certificate {number} is none in PEM"
-            ))
-        })?,
-    };
+    // Without TLS too: tokens and blobs may be elsewhere, where there is TLS.
+    let roots = registry::roots(&request.certificates).map_err(|number| {
+        other(format!(
+            "the additional certificate {number} is none in PEM"
+        ))
+    })?;
     let options = Options {
         roots,
         plain_http: request.plain_http,

@@ -327,3 +327,82 @@ fn pulls_at_once_fetch_each_layer_once() {
     }
     assert_eq!(stored(dir.path()).len(), 6, "{:?}", stored(dir.path()));
 }
+
+/// An entry of an archive that would lead to names or paths that no file system has, or whose content the archive has in
+/// parts, is refused with its name; nothing runs on without end, and nothing is stored.
+#[test]
+fn entries_that_no_file_system_can_have_are_refused() {
+    let link = |archive: &mut tar::Builder<Vec<u8>>, name: &str, target: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        archive.append_link(&mut header, name, target).unwrap();
+    };
+    let file = |archive: &mut tar::Builder<Vec<u8>>, name: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(1);
+        archive.append_data(&mut header, name, &b"x"[..]).unwrap();
+    };
+    let new = || tar::Builder::new(Vec::new());
+    let mut cases: Vec<(Vec<u8>, &str, &str)> = Vec::new();
+    let mut archive = new();
+    link(&mut archive, "l", &"x".repeat(4000));
+    file(&mut archive, "l/f");
+    cases.push((archive.into_inner().unwrap(), "l/f", "255 bytes"));
+    let mut archive = new();
+    link(&mut archive, "l0", &"d/".repeat(1500));
+    link(&mut archive, "l0/l1", &"d/".repeat(1500));
+    file(&mut archive, "l0/l1/f");
+    cases.push((archive.into_inner().unwrap(), "l0/l1/f", "4095 bytes"));
+    let mut archive = new();
+    archive
+        .append_pax_extensions([("SCHILY.xattr.user.a", &b""[..])])
+        .unwrap();
+    link(&mut archive, "long", &"y".repeat(4090));
+    cases.push((archive.into_inner().unwrap(), "", "don't fit a block"));
+    let mut archive = new();
+    let sparse = [
+        ("GNU.sparse.major", &b"1"[..]),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", b"holes"),
+    ];
+    archive.append_pax_extensions(sparse).unwrap();
+    file(&mut archive, "GNUSparseFile.1/holes");
+    cases.push((
+        archive.into_inner().unwrap(),
+        "GNUSparseFile.1/holes",
+        "sparse",
+    ));
+    for (archive, entry, expected) in cases {
+        let (repository, _) = Repository::of(&[archive]);
+        let registry = StandIn::start(move |asked| repository.answer(&asked.path));
+        let dir = tempfile::tempdir().unwrap();
+        let (said, code) = pull(&registry, dir.path(), &["--plain-http"]);
+        assert_ne!(code, Some(0), "{expected}: {said}");
+        assert!(
+            said.contains(entry) && said.contains(expected),
+            "{expected}: {said}"
+        );
+        assert!(stored(dir.path()).is_empty(), "{:?}", stored(dir.path()));
+    }
+}
+
+/// A token server that has no time says nothing about the login.
+#[test]
+fn a_busy_token_server_is_no_refusal() {
+    let registry = StandIn::start(|asked| match asked.path.starts_with("/token") {
+        true => Answer::new(503, r#"{"message":"come back later"}"#),
+        false => {
+            let challenge = format!("Bearer realm=\"http://{}/token\"", asked.host);
+            Answer::new(401, "{}").with("WWW-Authenticate", challenge)
+        }
+    });
+    let image = format!("{}/a/b:1", registry.address);
+    let (stdout, stderr, code) = output(&mut guest_pull(&["inspect", "--plain-http", &image]));
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(
+        stdout.contains("503") && stdout.contains("come back later"),
+        "{stdout}"
+    );
+}

@@ -220,7 +220,7 @@ fn describe_pull(pull: &Pull) -> String {
         return format!(
             "running for {seconds}: {} of {layers}, {} of {}, {}/s",
             progress.layers_done,
-            Megabytes(progress.bytes_fetched + progress.bytes_stored),
+            Megabytes(progress.bytes_fetched.saturating_add(progress.bytes_stored)),
             Megabytes(progress.bytes),
             Megabytes(rate)
         );

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tracing::info;
 use ttrpc::Code;
 
 use crate::proto::guest_pull::Progress;
@@ -163,7 +164,12 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.remove(Code::CANCELLED);
+        if let Some(pull) = self.remove(Code::CANCELLED) {
+            info!(
+                "the pull of {} is given up: nobody waits for it",
+                pull.image
+            );
+        }
     }
 }
 

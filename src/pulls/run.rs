@@ -21,6 +21,10 @@ const DEADLINE: Duration = Duration::from_secs(3600);
 /// The longest deadline that is taken from a client: nothing is pulled for a day.
 const MAX_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
+/// How much earlier guest-pull's deadline is. The client's clock began before this program's, and a mount that comes after the
+/// client has given up would stay.
+const MARGIN: Duration = Duration::from_secs(2);
+
 /// Asks guest-pull to tell how the pull goes.
 const PROGRESS: &str = "progress";
 
@@ -34,6 +38,9 @@ pub async fn run(puller: Arc<Puller>, ticket: Ticket, mut request: Request) -> R
     let pulled = timeout_at(end, async {
         ticket.turn().await;
         let left = end.saturating_duration_since(Instant::now());
+        // guest-pull should be the first to see that the time is over: it knows what it was waiting for, and takes back what
+        // it has mounted.
+        let left = left.saturating_sub(MARGIN.min(left / 10));
         request.timeout_nano = i64::try_from(left.as_nanos()).unwrap_or(i64::MAX);
         request.metadata.push(KeyValue {
             key: PROGRESS.to_owned(),

@@ -11,6 +11,9 @@ use crate::pulls::puller::Puller;
 use crate::pulls::{Pulls, run};
 use crate::server::method::{Method, Subject};
 
+/// The longest request that is passed on: a name and a path. Those that wait are kept.
+const MAX_REQUEST_BYTES: usize = 16 << 10;
+
 /// The service.
 pub fn service(puller: Puller, pulls: Arc<Pulls>) -> Vec<Method> {
     let puller = Arc::new(puller);
@@ -18,6 +21,10 @@ pub fn service(puller: Puller, pulls: Arc<Pulls>) -> Vec<Method> {
         "api.ImagePullService",
         "PullImage",
         move |pull: ImagePullRequest, request, notes| {
+            if request.payload.len() > MAX_REQUEST_BYTES {
+                let text = format!("the request has more than {MAX_REQUEST_BYTES} bytes");
+                return Err(get_status(Code::INVALID_ARGUMENT, text));
+            }
             let ticket = pulls.begin(&pull.image_url);
             notes.subject = Subject::Quoted(pull.image_url.into());
             let ticket = ticket.ok_or_else(|| {

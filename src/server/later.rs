@@ -5,10 +5,11 @@
 //! They belong to their connection. When that ends, so does the work on them, since nobody waits for the answers.
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 use std::time::Instant;
 
-use ttrpc::Response;
+use ttrpc::{Code, Response, get_status};
 
 use crate::server::method::Later;
 use crate::server::request_log::Record;
@@ -23,6 +24,14 @@ pub struct Pending {
     pub record: Record,
     /// The work on it.
     pub work: Later,
+}
+
+/// The answer to a request whose work panicked.
+fn bug() -> Response {
+    let mut response = Response::new();
+    let text = "a bug in offline-fs-kbc; its log says where";
+    response.set_status(get_status(Code::INTERNAL, text));
+    response
 }
 
 /// The requests of one connection that are being worked on.
@@ -50,8 +59,15 @@ impl Unanswered {
     pub async fn next(&mut self) -> (Pending, Response) {
         poll_fn(|context| {
             for at in 0..self.0.len() {
-                if let Poll::Ready(response) = self.0[at].work.as_mut().poll(context) {
-                    return Poll::Ready((self.0.swap_remove(at), response));
+                let work = &mut self.0[at].work;
+                // As in a method's call, a bug fails the request and not the connection.
+                let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
+                match polled {
+                    Ok(Poll::Pending) => {}
+                    Ok(Poll::Ready(response)) => {
+                        return Poll::Ready((self.0.swap_remove(at), response));
+                    }
+                    Err(_) => return Poll::Ready((self.0.swap_remove(at), bug())),
                 }
             }
             Poll::Pending

@@ -28,10 +28,11 @@ impl Inspect {
     /// Prints what the registry says.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.source.client()?;
-        let found = pull::find(&client, self.source.reference(), &self.source.platform());
+        let found = pull::find(&client, self.source.reference()?, &self.source.platform());
         let (answer, text, status) = match &found {
             Ok((digest, manifest)) => {
-                let bytes: u64 = manifest.layers.iter().map(|layer| layer.size).sum();
+                let bytes = manifest.layers.iter().map(|layer| layer.size);
+                let bytes = bytes.fold(0, u64::saturating_add);
                 let layers = manifest.layers.len();
                 let text = format!("{digest}: {layers} layers, {bytes} bytes");
                 ("accepted", text, 0)

@@ -98,7 +98,7 @@ impl Source {
         Ok(Request {
             registry: self.image.registry.clone(),
             repository: self.image.repository.clone(),
-            reference: self.reference().to_owned(),
+            reference: self.reference()?.to_owned(),
             platform: self.platform(),
             login: self.login()?,
             certificates: self.certificates()?,
@@ -145,8 +145,8 @@ impl Source {
     }
 
     /// The tag or digest.
-    fn reference(&self) -> &str {
-        &self.image.suffix[1..]
+    fn reference(&self) -> anyhow::Result<&str> {
+        registry::reference(&self.image).map_err(|what| anyhow!("{}: {what}", self.image))
     }
 
     fn platform(&self) -> Platform {

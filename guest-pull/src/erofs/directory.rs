@@ -39,7 +39,7 @@ pub fn encode(entries: &[Dirent<'_>]) -> Vec<u8> {
             used += DIRENT_BYTES + entry.name.len();
             used <= BLOCK
         });
-        let (block, later) = rest.split_at(fits.count());
+        let (block, later) = rest.split_at(fits.count().max(1));
         rest = later;
         let start = bytes.len();
         let mut name_offset = block.len() * DIRENT_BYTES;

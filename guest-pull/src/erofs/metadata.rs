@@ -93,6 +93,9 @@ impl Places {
             let node = tree.get(id);
             let head = INODE_BYTES + xattr_bytes(&node.attributes.xattrs)?;
             let (in_one_block, rest) = behind(tree, id);
+            if head % SLOT + in_one_block > BLOCK {
+                return Err(Error::Link(in_one_block));
+            }
             // The end of a content must lie in one block.
             while in_one_block > 0 && (next as usize + head) % BLOCK + in_one_block > BLOCK {
                 next += SLOT as u64;

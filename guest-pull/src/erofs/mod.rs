@@ -38,6 +38,9 @@ pub enum Error {
         /// What fits.
         most: usize,
     },
+    /// A symbolic link is too long.
+    #[error("a link's target of {0} bytes and its extended attributes don't fit a block")]
+    Link(usize),
     /// The file system has more blocks than the format can number.
     #[error("the layer has more than 16 TiB")]
     TooLarge,

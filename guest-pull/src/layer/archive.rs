@@ -25,6 +25,9 @@ const BUILDERS: &[u8] = b".wh..wh.";
 /// The prefix of extended attributes in a PAX header, as GNU tar, Go and Docker write them.
 const XATTR: &str = "SCHILY.xattr.";
 
+/// The prefix of what GNU tar writes into the PAX header of a sparse file.
+const SPARSE: &str = "GNU.sparse.";
+
 /// Reads the archive to its end, what follows the last entry included, and puts its entries into the layer.
 pub fn read(archive: impl Read, layer: &mut Layer) -> Result<(), Error> {
     let mut archive = Archive::new(archive);
@@ -210,6 +213,11 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> Result<Attributes, String> {
             "mtime" => {
                 let time = time(value).ok_or("its time in the PAX header is no time")?;
                 (attributes.seconds, attributes.nanoseconds) = time;
+            }
+            key if key.starts_with(SPARSE) => {
+                return Err(
+                    "it is a sparse file in the PAX form, which is not supported yet".to_owned(),
+                );
             }
             key => match key.strip_prefix(XATTR).map(str::as_bytes) {
                 Some(name) if is_kept(name) => xattrs.push((name.into(), value.into())),

@@ -10,6 +10,8 @@ mod archive;
 pub(crate) mod path;
 mod place;
 
+pub(crate) use place::is_kept;
+
 use std::fs::File;
 use std::io::{self, Read};
 

@@ -2,11 +2,11 @@
 
 //! Puts entries into the tree of a layer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use crate::erofs::{self, Attributes, ContentWriter, Device, Kind, NodeId, ROOT, Tree, Xattr};
-use crate::layer::path::parts;
+use crate::layer::path::{MAX_NAME, MAX_PATH, parts};
 use crate::layer::{Error, Summary};
 
 /// How many inodes a layer has at most: five times those of a whole distribution with its documentation.
@@ -24,6 +24,8 @@ pub struct Layer {
     contents: ContentWriter,
     /// The directories that no entry was for, so far.
     implied: BTreeSet<NodeId>,
+    /// How long the paths of directories are, but for the root's.
+    lengths: BTreeMap<NodeId, usize>,
     /// What the layer takes away from lower ones: a directory, and a name in it.
     whiteouts: BTreeSet<(NodeId, Box<[u8]>)>,
     opaque: BTreeSet<NodeId>,
@@ -37,6 +39,7 @@ impl Layer {
             tree: Tree::default(),
             contents: ContentWriter::new(file, compress),
             implied: BTreeSet::from([ROOT]),
+            lengths: BTreeMap::new(),
             whiteouts: BTreeSet::new(),
             opaque: BTreeSet::new(),
             entries: 0,
@@ -81,7 +84,7 @@ impl Layer {
                 self.tree.get_mut(id).attributes = attributes;
             }
             None => {
-                let id = self.add_directory(attributes, directory)?;
+                let id = self.add_directory(attributes, directory, name.len())?;
                 self.tree.link(directory, &name, id);
             }
         }
@@ -135,6 +138,7 @@ impl Layer {
     /// Takes a name away from the lower layers.
     pub(super) fn put_whiteout(&mut self, directory: &[u8], name: &[u8]) -> Result<(), String> {
         let directory = self.directory(directory)?;
+        self.bound()?;
         self.whiteouts.insert((directory, name.into()));
         Ok(())
     }
@@ -189,7 +193,14 @@ impl Layer {
                     let from = if target.starts_with(b"/") { ROOT } else { at };
                     let names = target.rsplit(|byte| *byte == b'/');
                     let names = names.filter(|name| !matches!(*name, b"" | b"."));
-                    rest.extend(names.map(Box::from));
+                    for name in names {
+                        if name.len() > MAX_NAME {
+                            return Err(
+                                "it leads through a link with a part over 255 bytes".to_owned()
+                            );
+                        }
+                        rest.push(name.into());
+                    }
                     from
                 }
                 _ => {
@@ -197,7 +208,7 @@ impl Layer {
                         mode: 0o755,
                         ..Attributes::default()
                     };
-                    let id = self.add_directory(attributes, at)?;
+                    let id = self.add_directory(attributes, at, part.len())?;
                     self.tree.link(at, &part, id);
                     self.implied.insert(id);
                     id
@@ -212,15 +223,27 @@ impl Layer {
         self.tree.add(attributes, kind).ok_or_else(too_many)
     }
 
-    fn add_directory(&mut self, attributes: Attributes, parent: NodeId) -> Result<NodeId, String> {
+    /// Adds a directory whose name has so many bytes. Links can lead to paths that are longer than any name in the archive.
+    fn add_directory(
+        &mut self,
+        attributes: Attributes,
+        parent: NodeId,
+        name: usize,
+    ) -> Result<NodeId, String> {
         self.bound()?;
-        self.tree
-            .add_directory(attributes, parent)
-            .ok_or_else(too_many)
+        let length = self.lengths.get(&parent).copied().unwrap_or_default() + 1 + name;
+        if length >= MAX_PATH {
+            return Err("links make its path longer than 4095 bytes".to_owned());
+        }
+        let id = self.tree.add_directory(attributes, parent);
+        let id = id.ok_or_else(too_many)?;
+        self.lengths.insert(id, length);
+        Ok(id)
     }
 
     fn bound(&self) -> Result<(), String> {
-        match self.tree.len() < MAX_INODES {
+        // A whiteout becomes an inode in the end.
+        match self.tree.len() + self.whiteouts.len() < MAX_INODES {
             true => Ok(()),
             false => Err(too_many()),
         }
@@ -272,7 +295,7 @@ fn too_many() -> String {
 
 /// The attributes of an archive's entry that a layer keeps: overlayfs' own would be obeyed, and SELinux labels are those of
 /// the machine that made the image. containerd drops the same.
-pub(super) fn is_kept(name: &[u8]) -> bool {
+pub(crate) fn is_kept(name: &[u8]) -> bool {
     !name.starts_with(b"trusted.overlay.") && name != b"security.selinux"
 }
 

@@ -335,6 +335,16 @@ impl Client {
         }
         let response = self.send(&url, basic.as_ref(), None)?;
         let host = host_of(&url).to_owned();
+        let refuses = [
+            StatusCode::BAD_REQUEST,
+            StatusCode::UNAUTHORIZED,
+            StatusCode::FORBIDDEN,
+        ];
+        if response.status() != StatusCode::OK && !refuses.contains(&response.status()) {
+            let status = response.status();
+            let what = format!("{status} to the request for a token{}", message(response));
+            return Err(Error::Answer { host, what });
+        }
         if response.status() != StatusCode::OK {
             return Err(Error::Refused {
                 host,

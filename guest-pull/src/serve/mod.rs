@@ -26,6 +26,7 @@ use crate::credential::{self, Found};
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::mount::{self, By, Mounted};
+use crate::registry;
 use crate::registry::platform::Platform;
 use crate::store::Store;
 use crate::until::Until;
@@ -157,6 +158,9 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
         eprintln!("guest-pull: {warning}");
     }
     let plain_http = image.allow(&name)?;
+    let reference = registry::reference(&name);
+    let reference = reference.map_err(|what| Failure::new(Kind::Invalid, what))?;
+    let reference = reference.to_owned();
     let directory = options.store.as_ref().unwrap_or(&image.work_dir);
     let store = open(directory)?;
     let found = credential::fetch(&image.credential, &options.daemon, &name)?;
@@ -174,7 +178,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
     let request = worker::Request {
         registry: name.registry.clone(),
         repository: name.repository.clone(),
-        reference: name.suffix[1..].to_owned(),
+        reference,
         platform: Platform::of_this_machine(),
         login,
         certificates: image.extra_root_certificates.clone(),
