@@ -147,7 +147,7 @@ pub fn release_code() {
 /// of the program, which never uses any of it.
 #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
 mod smaller {
-    use libc::{c_char, c_int, c_long, c_uint, pthread_attr_t, pthread_t, size_t};
+    use libc::{c_char, c_int, c_uint, pthread_attr_t, pthread_t, size_t};
     use nix::errno::Errno;
 
     /// A message in the program's language, which without setlocale(3), as here, is the message itself: dcgettext(3), by
@@ -184,61 +184,6 @@ mod smaller {
     extern "C" fn pthread_getattr_np(_: pthread_t, _: *mut pthread_attr_t) -> c_int {
         libc::ENOSYS
     }
-
-    // From here the C library's own start, its allocator and its processor counting would bring its streams, its formatting,
-    // its locales and its loader of libraries along: an eighth of the program. They call these for what never happens here
-    // (a description of the heap, a library that can't be loaded), and to read a decimal number. Weak, so that the C
-    // library's own are taken where another part of it brings them.
-    std::arch::global_asm!(
-        ".weak fprintf",
-        ".set fprintf, {nothing}",
-        ".weak stderr",
-        ".set stderr, {no_stream}",
-        ".weak strtol",
-        ".set strtol, {decimal}",
-        ".weak strtoul",
-        ".set strtoul, {decimal}",
-        ".weak __strerror_r",
-        ".set __strerror_r, {no_reason}",
-        nothing = sym print_nothing,
-        no_stream = sym NO_STREAM,
-        decimal = sym decimal,
-        no_reason = sym no_reason,
-    );
-
-    /// Writes nothing and says so: fprintf(3). It reads none of its arguments, of which a caller may pass any.
-    extern "C" fn print_nothing() -> c_int {
-        -1
-    }
-
-    /// The number at the beginning of a text, and where it ends: strtol(3) and strtoul(3) for the decimal numbers without a
-    /// sign that the C library itself reads, from the kernel's lists of processors.
-    // SAFETY: as with the C library's, the text ends in a NUL, and the place for the end is null or one to write to.
-    unsafe extern "C" fn decimal(text: *const c_char, end: *mut *const c_char, _: c_int) -> c_long {
-        let mut number: c_long = 0;
-        let mut at = text;
-        // SAFETY: the NUL is no digit, so nothing after it is read.
-        while let digit @ b'0'..=b'9' = unsafe { *at.cast::<u8>() } {
-            let digit = c_long::from(digit - b'0');
-            number = number.saturating_mul(10).saturating_add(digit);
-            // SAFETY: a digit is not the NUL.
-            at = unsafe { at.add(1) };
-        }
-        if !end.is_null() {
-            // SAFETY: the caller gives it to be written to.
-            unsafe { *end = at };
-        }
-        number
-    }
-
-    /// The reason that the loader of libraries, which loads none here, would give: strerror_r(3), as the C library's own
-    /// parts call it.
-    extern "C" fn no_reason(_: c_int, _: *mut c_char, _: size_t) -> *const c_char {
-        c"error".as_ptr()
-    }
-
-    /// The stream that is none.
-    static NO_STREAM: usize = 0;
 
     /// Ends the process because of a bug that the C library found in itself or in its caller: what assert(3) calls. It says
     /// the same as the C library's own, without the format machinery that this takes.

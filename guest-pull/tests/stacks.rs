@@ -169,3 +169,36 @@ fn a_killed_pull_leaves_whole_layers_alone() {
         assert_eq!(names, expected, "after {wait:?}");
     }
 }
+
+/// Where a file replaces a directory, tools also take away what was in it: the file stays.
+#[test]
+fn a_file_stays_when_something_below_it_is_taken_away() {
+    if !is_root() {
+        return;
+    }
+    let own = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec());
+    let archives = [
+        archive(&[own("a/b", "before"), own("c/d", "before")]),
+        archive(&[own("a", "after"), own("a/.wh.b", ""), own("c/.wh.d", "")]),
+    ];
+    let (repository, image) = Repository::of(&archives);
+    let registry = StandIn::start(move |asked| repository.answer(&asked.path));
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let name = format!("{}/a/b:1", registry.address);
+    run(&mut guest_pull(&[
+        "pull",
+        "--plain-http",
+        "--store",
+        text(&store),
+        &name,
+    ]));
+    let store = Store::open(&store).unwrap();
+    let ids = image.diff_ids.iter().map(|id| Digest::parse(id).unwrap());
+    let ids: Vec<_> = ids.collect();
+    let mounted = mount_stored(&store, &ids, dir.path(), By::File).unwrap();
+    let root = dir.path().join("rootfs");
+    assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "after");
+    assert!(root.join("c").is_dir() && !root.join("c/d").exists());
+    mounted.undo().unwrap();
+}

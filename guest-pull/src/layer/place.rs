@@ -121,7 +121,9 @@ impl Layer {
         };
         let mut xattrs = attributes.xattrs;
         for before in std::mem::take(&mut node.attributes.xattrs) {
-            if xattrs.iter().all(|(name, _)| *name != before.0) {
+            // The kernel takes capabilities away when containerd sets the owner again.
+            let is_lost = *before.0 == *b"security.capability";
+            if !is_lost && xattrs.iter().all(|(name, _)| *name != before.0) {
                 xattrs.push(before);
             }
         }
@@ -137,6 +139,9 @@ impl Layer {
 
     /// Takes a name away from the lower layers.
     pub(super) fn put_whiteout(&mut self, directory: &[u8], name: &[u8]) -> Result<(), String> {
+        if self.is_below_file(directory)? {
+            return Ok(());
+        }
         let directory = self.directory(directory)?;
         self.bound()?;
         self.whiteouts.insert((directory, name.into()));
@@ -145,6 +150,9 @@ impl Layer {
 
     /// Hides what the lower layers have in a directory.
     pub(super) fn put_opaque(&mut self, directory: &[u8]) -> Result<(), String> {
+        if self.is_below_file(directory)? {
+            return Ok(());
+        }
         let directory = self.directory(directory)?;
         self.opaque.insert(directory);
         Ok(())
@@ -163,6 +171,24 @@ impl Layer {
     fn directory(&mut self, path: &[u8]) -> Result<NodeId, String> {
         let parts = parts(path)?;
         self.walk(&parts)
+    }
+
+    /// Whether a path leads below a file of this layer: where a file replaces a directory, umoci also takes away what was in
+    /// that. The file stays.
+    fn is_below_file(&self, path: &[u8]) -> Result<bool, String> {
+        let mut at = ROOT;
+        for part in parts(path)? {
+            let entries = self.tree.entries(at);
+            let Some(next) = entries.and_then(|entries| entries.get(part)) else {
+                return Ok(false);
+            };
+            match self.tree.get(*next).kind {
+                Kind::Directory { .. } => at = *next,
+                Kind::Symlink(_) => return Ok(false),
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// The directory at a path. Symbolic links of this layer are followed within it; what is missing, and what is neither

@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::cli::check::answer::{Answer, INPUT, Options, shown};
-use crate::cli::check::skopeo;
 
 /// Asks the image's registry for its manifest, with this login or none.
 pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answer {
@@ -25,10 +24,17 @@ pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answe
         Ok(file) => file,
         Err(error) => return Answer::NotAsked(format!("no memory for its file: {error}")),
     };
-    match by_guest_pull(image, login, options, &file) {
-        Some(answer) => answer,
-        None => skopeo::ask(image, login, options, &file),
-    }
+    by_guest_pull(image, login, options, &file)
+        .unwrap_or_else(|| without_guest_pull(image, login, options, &file))
+}
+
+/// What skopeo says. No image has it, so only the build host's program asks it.
+#[cfg(feature = "tools")]
+use crate::cli::check::skopeo::ask as without_guest_pull;
+
+#[cfg(not(feature = "tools"))]
+fn without_guest_pull(_: &ImageName, _: Option<&Login>, _: &Options, _: &File) -> Answer {
+    Answer::NotAsked("there is no guest-pull here".to_owned())
 }
 
 /// What guest-pull says; none if it is not installed.

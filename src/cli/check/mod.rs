@@ -10,6 +10,7 @@ mod files;
 mod image;
 mod other;
 pub mod report;
+#[cfg(feature = "tools")]
 mod skopeo;
 mod subject;
 mod units;
