@@ -273,15 +273,18 @@ impl Serve {
     /// How guest-pull is reached. Under a service manager it has a unit of its own, since this program's sandbox has no
     /// network; elsewhere this process starts it, from beside its own program.
     fn puller(&self, endpoints: &[Endpoint]) -> anyhow::Result<Puller> {
+        let mut hubs = endpoints.iter();
+        let Some((hub, ..)) = hubs.find(|(_, roles, _)| roles.contains(&Role::ConfidentialDataHub))
+        else {
+            return Ok(Puller::default());
+        };
         let socket = match &self.sockets.guest_pull_sock {
             Some(Choice::Off) => return Ok(Puller::default()),
             Some(Choice::At(address)) => address.clone(),
             None => self.root.guest_pull_socket()?,
         };
-        let mut hubs = endpoints.iter();
-        let hub = hubs.find(|(_, roles, _)| roles.contains(&Role::ConfidentialDataHub));
-        let program = match (hub, env::current_exe()) {
-            (Some((hub, ..)), Ok(program)) if !notify::is_service() => {
+        let program = match env::current_exe() {
+            Ok(program) if !notify::is_service() => {
                 sys::remove_ended_children();
                 let mut args = vec!["serve".into(), "--cdh-sock".into(), hub.to_string().into()];
                 if let Some(config) = &self.hub_config {

@@ -64,8 +64,11 @@ impl Root {
         match &self.root {
             Some(root) => {
                 let path = root.join(default.trim_start_matches('/'));
-                // A socket's address must be absolute. This fails only if the root is empty.
-                std::path::absolute(&path).unwrap_or(path)
+                match path.is_absolute() {
+                    true => path,
+                    // A socket's address must be absolute. This fails only if the root is empty.
+                    false => std::path::absolute(&path).unwrap_or(path),
+                }
             }
             None => PathBuf::from(default),
         }

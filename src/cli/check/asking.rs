@@ -13,7 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use offline_fs_kbc::child;
 use offline_fs_kbc::credential::Login;
 use offline_fs_kbc::credential::image::ImageName;
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::cli::check::answer::{Answer, INPUT, Options, shown};
@@ -44,9 +44,7 @@ fn by_guest_pull(
     options: &Options,
     file: &File,
 ) -> Option<Answer> {
-    let mut args: Vec<OsString> = ["inspect", "--format", "json", "--auth-file", INPUT]
-        .map(OsString::from)
-        .into();
+    let mut args: Vec<OsString> = ["inspect", "--auth-file", INPUT].map(OsString::from).into();
     for certificate in certificates(options) {
         args.extend(["--ca-file".into(), certificate.into()]);
     }
@@ -67,17 +65,15 @@ fn by_guest_pull(
             )));
         }
     };
-    let told: Option<Value> = serde_json::from_slice(&ended.output).ok();
-    let said = match &told {
-        Some(told) => told["message"].as_str().unwrap_or_default().to_owned(),
-        None => String::from_utf8_lossy(&ended.error).trim_end().to_owned(),
-    };
-    let shown = shown("guest-pull", &said, &said, login);
-    let answer = told.as_ref().and_then(|told| told["answer"].as_str());
-    Some(match answer {
-        Some("accepted") => Answer::Accepted,
-        Some("refused") => Answer::Refused(shown),
-        Some("missing") => Answer::NoImage(shown),
+    // The image, the answer in a word, and a text.
+    let output = String::from_utf8_lossy(&ended.output);
+    let error = String::from_utf8_lossy(&ended.error);
+    let said = output.splitn(3, ": ").nth(2).unwrap_or(&error).trim_end();
+    let shown = shown("guest-pull", said, said, login);
+    Some(match ended.status {
+        Some(0) => Answer::Accepted,
+        Some(3) => Answer::Refused(shown),
+        Some(4) => Answer::NoImage(shown),
         // guest-pull never leaves out the verification of TLS, and skopeo can.
         _ if options.plain_http => return None,
         // What is no answer of the registry says nothing about the login.
