@@ -69,7 +69,7 @@ fn an_image_of_all_kinds_of_entries_is_as_containerd_extracts_it() {
     }
     let dir = tempfile::tempdir().unwrap();
     let layout = dir.path().join("layout");
-    run(support("make-image").arg(&layout));
+    run(support("make-image").arg("--rare").arg(&layout));
     let containerd = Containerd::start();
     let (theirs, _theirs) = containerd.mount(&layout, "kinds");
     let (ours, _ours) = mount(&layout, dir.path());

@@ -5,14 +5,16 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "support/host.rs"]
+mod host;
 #[path = "support/registry.rs"]
 mod registry;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use registry::{Mounted, PASSWORD, Registry, guest_pull, mounts_below, output, run, support, tool};
+use host::{Mounted, guest_pull, is_root, mounts_below, output, run, support, tool};
+use registry::{PASSWORD, Registry};
 
 /// Times of directories that no archive has an entry for: umoci has made them a moment ago.
 fn without_implied(listing: &str) -> Vec<String> {
@@ -34,12 +36,6 @@ fn without_implied(listing: &str) -> Vec<String> {
         if is_implied || line.starts_with("[b'name nn") && line.contains("0o40755") {
             line.truncate(line.find(", 0, 0, ").unwrap());
         }
-        // Here containerd differs from umoci, and counts: a hard link's entry gives the file its mode, and there is no time
-        // before 1970.
-        if line.starts_with("[b'bin/app'") || line.starts_with("[b'bin/other'") {
-            *line = line.replace("'0o100755'", "'0o100644'");
-        }
-        *line = line.replace(", -5500000000, ", ", 0, ");
         // umoci gives the root the time of the unpacking.
         if line.starts_with("[b'.', ") {
             line.truncate(line.find(", 0, 0, ").unwrap());
@@ -53,14 +49,13 @@ fn without_implied(listing: &str) -> Vec<String> {
 /// after the pull, and none of the layers'. Each layer's file is right for fsck.erofs.
 #[test]
 fn an_image_is_mounted_as_it_was_made() {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+    if !is_root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let [layout, store, bundle, unpacked] =
         ["layout", "store", "bundle", "unpacked"].map(|name| dir.path().join(name));
-    run(Command::new(support("make-image")).arg(&layout));
+    run(support("make-image").arg(&layout));
     let registry = Registry::start();
     let image = registry.push(&layout);
     let as_str = |path: &Path| path.to_str().unwrap().to_owned();
@@ -95,8 +90,8 @@ fn an_image_is_mounted_as_it_was_made() {
             &format!("{}:test", layout.display()),
         ])
         .arg(&unpacked));
-    let [ours, theirs] = [&rootfs, &unpacked]
-        .map(|root| without_implied(&run(Command::new(support("listing")).arg(root))));
+    let [ours, theirs] =
+        [&rootfs, &unpacked].map(|root| without_implied(&run(support("listing").arg(root))));
     assert_eq!(ours, theirs);
     // Programs of the image run, and what they write stays there.
     fs::write(rootfs.join("etc/written"), "x").unwrap();
@@ -128,7 +123,7 @@ fn an_image_is_mounted_as_it_was_made() {
 fn inspect_tells_answers_apart() {
     let dir = tempfile::tempdir().unwrap();
     let layout = dir.path().join("layout");
-    run(Command::new(support("make-image")).arg(&layout));
+    run(support("make-image").arg(&layout));
     let registry = Registry::start();
     let image = registry.push(&layout);
     let missing = image.replace(":1", ":2");
@@ -165,7 +160,7 @@ fn inspect_tells_answers_apart() {
 fn a_private_registry_wants_login_and_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let [layout, store] = ["layout", "store"].map(|name| dir.path().join(name));
-    run(Command::new(support("make-image")).arg(&layout));
+    run(support("make-image").arg(&layout));
     let registry = Registry::start_private();
     let image = registry.push(&layout);
     let as_str = |path: PathBuf| path.to_str().unwrap().to_owned();

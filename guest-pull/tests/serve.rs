@@ -7,6 +7,8 @@
 
 #[path = "support/caller.rs"]
 mod caller;
+#[path = "support/host.rs"]
+mod host;
 #[path = "support/registry.rs"]
 mod registry;
 
@@ -20,22 +22,39 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ttrpc::Code;
 
-use caller::{Place, Stalling, daemon, recorded, runs, wait_until, with_progress};
-use registry::{Mounted, PASSWORD, Registry, mounts_below, run, support};
-
-fn is_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    assert!(
-        is_root || std::env::var_os("CI").is_none(),
-        "these tests need root"
-    );
-    is_root
-}
+use caller::{Place, Serve, Stalling, daemon, recorded, runs, wait_until, with_progress};
+use host::{Mounted, PATIENCE, guest_pull, is_root, mounts_below, output, run, support};
+use registry::{PASSWORD, Registry};
 
 fn layout(place: &Place) -> std::path::PathBuf {
     let layout = place.at("layout");
-    run(Command::new(support("make-image")).arg(&layout));
+    run(support("make-image").arg(&layout));
     layout
+}
+
+/// A registry for everybody, which has the image and may be asked without TLS; and the image's name. The daemon has no
+/// credential.
+fn public(place: &Place) -> (Registry, String) {
+    let registry = Registry::start();
+    let image = registry.push(&layout(place));
+    place.configure(&insecure(&registry.address));
+    daemon(place, Err(Code::NOT_FOUND));
+    (registry, image)
+}
+
+/// A pull that is in the middle of its layers, which never come; and its worker.
+fn stalled(place: &Place, layout: &Path) -> (Serve, u32) {
+    let stalling = Stalling::start(layout);
+    place.configure(&insecure(&stalling.address));
+    daemon(place, Err(Code::NOT_FOUND));
+    let mut serve = place.serve();
+    let image = format!("{}/a/b:1", stalling.address);
+    serve.send(&recorded(&image, &place.bundle()));
+    stalling.asked.recv_timeout(PATIENCE).unwrap();
+    let [worker] = serve.children()[..] else {
+        panic!("{:?}", serve.children())
+    };
+    (serve, worker)
 }
 
 /// `[image]` with the registry's own CA.
@@ -325,7 +344,7 @@ fn odd_requests_are_answered() {
         assert!(!serve.child.wait().unwrap().success());
     }
     // Standard input that is no socket.
-    let output = registry::output(&mut registry::guest_pull(&["serve"]));
+    let output = output(&mut guest_pull(&["serve"]));
     assert!(output.1.contains("no unix socket"), "{output:?}");
 }
 
@@ -336,10 +355,7 @@ fn a_link_as_root_is_refused() {
         return;
     }
     let place = Place::new(false);
-    let registry = Registry::start();
-    let image = registry.push(&layout(&place));
-    place.configure(&insecure(&registry.address));
-    daemon(&place, Err(Code::NOT_FOUND));
+    let (_registry, image) = public(&place);
     std::os::unix::fs::symlink("/", place.rootfs()).unwrap();
     let answer = place.ask(&recorded(&image, &place.bundle()));
     assert!(
@@ -357,24 +373,14 @@ fn a_caller_that_goes_away_ends_the_pull() {
     let place = Place::new(false);
     let layout = layout(&place);
     for half_close in [false, true] {
-        let stalling = Stalling::start(&layout);
-        place.configure(&insecure(&stalling.address));
-        daemon(&place, Err(Code::NOT_FOUND));
-        let mut serve = place.serve();
-        serve.send(&recorded(
-            &format!("{}/a/b:1", stalling.address),
-            &place.bundle(),
-        ));
-        stalling.asked.recv_timeout(registry::PATIENCE).unwrap();
-        let workers = serve.children();
-        assert_eq!(workers.len(), 1);
+        let (mut serve, worker) = stalled(&place, &layout);
         let stream = serve.stream.take().unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         if !half_close {
             drop(stream);
         }
         assert!(!serve.child.wait().unwrap().success());
-        assert!(!runs(workers[0]));
+        assert!(!runs(worker));
         place.assert_nothing_left();
     }
 }
@@ -401,23 +407,13 @@ fn a_killed_pull_leaves_nothing_for_long() {
         return;
     }
     let place = Place::new(false);
-    let layout = layout(&place);
-    let stalling = Stalling::start(&layout);
-    place.configure(&insecure(&stalling.address));
-    daemon(&place, Err(Code::NOT_FOUND));
-    let mut serve = place.serve();
-    serve.send(&recorded(
-        &format!("{}/a/b:1", stalling.address),
-        &place.bundle(),
-    ));
-    stalling.asked.recv_timeout(registry::PATIENCE).unwrap();
+    let (mut serve, worker) = stalled(&place, &layout(&place));
     wait_until("the worker makes a layer", || {
         !place.left_in_store().is_empty()
     });
-    let workers = serve.children();
     serve.child.kill().unwrap();
     serve.child.wait().unwrap();
-    wait_until("the worker ends", || !runs(workers[0]));
+    wait_until("the worker ends", || !runs(worker));
     assert!(!place.left_in_store().is_empty());
     // Another image, so that none of its layers is made anew.
     let registry = Registry::start();
@@ -439,10 +435,7 @@ fn an_answer_that_nobody_reads_is_taken_back() {
     }
     for on_disk in [false, true] {
         let place = Place::new(on_disk);
-        let registry = Registry::start();
-        let image = registry.push(&layout(&place));
-        place.configure(&insecure(&registry.address));
-        daemon(&place, Err(Code::NOT_FOUND));
+        let (_registry, image) = public(&place);
         let mut serve = place.serve();
         serve.send(&recorded(&image, &place.bundle()));
         // The answer waits in the socket.
@@ -533,10 +526,7 @@ fn a_full_store_is_said() {
         return;
     }
     let place = Place::new(false);
-    let registry = Registry::start();
-    let image = registry.push(&layout(&place));
-    place.configure(&insecure(&registry.address));
-    daemon(&place, Err(Code::NOT_FOUND));
+    let (_registry, image) = public(&place);
     let store = place.at("store");
     fs::create_dir(&store).unwrap();
     mount(

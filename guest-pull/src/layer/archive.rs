@@ -155,13 +155,18 @@ fn target(entry: &Entry<'_, impl Read>) -> Result<Vec<u8>, String> {
 
 fn device(entry: &Entry<'_, impl Read>) -> Result<Device, String> {
     let header = entry.header();
-    let number = |number: io::Result<Option<u32>>| {
-        let number = number.map_err(|error| format!("the device's number: {error}"))?;
+    let ustar = header.as_ustar().map(|it| (it.dev_major, it.dev_minor));
+    let gnu = header.as_gnu().map(|it| (it.dev_major, it.dev_minor));
+    // The oldest format has no numbers.
+    let (major, minor) = ustar.or(gnu).unwrap_or_default();
+    let number = |field: &[u8], number: io::Result<Option<u32>>| {
+        let number =
+            or_zero(field, number).map_err(|error| format!("the device's number: {error}"))?;
         Ok::<_, String>(number.unwrap_or_default())
     };
     let device = Device {
-        major: number(header.device_major())?,
-        minor: number(header.device_minor())?,
+        major: number(&major, header.device_major())?,
+        minor: number(&minor, header.device_minor())?,
     };
     // What the kernel's device numbers hold.
     match device.major < 1 << 12 && device.minor < 1 << 20 {
@@ -173,16 +178,19 @@ fn device(entry: &Entry<'_, impl Read>) -> Result<Device, String> {
     }
 }
 
+/// The number in a field of a header. One of nothing but NUL bytes and spaces is 0, as Go and GNU tar have it.
+fn or_zero<T: Default>(field: &[u8], number: io::Result<T>) -> io::Result<T> {
+    match number {
+        Err(_) if field.iter().all(|byte| matches!(byte, 0 | b' ')) => Ok(T::default()),
+        number => number,
+    }
+}
+
 /// Mode, owner, time and extended attributes; the PAX header has precedence over the entry's own.
 fn attributes(entry: &mut Entry<'_, impl Read>) -> Result<Attributes, String> {
     let header = entry.header();
-    // A field of nothing but NUL bytes and spaces is 0, as Go has it.
-    let or_empty = |field: &[u8], number: io::Result<u64>| match number {
-        Err(_) if field.iter().all(|byte| matches!(byte, 0 | b' ')) => Ok(0),
-        number => number,
-    };
     let number = |what: &str, field: &[u8], number: io::Result<u64>| {
-        let number = or_empty(field, number).map_err(|error| format!("its {what}: {error}"))?;
+        let number = or_zero(field, number).map_err(|error| format!("its {what}: {error}"))?;
         u32::try_from(number).map_err(|_| format!("its {what} is {number}, over 32 bits"))
     };
     let fields = header.as_old();
@@ -190,7 +198,7 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> Result<Attributes, String> {
         mode: (number("mode", &fields.mode, header.mode().map(u64::from))? & 0o7777) as u16,
         uid: number("owner", &fields.uid, header.uid())?,
         gid: number("group", &fields.gid, header.gid())?,
-        seconds: or_empty(&fields.mtime, header.mtime())
+        seconds: or_zero(&fields.mtime, header.mtime())
             .map_err(|error| format!("its time: {error}"))? as i64,
         ..Attributes::default()
     };

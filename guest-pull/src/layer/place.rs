@@ -18,6 +18,13 @@ const MAX_LINKS: usize = 255;
 /// The attribute by which overlayfs hides what lower layers have in a directory.
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
+/// The attribute with a program's capabilities.
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// How many hard links of a layer may come before their targets. Tools write the target first, so that more than a few
+/// are only there to take time.
+const MAX_LATE_LINKS: usize = 10_000;
+
 /// A layer that is being put together.
 pub struct Layer {
     tree: Tree,
@@ -29,7 +36,56 @@ pub struct Layer {
     /// What the layer takes away from lower ones: a directory, and a name in it.
     whiteouts: BTreeSet<(NodeId, Box<[u8]>)>,
     opaque: BTreeSet<NodeId>,
+    /// Hard links whose targets were not there yet.
+    late: Vec<LateLink>,
     pub(super) entries: usize,
+}
+
+/// A hard link whose target was not there yet.
+struct LateLink {
+    /// The name in the archive.
+    path: Box<[u8]>,
+    directory: NodeId,
+    name: Box<[u8]>,
+    target: Box<[u8]>,
+}
+
+impl LateLink {
+    fn refused(&self, what: String) -> Error {
+        Error::Entry {
+            path: self.path.escape_ascii().to_string(),
+            what,
+        }
+    }
+}
+
+/// A path that is being walked.
+struct Way {
+    at: NodeId,
+    /// The parts that are still to be walked, the next one last.
+    rest: Vec<Box<[u8]>>,
+    /// How many symbolic links it led through.
+    links: usize,
+}
+
+impl Way {
+    fn new(parts: &[&[u8]]) -> Self {
+        Self {
+            at: ROOT,
+            rest: parts.iter().rev().map(|part| (*part).into()).collect(),
+            links: 0,
+        }
+    }
+}
+
+/// Where walking a path stops.
+enum Stop {
+    /// At its end.
+    End,
+    /// At a part that is not there.
+    Missing(Box<[u8]>),
+    /// At a part that is neither directory nor link.
+    Other(Box<[u8]>),
 }
 
 impl Layer {
@@ -42,6 +98,7 @@ impl Layer {
             lengths: BTreeMap::new(),
             whiteouts: BTreeSet::new(),
             opaque: BTreeSet::new(),
+            late: Vec::new(),
             entries: 0,
         }
     }
@@ -91,75 +148,130 @@ impl Layer {
         Ok(())
     }
 
-    /// Gives what is at the path `target` another name, and the attributes of that name's entry, as containerd does. It
-    /// keeps extended attributes that this entry doesn't have.
+    /// Gives what is at the path `target` another name. What the entry says of it counts, as for containerd, which takes
+    /// an entry of a link for one of the file. If nothing is there yet, it may come later, and its own entry counts then.
     pub(super) fn put_link(
         &mut self,
         path: &[u8],
         target: &[u8],
         attributes: Attributes,
     ) -> Result<(), String> {
-        let shown = target.escape_ascii().to_string();
-        let (directory, name) = self
-            .resolve(target)
-            .map_err(|what| format!("a hard link to {shown}: {what}"))?;
-        let entries = self.tree.entries(directory);
-        let id = entries.and_then(|entries| entries.get(&*name).copied());
-        let Some(id) = id else {
-            return Err(format!(
-                "a hard link to {shown}, which the layer doesn't have before it"
-            ));
-        };
-        if self.tree.entries(id).is_some() {
-            return Err(format!("a hard link to {shown}, which is a directory"));
+        let found = self.link_target(target)?;
+        let (directory, name) = self.resolve(path)?;
+        match found {
+            Some(id) => {
+                self.overwrite(id, attributes);
+                self.tree.link(directory, &name, id);
+            }
+            None if self.late.len() < MAX_LATE_LINKS => {
+                self.tree.unlink(directory, &name);
+                self.late.push(LateLink {
+                    path: path.into(),
+                    directory,
+                    name,
+                    target: target.into(),
+                });
+            }
+            None => {
+                return Err(format!(
+                    "one of more than {MAX_LATE_LINKS} hard links to names that the layer doesn't have before them"
+                ));
+            }
         }
+        Ok(())
+    }
+
+    /// What a hard link's target is; none if there is nothing.
+    fn link_target(&self, target: &[u8]) -> Result<Option<NodeId>, String> {
+        let shown = || format!("a hard link to {}", target.escape_ascii());
+        let mut names = parts(target).map_err(|what| format!("{}: {what}", shown()))?;
+        let Some(name) = names.pop() else {
+            return Err(format!("{}, which is a directory", shown()));
+        };
+        let directory = self
+            .find(&names)
+            .map_err(|what| format!("{}: {what}", shown()))?;
+        let entries = directory.and_then(|directory| self.tree.entries(directory));
+        let id = entries.and_then(|entries| entries.get(name).copied());
+        match id.filter(|id| self.tree.entries(*id).is_some()) {
+            Some(_) => Err(format!("{}, which is a directory", shown())),
+            None => Ok(id),
+        }
+    }
+
+    /// Gives an inode that has attributes those of another entry for it.
+    fn overwrite(&mut self, id: NodeId, attributes: Attributes) {
         let node = self.tree.get_mut(id);
+        let mut xattrs = std::mem::take(&mut node.attributes.xattrs);
+        // The kernel takes it away at each change of the owner.
+        xattrs.retain(|(name, _)| **name != *CAPABILITY);
+        xattrs.extend(attributes.xattrs);
         let mode = match node.kind {
-            // Linux knows no other mode of a link.
             Kind::Symlink(_) => node.attributes.mode,
             _ => attributes.mode,
         };
-        let mut xattrs = attributes.xattrs;
-        for before in std::mem::take(&mut node.attributes.xattrs) {
-            // The kernel takes capabilities away when containerd sets the owner again.
-            let is_lost = *before.0 == *b"security.capability";
-            if !is_lost && xattrs.iter().all(|(name, _)| *name != before.0) {
-                xattrs.push(before);
-            }
-        }
         node.attributes = Attributes {
             mode,
             xattrs: sorted(xattrs),
             ..attributes
         };
-        let (directory, name) = self.resolve(path)?;
-        self.tree.link(directory, &name, id);
+    }
+
+    /// Makes the hard links whose targets came after them. A link to such a link may stand before or after it: going
+    /// backwards and then forwards settles chains in either order. More steps would let an archive take any time.
+    fn put_late_links(&mut self) -> Result<(), Error> {
+        let late = std::mem::take(&mut self.late);
+        let mut missing = Vec::new();
+        for link in late.into_iter().rev() {
+            if !self.put_late_link(&link)? {
+                missing.push(link);
+            }
+        }
+        for link in missing.into_iter().rev() {
+            if !self.put_late_link(&link)? {
+                let what = format!(
+                    "a hard link to {}, which the layer doesn't have",
+                    link.target.escape_ascii()
+                );
+                return Err(link.refused(what));
+            }
+        }
         Ok(())
+    }
+
+    /// Makes one of them; false if its target is missing still.
+    fn put_late_link(&mut self, link: &LateLink) -> Result<bool, Error> {
+        let found = self
+            .link_target(&link.target)
+            .map_err(|what| link.refused(what))?;
+        let Some(id) = found else { return Ok(false) };
+        let entries = self.tree.entries(link.directory);
+        // A later entry of the same name has taken its place.
+        if !entries.is_some_and(|entries| entries.contains_key(&link.name)) {
+            self.tree.link(link.directory, &link.name, id);
+        }
+        Ok(true)
     }
 
     /// Takes a name away from the lower layers.
     pub(super) fn put_whiteout(&mut self, directory: &[u8], name: &[u8]) -> Result<(), String> {
-        if self.is_below_file(directory)? {
-            return Ok(());
+        if let Some(directory) = self.directory(directory)? {
+            self.bound()?;
+            self.whiteouts.insert((directory, name.into()));
         }
-        let directory = self.directory(directory)?;
-        self.bound()?;
-        self.whiteouts.insert((directory, name.into()));
         Ok(())
     }
 
     /// Hides what the lower layers have in a directory.
     pub(super) fn put_opaque(&mut self, directory: &[u8]) -> Result<(), String> {
-        if self.is_below_file(directory)? {
-            return Ok(());
+        if let Some(directory) = self.directory(directory)? {
+            self.opaque.insert(directory);
         }
-        let directory = self.directory(directory)?;
-        self.opaque.insert(directory);
         Ok(())
     }
 
     /// The directory in which a path's last part is, and that part.
-    fn resolve(&mut self, path: &[u8]) -> Result<(NodeId, Box<[u8]>), String> {
+    fn resolve<'p>(&mut self, path: &'p [u8]) -> Result<(NodeId, Box<[u8]>), String> {
         let mut parts = parts(path)?;
         let Some(name) = parts.pop() else {
             return Err("it would be the root directory, which is a directory".to_owned());
@@ -168,80 +280,84 @@ impl Layer {
         Ok((parent, name.into()))
     }
 
-    fn directory(&mut self, path: &[u8]) -> Result<NodeId, String> {
+    /// The directory in which something is taken away; none if the layer has a file in its place, so that nothing of lower
+    /// layers is seen there anyway. umoci writes such entries where a file replaces a directory.
+    fn directory(&mut self, path: &[u8]) -> Result<Option<NodeId>, String> {
         let parts = parts(path)?;
-        self.walk(&parts)
-    }
-
-    /// Whether a path leads below a file of this layer: where a file replaces a directory, umoci also takes away what was in
-    /// that. The file stays.
-    fn is_below_file(&self, path: &[u8]) -> Result<bool, String> {
-        let mut at = ROOT;
-        for part in parts(path)? {
-            let entries = self.tree.entries(at);
-            let Some(next) = entries.and_then(|entries| entries.get(part)) else {
-                return Ok(false);
-            };
-            match self.tree.get(*next).kind {
-                Kind::Directory { .. } => at = *next,
-                Kind::Symlink(_) => return Ok(false),
-                _ => return Ok(true),
-            }
+        let mut way = Way::new(&parts);
+        match self.follow(&mut way)? {
+            Stop::Other(_) => Ok(None),
+            Stop::End | Stop::Missing(_) => self.walk(&parts).map(Some),
         }
-        Ok(false)
     }
 
-    /// The directory at a path. Symbolic links of this layer are followed within it; what is missing, and what is neither
-    /// directory nor link, becomes a directory.
+    /// The directory at a path, if there is one.
+    fn find(&self, parts: &[&[u8]]) -> Result<Option<NodeId>, String> {
+        let mut way = Way::new(parts);
+        match self.follow(&mut way)? {
+            Stop::End => Ok(Some(way.at)),
+            Stop::Missing(_) | Stop::Other(_) => Ok(None),
+        }
+    }
+
+    /// The directory at a path. What is missing, and what is neither directory nor link, becomes a directory.
     fn walk(&mut self, parts: &[&[u8]]) -> Result<NodeId, String> {
-        let mut links = 0;
-        let mut at = ROOT;
-        // The parts that are still to be walked, the next one last.
-        let mut rest: Vec<Box<[u8]>> = parts.iter().rev().map(|part| (*part).into()).collect();
-        while let Some(part) = rest.pop() {
-            let Kind::Directory { entries, parent } = &self.tree.get(at).kind else {
-                return Err("it is below something that is no directory".to_owned());
-            };
-            // Only targets of links have this.
-            if *part == *b".." {
-                at = *parent;
-                continue;
-            }
-            let next = entries.get(&part).copied();
-            let kind = next.map(|next| &self.tree.get(next).kind);
-            at = match (next, kind) {
-                (Some(next), Some(Kind::Directory { .. })) => next,
-                (Some(_), Some(Kind::Symlink(target))) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(format!("it leads through more than {MAX_LINKS} links"));
-                    }
-                    let from = if target.starts_with(b"/") { ROOT } else { at };
-                    let names = target.rsplit(|byte| *byte == b'/');
-                    let names = names.filter(|name| !matches!(*name, b"" | b"."));
-                    for name in names {
-                        if name.len() > MAX_NAME {
-                            return Err(
-                                "it leads through a link with a part over 255 bytes".to_owned()
-                            );
-                        }
-                        rest.push(name.into());
-                    }
-                    from
-                }
-                _ => {
+        let mut way = Way::new(parts);
+        loop {
+            match self.follow(&mut way)? {
+                Stop::End => return Ok(way.at),
+                Stop::Missing(part) | Stop::Other(part) => {
                     let attributes = Attributes {
                         mode: 0o755,
                         ..Attributes::default()
                     };
-                    let id = self.add_directory(attributes, at, part.len())?;
-                    self.tree.link(at, &part, id);
+                    let id = self.add_directory(attributes, way.at, part.len())?;
+                    self.tree.link(way.at, &part, id);
                     self.implied.insert(id);
-                    id
+                    way.at = id;
                 }
-            };
+            }
         }
-        Ok(at)
+    }
+
+    /// Goes on along a way, as far as there are directories. Symbolic links of this layer are followed within it.
+    fn follow(&self, way: &mut Way) -> Result<Stop, String> {
+        while let Some(part) = way.rest.pop() {
+            let Kind::Directory { entries, parent } = &self.tree.get(way.at).kind else {
+                return Err("it is below something that is no directory".to_owned());
+            };
+            // Only targets of links have this.
+            if *part == *b".." {
+                way.at = *parent;
+                continue;
+            }
+            let Some(&next) = entries.get(&part) else {
+                return Ok(Stop::Missing(part));
+            };
+            match &self.tree.get(next).kind {
+                Kind::Directory { .. } => way.at = next,
+                Kind::Symlink(target) => {
+                    way.links += 1;
+                    if way.links > MAX_LINKS {
+                        return Err(format!("it leads through more than {MAX_LINKS} links"));
+                    }
+                    if target.starts_with(b"/") {
+                        way.at = ROOT;
+                    }
+                    let names = target.rsplit(|byte| *byte == b'/');
+                    let names = names.filter(|name| !matches!(*name, b"" | b"."));
+                    for name in names {
+                        if name.len() > MAX_NAME {
+                            let text = "it leads through a link with a part over 255 bytes";
+                            return Err(text.to_owned());
+                        }
+                        way.rest.push(name.into());
+                    }
+                }
+                _ => return Ok(Stop::Other(part)),
+            }
+        }
+        Ok(Stop::End)
     }
 
     fn add(&mut self, attributes: Attributes, kind: Kind) -> Result<NodeId, String> {
@@ -277,6 +393,7 @@ impl Layer {
 
     /// Writes the file system.
     pub(super) fn finish(mut self, uuid: [u8; 16]) -> Result<Summary, Error> {
+        self.put_late_links()?;
         for (directory, name) in std::mem::take(&mut self.whiteouts) {
             let entries = self.tree.entries(directory);
             match entries.and_then(|entries| entries.get(&name).copied()) {

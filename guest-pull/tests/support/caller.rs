@@ -23,7 +23,7 @@ use protobuf::Message as _;
 use ttrpc::proto::{KeyValue, MESSAGE_TYPE_DATA, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, MessageHeader, Request, Response, get_status};
 
-use crate::registry::{PATIENCE, guest_pull};
+use crate::host::{PATIENCE, guest_pull};
 
 /// What kata-agent of kata 4.1.0 sent: one frame.
 const RECORDED: &[u8] =

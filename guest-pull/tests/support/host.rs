@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -71,6 +72,22 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).output();
     }
+}
+
+/// Checks a layer's file, and mounts it in a new directory.
+pub fn mount_layer(file: &Path, at: &Path) -> Mounted {
+    run(tool("FSCK_EROFS", "fsck.erofs").arg(file));
+    fs::create_dir(at).unwrap();
+    let options = ["-t", "erofs", "-o", "loop,ro"];
+    run(Command::new("mount").args(options).args([file, at]));
+    Mounted(at.to_owned())
+}
+
+/// How many mounts there are that have to do with a directory: at a place in it, or of a file in it.
+pub fn mounts_below(directory: &Path) -> usize {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let directory = directory.to_str().unwrap();
+    text.lines().filter(|line| line.contains(directory)).count()
 }
 
 /// What `listing` says of each entry of a tree, by its name in Python's notation: mode, owner, group, time, device; then

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A real registry on loopback, and how the tests run programs and see mounts.
+//! A real registry on loopback.
 
 // Each of the tests' programs uses a part of it.
 #![allow(dead_code)]
@@ -8,7 +8,7 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -16,36 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
-/// For anything that a busy machine does in a moment.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-pub fn output(command: &mut Command) -> (String, String, Option<i32>) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        text(output.stdout),
-        text(output.stderr),
-        output.status.code(),
-    )
-}
-
-pub fn run(command: &mut Command) -> String {
-    let (stdout, stderr, code) = output(command);
-    assert_eq!(code, Some(0), "{command:?}: {stdout}{stderr}");
-    stdout
-}
-
-pub fn tool(name: &str, default: &str) -> Command {
-    Command::new(std::env::var_os(name).unwrap_or_else(|| default.into()))
-}
-
-pub fn support(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/support")
-        .join(name)
-}
+use crate::host::{PATIENCE, run, tool};
 
 /// The login of a private registry, and a wrong one.
 pub const PASSWORD: &str = "hunter2";
@@ -159,26 +130,4 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-pub fn guest_pull(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_guest-pull"));
-    command.args(args);
-    command
-}
-
-/// A mount that goes with the test.
-pub struct Mounted(pub PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
-/// How many mounts there are that have to do with a directory: at a place in it, or of a file in it.
-pub fn mounts_below(directory: &Path) -> usize {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let directory = directory.to_str().unwrap();
-    text.lines().filter(|line| line.contains(directory)).count()
 }
