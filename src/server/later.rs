@@ -75,3 +75,48 @@ impl Unanswered {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+    use super::*;
+    use crate::server::peer::Peer;
+    use std::future::{pending, ready};
+
+    fn pending_on(stream_id: u32, work: Later) -> Pending {
+        Pending {
+            stream_id,
+            since: Instant::now(),
+            record: Record {
+                peer: Peer::default(),
+                method: "/s/M".into(),
+                subject: Default::default(),
+                outcome: Code::OK,
+                at: Instant::now(),
+            },
+            work,
+        }
+    }
+
+    /// The answer that is there first comes first; a panic fails only its own request; what is not there is left, and can
+    /// be given up.
+    #[tokio::test]
+    async fn answers_come_when_they_are_there() {
+        let mut unanswered = Unanswered::default();
+        unanswered.push(pending_on(1, Box::pin(pending())));
+        unanswered.push(pending_on(3, Box::pin(async { panic!("for the test") })));
+        unanswered.push(pending_on(5, Box::pin(ready(Response::new()))));
+        for (stream_id, code) in [(3, Code::INTERNAL), (5, Code::OK)] {
+            let (pending, response) = unanswered.next().await;
+            assert_eq!(
+                (pending.stream_id, response.status.code()),
+                (stream_id, code)
+            );
+        }
+        assert_eq!(
+            unanswered.give_up().map(|pending| pending.stream_id),
+            Some(1)
+        );
+        assert!(unanswered.is_empty());
+    }
+}
