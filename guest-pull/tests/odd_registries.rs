@@ -161,7 +161,15 @@ fn no_redirect_leaves_tls() {
 #[test]
 fn a_layer_that_is_not_what_was_said_is_refused() {
     type Change = fn(Answer) -> Answer;
-    let changes: [(Change, &str); 4] = [
+    let changes: [(Change, &str); 5] = [
+        (
+            |mut answer| {
+                // A time in gzip's header, so that the archive is right, and the blob's digest alone tells.
+                answer.body[4] ^= 1;
+                answer
+            },
+            "its blob has the digest",
+        ),
         (
             |mut answer| {
                 // Within the compressed data of the file.
