@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command line: `pull` and `inspect`, for a person.
+//! The command line: `serve` for the daemon, `pull` and `inspect` for a person.
 
 mod cli;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 fn main() -> ExitCode {
+    if let Err(error) = harden() {
+        eprintln!("guest-pull: can't switch core dumps off: {error}");
+        return ExitCode::FAILURE;
+    }
     match cli::Command::parse().run() {
         Ok(code) => code,
         Err(error) => {
@@ -16,4 +21,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// No process of the program leaves a core file, or lets others of the same user look into it: it has logins.
+fn harden() -> rustix::io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let none = Some(0);
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: none,
+            maximum: none,
+        },
+    )
 }

@@ -385,6 +385,21 @@ fn a_caller_that_goes_away_ends_the_pull() {
     }
 }
 
+/// Neither process leaves a core file, which would have the login.
+#[test]
+fn no_process_leaves_a_core_file() {
+    let place = Place::new(false);
+    let (serve, worker) = stalled(&place, &layout(&place));
+    for id in [serve.child.id(), worker] {
+        let limits = fs::read_to_string(format!("/proc/{id}/limits")).unwrap();
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let words: Vec<_> = core.unwrap().split_whitespace().collect();
+        assert_eq!(words[4..6], ["0", "0"], "{limits}");
+    }
+}
+
 /// The caller's deadline ends it too, with an answer that says so.
 #[test]
 fn the_deadline_ends_the_pull() {
