@@ -17,6 +17,8 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::cli::check::answer::{Answer, INPUT, Options, shown};
+#[cfg(feature = "tools")]
+use crate::cli::check::skopeo::ask as without_guest_pull;
 
 /// Asks the image's registry for its manifest, with this login or none.
 pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answer {
@@ -28,10 +30,7 @@ pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answe
         .unwrap_or_else(|| without_guest_pull(image, login, options, &file))
 }
 
-/// What skopeo says. No image has it, so only the build host's program asks it.
-#[cfg(feature = "tools")]
-use crate::cli::check::skopeo::ask as without_guest_pull;
-
+/// No image has skopeo, so only the build host's program asks it.
 #[cfg(not(feature = "tools"))]
 fn without_guest_pull(_: &ImageName, _: Option<&Login>, _: &Options, _: &File) -> Answer {
     Answer::NotAsked("there is no guest-pull here".to_owned())
