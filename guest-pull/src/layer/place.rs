@@ -271,7 +271,7 @@ impl Layer {
     }
 
     /// The directory in which a path's last part is, and that part.
-    fn resolve<'p>(&mut self, path: &'p [u8]) -> Result<(NodeId, Box<[u8]>), String> {
+    fn resolve(&mut self, path: &[u8]) -> Result<(NodeId, Box<[u8]>), String> {
         let mut parts = parts(path)?;
         let Some(name) = parts.pop() else {
             return Err("it would be the root directory, which is a directory".to_owned());
