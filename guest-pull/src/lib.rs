@@ -14,6 +14,7 @@ mod loop_device;
 pub mod mount;
 pub mod pipe;
 pub mod pull;
+pub mod question;
 pub mod registry;
 pub mod serve;
 pub mod store;

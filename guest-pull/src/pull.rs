@@ -16,6 +16,7 @@ use crate::erofs;
 use crate::failure::{Failure, Kind};
 use crate::layer;
 use crate::pipe::Pipe;
+use crate::question::{Answer, Question};
 use crate::registry::manifest::{self, Descriptor, Document, Manifest};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
@@ -119,20 +120,30 @@ pub struct Pulled {
     pub layers: Vec<(Digest, Stored)>,
 }
 
-/// Pulls the layers of an image, `at_once` together: `reference` is its tag or digest in the client's repository.
+/// What a pull works with.
+#[derive(Clone, Copy)]
+pub struct Means<'m> {
+    /// The client of the image's repository.
+    pub client: &'m Client,
+    /// Where layers go.
+    pub store: &'m Store,
+    /// How many layers are fetched at once.
+    pub at_once: usize,
+    /// Who is told what happens.
+    pub events: &'m (dyn Fn(Event) + Sync),
+    /// Who is asked for what only the daemon has.
+    pub ask: &'m (dyn Fn(&Question) -> Result<Answer, Failure> + Sync),
+}
+
+/// Pulls the layers of an image: `reference` is its tag or digest in the client's repository.
 ///
 /// # Errors
 ///
 /// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
-pub fn pull(
-    client: &Client,
-    reference: &str,
-    platform: &Platform,
-    store: &Store,
-    at_once: usize,
-    events: &(dyn Fn(Event) + Sync),
-) -> Result<Pulled, Error> {
-    let (digest, manifest) = find(client, reference, platform)?;
+pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<Pulled, Error> {
+    let Means { client, events, .. } = means;
+    let found = find(client, reference, platform)?;
+    let manifest = &found.manifest;
     let config = client.small_blob(&manifest.config.digest)?;
     check("configuration", &manifest.config.digest, &config)?;
     let diff_ids = manifest::diff_ids(&config, manifest.layers.len())?;
@@ -141,32 +152,49 @@ pub fn pull(
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
-    let layers = fetch_all(client, &manifest.layers, &diff_ids, store, at_once, events)?;
+    let layers = fetch_all(means, &manifest.layers, &diff_ids)?;
     Ok(Pulled {
-        manifest: digest,
+        manifest: found.digest,
         layers: diff_ids.into_iter().zip(layers).collect(),
     })
 }
 
-/// The manifest for the platform, and its digest.
+/// What a registry has under a name, for a platform.
+#[derive(Debug)]
+pub struct Found {
+    /// The digest of the manifest.
+    pub digest: Digest,
+    /// What came on the way: indexes, the first of which the reference names, and at last the manifest. Each is bound to
+    /// the one before by its digest.
+    pub documents: Vec<(Digest, Vec<u8>)>,
+    /// The manifest.
+    pub manifest: Manifest,
+}
+
+/// The manifest for the platform.
 ///
 /// # Errors
 ///
 /// If the registry has none, or it can't be used.
-pub fn find(
-    client: &Client,
-    reference: &str,
-    platform: &Platform,
-) -> Result<(Digest, Manifest), Error> {
+pub fn find(client: &Client, reference: &str, platform: &Platform) -> Result<Found, Error> {
     let mut reference = reference.to_owned();
+    let mut documents = Vec::new();
     for _ in 0..=MAX_INDEXES {
         let bytes = client.manifest(&reference)?;
         let digest = match Digest::parse(&reference) {
             Some(digest) => check("manifest", &digest, &bytes)?,
             None => Digest::of(&bytes),
         };
-        match manifest::parse(&bytes)? {
-            Document::Manifest(manifest) => return Ok((digest, manifest)),
+        let document = manifest::parse(&bytes)?;
+        documents.push((digest, bytes));
+        match document {
+            Document::Manifest(manifest) => {
+                return Ok(Found {
+                    digest,
+                    documents,
+                    manifest,
+                });
+            }
             Document::Index(index) => reference = index.choose(platform)?.digest.to_string(),
         }
     }
@@ -187,13 +215,11 @@ fn check(document: &'static str, wanted: &Digest, bytes: &[u8]) -> Result<Digest
 
 /// Fetches what is not stored, some at once. After the first failure no other begins, and those that run are given up.
 fn fetch_all(
-    client: &Client,
+    means: &Means<'_>,
     layers: &[Descriptor],
     diff_ids: &[Digest],
-    store: &Store,
-    at_once: usize,
-    events: &(dyn Fn(Event) + Sync),
 ) -> Result<Vec<Stored>, Error> {
+    let Means { store, events, .. } = means;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let results = Mutex::new(Vec::new());
@@ -222,7 +248,7 @@ fn fetch_all(
                     Ok(stored)
                 }
                 Ok(Claim::ToMake(making)) => {
-                    fetch(client, layer, diff_id, making, &stop, events).map_err(named)
+                    fetch(means, layer, diff_id, making, &stop).map_err(named)
                 }
                 Err(error) => Err(error.into()),
             };
@@ -234,7 +260,7 @@ fn fetch_all(
         }
     };
     thread::scope(|scope| {
-        for _ in 0..at_once.clamp(1, layers.len().max(1)) {
+        for _ in 0..means.at_once.clamp(1, layers.len().max(1)) {
             scope.spawn(work);
         }
     });
@@ -251,25 +277,19 @@ fn fetch_all(
 /// Fetches one layer and makes its file system, in one pass: nothing of it is seen by anybody before both digests are
 /// right.
 fn fetch(
-    client: &Client,
+    means: &Means<'_>,
     layer: &Descriptor,
     diff_id: &Digest,
     making: Making,
     stop: &AtomicBool,
-    events: &(dyn Fn(Event) + Sync),
 ) -> Result<Stored, Failure> {
     let is_cut = AtomicBool::new(false);
-    let result = fetch_watched(
-        client,
-        layer,
-        diff_id,
-        making,
-        &Watch {
-            stop,
-            events,
-            is_cut: &is_cut,
-        },
-    );
+    let watch = Watch {
+        stop,
+        events: means.events,
+        is_cut: &is_cut,
+    };
+    let result = fetch_watched(means, layer, diff_id, making, &watch);
     result.map_err(|mut failure| {
         // What fails then has no other reason.
         if is_cut.load(Ordering::Relaxed) {
@@ -280,13 +300,14 @@ fn fetch(
 }
 
 fn fetch_watched(
-    client: &Client,
+    means: &Means<'_>,
     layer: &Descriptor,
     diff_id: &Digest,
     making: Making,
     watch: &Watch<'_>,
 ) -> Result<Stored, Failure> {
-    let blob = client
+    let blob = means
+        .client
         .blob(&layer.digest)
         .map_err(|error| Failure::new(of_registry(&error), error.to_string()))?;
     let size = layer.size;

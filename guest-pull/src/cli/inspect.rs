@@ -30,7 +30,8 @@ impl Inspect {
         let client = self.source.client()?;
         let found = pull::find(&client, self.source.reference()?, &self.source.platform());
         let (answer, text, status) = match &found {
-            Ok((digest, manifest)) => {
+            Ok(found) => {
+                let (digest, manifest) = (found.digest, &found.manifest);
                 let bytes = manifest.layers.iter().map(|layer| layer.size);
                 let bytes = bytes.fold(0, u64::saturating_add);
                 let layers = manifest.layers.len();

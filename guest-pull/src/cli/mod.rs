@@ -16,9 +16,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use common::auth_json::image::ImageName;
 use guest_pull::credential;
 use guest_pull::pull::LAYERS_AT_ONCE;
+use guest_pull::question::{Answer, Question};
 use guest_pull::registry::platform::Platform;
 use guest_pull::registry::{self, Client, Login, Options};
-use guest_pull::worker::{self, Request};
+use guest_pull::worker::{self, Failure, Kind, Place, Request};
 use zeroize::Zeroizing;
 
 /// Pull container images into compressed read-only layers, and mount them
@@ -95,17 +96,35 @@ fn platform(text: &str) -> Result<Platform, String> {
 impl Source {
     /// What the worker is asked for.
     fn request(&self, store: &Path) -> anyhow::Result<Request> {
-        Ok(Request {
+        let place = Place {
             registry: self.image.registry.clone(),
             repository: self.image.repository.clone(),
             reference: self.reference()?.to_owned(),
-            platform: self.platform(),
             login: self.login()?,
-            certificates: self.certificates()?,
             plain_http: self.plain_http,
+        };
+        Ok(Request {
+            places: vec![place],
+            platform: self.platform(),
+            certificates: self.certificates()?,
             layers_at_once: LAYERS_AT_ONCE,
             store: std::path::absolute(store)?,
         })
+    }
+
+    /// Answers the worker.
+    fn answer(&self, question: &Question) -> Result<Answer, Failure> {
+        match question {
+            Question::Login(_) => {
+                let login = self.login();
+                let failed = |error| Failure::new(Kind::Configuration, format!("{error:#}"));
+                login.map(Answer::Login).map_err(failed)
+            }
+            Question::Key { .. } => {
+                let text = "the keys of encrypted layers come from the daemon, which asks `guest-pull serve`";
+                Err(Failure::new(Kind::Configuration, text))
+            }
+        }
     }
 
     fn certificates(&self) -> anyhow::Result<Vec<String>> {

@@ -56,9 +56,13 @@ impl Pull {
         let progress = Progress::new(self.format);
         // The program itself, even if its file was replaced.
         let program = Path::new("/proc/self/exe");
-        let pulled = worker::start(program, &request, &Until::default(), &|event| {
-            progress.tell(event);
-        });
+        let pulled = worker::start(
+            program,
+            &request,
+            &Until::default(),
+            &|question| self.source.answer(question),
+            &|event| progress.tell(event),
+        );
         progress.end();
         let pulled = pulled.with_context(|| self.source.image.to_string())?;
         let files: Vec<_> = pulled.layers.iter().map(|id| store.path(id)).collect();

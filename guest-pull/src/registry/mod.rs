@@ -4,12 +4,19 @@
 
 mod challenge;
 mod client;
+mod error;
 pub mod manifest;
 pub mod platform;
 mod roots;
+mod token;
+mod transport;
+mod url;
 
-pub use client::{Blob, Client, Error, Login, Options};
+pub use client::{Blob, Client};
+pub use error::Error;
 pub use roots::roots;
+pub use token::Login;
+pub use transport::Options;
 
 use common::auth_json::image::ImageName;
 

@@ -26,11 +26,12 @@ use crate::credential::{self, Found};
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::mount::{self, By, Mounted};
+use crate::question::{Answer, Question};
 use crate::registry;
 use crate::registry::platform::Platform;
 use crate::store::Store;
 use crate::until::Until;
-use crate::worker;
+use crate::worker::{self, Place};
 use crate::writable;
 
 use answer::{Caller, Taken};
@@ -175,23 +176,30 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
             (None, Some(why))
         }
     };
-    let request = worker::Request {
+    let place = Place {
         registry: name.registry.clone(),
         repository: name.repository.clone(),
         reference,
-        platform: Platform::of_this_machine(),
         login,
-        certificates: image.extra_root_certificates.clone(),
         plain_http,
+    };
+    let request = worker::Request {
+        places: vec![place],
+        platform: Platform::of_this_machine(),
+        certificates: image.extra_root_certificates.clone(),
         layers_at_once: image.layers_at_once,
         store: store.directory().to_owned(),
     };
     let progress = Progress::new(call.wants_progress, |message| {
         caller.tell(call.stream_id, message);
     });
-    let pulled = worker::start(&options.worker, &request, &until, &|event| {
-        progress.take(event);
-    });
+    let pulled = worker::start(
+        &options.worker,
+        &request,
+        &until,
+        &|question| answer_worker(question, &image, options, &name),
+        &|event| progress.take(event),
+    );
     let pulled = pulled.map_err(|failure| {
         // A worker that was ended leaves the layers that it was making.
         store.sweep();
@@ -217,6 +225,28 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
         });
     }
     Ok((pulled.manifest, mounted))
+}
+
+/// Answers what the worker asks.
+fn answer_worker(
+    question: &Question,
+    image: &Image,
+    options: &Options,
+    name: &ImageName,
+) -> Result<Answer, Failure> {
+    match question {
+        Question::Login(_) => {
+            let found = credential::fetch(&image.credential, &options.daemon, name)?;
+            Ok(Answer::Login(match found {
+                Found::Login(login) => Some(login),
+                Found::Anonymous(_) => None,
+            }))
+        }
+        Question::Key { .. } => {
+            let text = "encrypted layers are not supported yet";
+            Err(Failure::new(Kind::Configuration, text))
+        }
+    }
 }
 
 /// Opens the store, and gives back what earlier pulls left in it.

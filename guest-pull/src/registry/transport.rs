@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Single HTTP requests: what any server is asked by, whatever it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::http::Response;
+use ureq::http::header::{ACCEPT, AUTHORIZATION};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::{Agent, Body};
+use zeroize::Zeroizing;
+
+use crate::registry::error::Error;
+use crate::registry::url::host_of;
+
+/// How long a server may take to answer a connection.
+const CONNECT: Duration = Duration::from_secs(30);
+
+/// How long a server may send nothing.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How servers are asked.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The certificates of authorities that count.
+    pub roots: Vec<Certificate<'static>>,
+    /// Without TLS; only where that is configured.
+    pub plain_http: bool,
+}
+
+/// Sends requests, and follows no redirects.
+pub(super) struct Transport {
+    agent: Agent,
+    /// Whether servers may be asked without TLS.
+    pub(super) plain_http: bool,
+}
+
+impl Transport {
+    pub(super) fn new(options: &Options) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::Specific(Arc::new(options.roots.clone())))
+            .unversioned_rustls_crypto_provider(provider)
+            .build();
+        let config = Agent::config_builder()
+            .tls_config(tls)
+            .https_only(!options.plain_http)
+            .http_status_as_error(false)
+            // Redirects are followed by the caller, without the login.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .proxy(None)
+            .user_agent(concat!("guest-pull/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self {
+            agent: config.new_agent(),
+            plain_http: options.plain_http,
+        }
+    }
+
+    /// Sends one request, and gives back the answer, of whatever status.
+    pub(super) fn send(
+        &self,
+        url: &str,
+        authorization: Option<&Zeroizing<String>>,
+        accept: Option<&str>,
+    ) -> Result<Response<Body>, Error> {
+        let mut request = self.agent.get(url);
+        if let Some(header) = authorization {
+            request = request.header(AUTHORIZATION, header.as_str());
+        }
+        if let Some(accept) = accept {
+            request = request.header(ACCEPT, accept);
+        }
+        request.call().map_err(|error| Error::Unreachable {
+            host: host_of(url).to_owned(),
+            what: error.to_string(),
+        })
+    }
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What mounter and worker write to each other: a JSON object a line.
+
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::digest::Digest;
+use crate::failure::{Failure, Kind};
+use crate::question::{Answer, Question};
+use crate::registry::Login;
+use crate::registry::manifest::MAX_LAYERS;
+use crate::registry::platform::Platform;
+
+/// The longest line of either side: a request has certificates, a result has a digest for each layer.
+pub(super) const MAX_LINE: usize = 4 << 20;
+
+/// A place where an image may be.
+#[derive(Clone)]
+pub struct Place {
+    /// The registry, with its port.
+    pub registry: String,
+    /// The repository.
+    pub repository: String,
+    /// The tag or digest.
+    pub reference: String,
+    /// The login for the registry.
+    pub login: Option<Login>,
+    /// Without TLS.
+    pub plain_http: bool,
+}
+
+/// What the worker is to do.
+#[derive(Clone)]
+pub struct Request {
+    /// Where the image may be: the first place that has it counts.
+    pub places: Vec<Place>,
+    /// The platform.
+    pub platform: Platform,
+    /// Certificates of authorities in PEM, beside the system's.
+    pub certificates: Vec<String>,
+    /// How many layers are fetched at once.
+    pub layers_at_once: usize,
+    /// The store's directory.
+    pub store: PathBuf,
+}
+
+/// The layers that the worker has put into the store.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The digest of the image's manifest.
+    pub manifest: Digest,
+    /// The digests of the layers' archives, the lowest first.
+    pub layers: Vec<Digest>,
+}
+
+impl Place {
+    fn to_json(&self) -> Value {
+        json!({
+            "registry": self.registry, "repository": self.repository, "reference": self.reference,
+            "login": self.login.as_ref().map(login_to_json), "plain_http": self.plain_http,
+        })
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        Some(Self {
+            registry: text("registry")?,
+            repository: text("repository")?,
+            reference: text("reference")?,
+            login: parse_login(&value["login"])?,
+            plain_http: value["plain_http"].as_bool()?,
+        })
+    }
+}
+
+fn login_to_json(login: &Login) -> Value {
+    json!({"user": login.user, "password": login.password.as_str()})
+}
+
+/// A login, or that there is none.
+fn parse_login(value: &Value) -> Option<Option<Login>> {
+    if value.is_null() {
+        return Some(None);
+    }
+    Some(Some(Login {
+        user: value["user"].as_str()?.to_owned(),
+        password: Zeroizing::new(value["password"].as_str()?.to_owned()),
+    }))
+}
+
+impl Request {
+    pub(super) fn to_json(&self) -> Zeroizing<String> {
+        let places: Vec<_> = self.places.iter().map(Place::to_json).collect();
+        let request = json!({
+            "places": places, "platform": self.platform.to_string(), "certificates": self.certificates,
+            "layers_at_once": self.layers_at_once, "store": self.store,
+        });
+        Zeroizing::new(request.to_string())
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let certificates = value["certificates"].as_array()?.iter();
+        let certificates = certificates.map(|text| Some(text.as_str()?.to_owned()));
+        let places = value["places"].as_array()?.iter().map(Place::parse);
+        Some(Self {
+            places: places.collect::<Option<_>>()?,
+            platform: Platform::parse(value["platform"].as_str()?)?,
+            certificates: certificates.collect::<Option<_>>()?,
+            layers_at_once: value["layers_at_once"].as_u64()?.try_into().ok()?,
+            store: value["store"].as_str()?.into(),
+        })
+    }
+}
+
+impl Question {
+    pub(super) fn to_json(&self) -> Value {
+        match self {
+            Self::Login(place) => json!({"ask": {"login": place}}),
+            Self::Key { provider, packet } => {
+                json!({"ask": {"key": {"provider": provider, "packet": STANDARD.encode(packet)}}})
+            }
+        }
+    }
+
+    /// Reads what `ask` holds.
+    pub(super) fn parse(value: &Value) -> Option<Self> {
+        if let Some(place) = value["login"].as_u64() {
+            return Some(Self::Login(usize::try_from(place).ok()?));
+        }
+        let key = &value["key"];
+        Some(Self::Key {
+            provider: key["provider"].as_str()?.to_owned(),
+            packet: STANDARD.decode(key["packet"].as_str()?).ok()?,
+        })
+    }
+}
+
+/// The line for an answer.
+pub(super) fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<String> {
+    let value = match answer {
+        Ok(Answer::Login(login)) => json!({"login": login.as_ref().map(login_to_json)}),
+        Ok(Answer::Key(key)) => json!({"key": STANDARD.encode(key)}),
+        Err(failure) => failure_to_json(failure),
+    };
+    Zeroizing::new(value.to_string())
+}
+
+/// The answer in a line.
+pub(super) fn parse_answer(text: &str) -> Option<Result<Answer, Failure>> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    if let Some(failure) = parse_failure(&value) {
+        return Some(Err(failure));
+    }
+    if let Some(key) = value["key"].as_str() {
+        return Some(Ok(Answer::Key(Zeroizing::new(STANDARD.decode(key).ok()?))));
+    }
+    let login = value.as_object()?.get("login")?;
+    Some(Ok(Answer::Login(parse_login(login)?)))
+}
+
+/// How a failure is written.
+pub(super) fn failure_to_json(failure: &Failure) -> Value {
+    json!({"failed": {"kind": failure.kind.name(), "message": failure.message}})
+}
+
+/// The failure in a line, if it is one.
+pub(super) fn parse_failure(value: &Value) -> Option<Failure> {
+    let failed = value["failed"].as_object()?;
+    let text = |name: &str| failed.get(name).and_then(Value::as_str).unwrap_or_default();
+    Some(Failure::new(Kind::parse(text("kind")), text("message")))
+}
+
+impl Outcome {
+    pub(super) fn to_json(&self) -> Value {
+        let layers: Vec<_> = self.layers.iter().map(Digest::to_string).collect();
+        json!({"pulled": {"manifest": self.manifest.to_string(), "layers": layers}})
+    }
+}
+
+/// The layers that a worker's result names.
+pub(super) fn outcome(value: &Value) -> Option<Outcome> {
+    let layers = value["layers"].as_array()?;
+    if layers.len() > MAX_LAYERS {
+        return None;
+    }
+    let layers = layers.iter().map(|layer| Digest::parse(layer.as_str()?));
+    Some(Outcome {
+        manifest: Digest::parse(value["manifest"].as_str()?)?,
+        layers: layers.collect::<Option<_>>()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::unwrap_used)]
+    use super::*;
+
+    fn login() -> Login {
+        Login {
+            user: "u\n\"".to_owned(),
+            password: Zeroizing::new("p\u{e9}".to_owned()),
+        }
+    }
+
+    /// What the worker asks is what the mounter gets, and the answer is what the worker gets.
+    #[test]
+    fn questions_and_answers_come_through() {
+        for question in [
+            Question::Login(1),
+            Question::Key {
+                provider: "offline-fs-kbc".to_owned(),
+                packet: b"\x00\n".to_vec(),
+            },
+        ] {
+            let value = question.to_json();
+            assert_eq!(Question::parse(&value["ask"]), Some(question));
+        }
+        assert_eq!(Question::parse(&json!({"resource": "default/key/1"})), None);
+        let through = |answer| {
+            let line = answer_to_json(&answer);
+            assert!(!line.contains('\n'));
+            parse_answer(&line).unwrap()
+        };
+        let Ok(Answer::Login(Some(found))) = through(Ok(Answer::Login(Some(login())))) else {
+            panic!("no login");
+        };
+        assert_eq!(found.user, login().user);
+        assert_eq!(found.password, login().password);
+        assert!(matches!(
+            through(Ok(Answer::Login(None))),
+            Ok(Answer::Login(None))
+        ));
+        let key = Zeroizing::new(b"\x00key".to_vec());
+        assert!(
+            matches!(through(Ok(Answer::Key(key.clone()))), Ok(Answer::Key(found)) if found == key)
+        );
+        let failure = Failure::new(Kind::Unreachable, "x");
+        assert!(matches!(through(Err(failure.clone())), Err(found) if found == failure));
+        assert!(parse_answer("{}").is_none());
+    }
+
+    /// What the mounter sends is what the worker gets.
+    #[test]
+    fn a_request_comes_through() {
+        let request = Request {
+            places: vec![Place {
+                registry: "r.example:5000".to_owned(),
+                repository: "a/b".to_owned(),
+                reference: "1".to_owned(),
+                login: Some(login()),
+                plain_http: true,
+            }],
+            platform: Platform::parse("linux/arm/v7").unwrap(),
+            certificates: vec!["x\ny".to_owned()],
+            layers_at_once: 2,
+            store: "/a b".into(),
+        };
+        let text = request.to_json();
+        assert!(!text.contains('\n'));
+        let parsed = Request::parse(&text).unwrap();
+        assert_eq!(*parsed.to_json(), *text);
+        assert!(Request::parse("{}").is_none());
+    }
+
+    /// A worker that was taken over can name digests, and nothing else.
+    #[test]
+    fn a_result_has_digests_alone() {
+        let id = Digest::of(b"x");
+        let good = json!({"manifest": id.to_string(), "layers": [id.to_string()]});
+        assert_eq!(outcome(&good).unwrap().layers, [id]);
+        for bad in [
+            json!({"manifest": id.to_string(), "layers": ["../../etc"]}),
+            json!({"manifest": "sha256:x", "layers": []}),
+            json!({"manifest": id.to_string(), "layers": vec![id.to_string(); 501]}),
+            json!(null),
+        ] {
+            assert_eq!(outcome(&bad), None);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The process that fetches and parses, apart from the one that mounts.
+//!
+//! The mounter needs privileges, and the worker reads what came from outside; so they are two processes of the same
+//! program. The mounter writes one request to the worker's standard input, and the worker writes what happens to its
+//! standard output: a JSON object a line. The mounter takes digests and numbers from them, and checks both. What the
+//! worker needs of the daemon, it asks the mounter for in the same way, which answers two questions alone.
+
+mod message;
+mod mounter;
+mod start;
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+
+pub use crate::failure::{Failure, Kind};
+use crate::pull::{self, Means};
+use crate::registry::{self, Client, Options};
+use crate::store::Store;
+use message::failure_to_json;
+use mounter::Mounter;
+
+pub use message::{Outcome, Place, Request};
+pub use start::start;
+
+/// How much memory the worker can have: twenty times what a pull takes, and so little that an image which takes more (a
+/// header of gigabytes, millions of long names) ends the worker, and not what else runs in the VM.
+const MAX_MEMORY_BYTES: u64 = 640 << 20;
+
+/// Runs as the worker: reads the request from standard input, and ends when the pull has.
+///
+/// # Errors
+///
+/// If the mounter is gone, or sends no request.
+pub fn run() -> io::Result<()> {
+    // The mounter may be killed, and then nobody wants the layers. The kernel tells by a signal, but not if that happened
+    // before this call; the end of standard input tells at any time.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let most = Some(MAX_MEMORY_BYTES);
+    setrlimit(
+        Resource::Data,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    )?;
+    let (line, mounter) = Mounter::of_standard_streams()?;
+    let Some(request) = Request::parse(&line) else {
+        return Err(io::Error::other(
+            "no request; this command is for guest-pull itself",
+        ));
+    };
+    let last = match pull(&request, &mounter) {
+        Ok(outcome) => outcome.to_json(),
+        Err(failure) => failure_to_json(&failure),
+    };
+    mounter.send(&last)
+}
+
+/// Pulls from the first place that has the image.
+fn pull(request: &Request, mounter: &Mounter) -> Result<Outcome, Failure> {
+    let other = |message: &str| Failure::new(Kind::Other, message);
+    // Without TLS too: tokens and blobs may be elsewhere, where there is TLS.
+    let roots = registry::roots(&request.certificates).map_err(|number| {
+        other(&format!(
+            "the additional certificate {number} is none in PEM"
+        ))
+    })?;
+    let store = Store::open(&request.store)
+        .map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
+    let place = request
+        .places
+        .first()
+        .ok_or_else(|| other("no place has the image"))?;
+    let options = Options {
+        roots,
+        plain_http: place.plain_http,
+    };
+    let (registry, repository) = (&place.registry, &place.repository);
+    let client = Client::new(registry, repository, place.login.clone(), &options);
+    let means = Means {
+        client: &client,
+        store: &store,
+        at_once: request.layers_at_once,
+        events: &|event| mounter.tell(event),
+        ask: &|question| mounter.ask(question),
+    };
+    let pulled = pull::pull(&means, &place.reference, &request.platform);
+    let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()))?;
+    Ok(Outcome {
+        manifest: pulled.manifest,
+        layers: pulled.layers.into_iter().map(|(id, _)| id).collect(),
+    })
+}
