@@ -146,8 +146,8 @@ impl Document {
             let most = userdata::AUTH_JSON_BYTES;
             if entry.name.as_str() == CREDENTIAL && size >= most {
                 bail!(
-                    "the credential has {size} bytes; cloud-api-adaptor silently leaves out one of {most} or \
-                     more: remove registries that the pods don't need, or put the resources \
+                    "the credential has {size} bytes; cloud-api-adaptor up to v0.7.0 leaves out one of {most} or \
+                     more, and says so in its own log alone: remove registries that the pods don't need, or put the resources \
                      file into the image"
                 );
             }

@@ -98,8 +98,8 @@ fn no_credential() -> Problem {
         Severity::Note,
         "credential-missing",
         format!(
-            "no credential ({CREDENTIAL}): kata-agents before 3.8 pull anonymously, later ones that ask for one \
-             pull no image"
+            "no credential ({CREDENTIAL}): guest-pull and kata-agents before 3.8 pull anonymously, those of 3.8 to \
+             3.17 that ask for one pull no image"
         ),
         "write one with `offline-fs-kbc pack --credential auth.json`",
     )

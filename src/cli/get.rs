@@ -56,7 +56,7 @@ enum ClientKind {
     G1,
     /// kata-agent of 2023, on getresource.sock
     G2,
-    /// kata-agent from 3.3 on, on cdh.sock
+    /// kata-agent 3.7 to 3.17, on cdh.sock
     Cdh,
 }
 

@@ -13,7 +13,7 @@ use crate::text::RegistryName;
 
 /// What clients do with a credential that is served as it is and has what they can't read.
 const REJECTED: &str = "it is not repaired (--repair-credential is off), and clients reject the whole \
-                        credential: kata-agents before 3.8 then pull anonymously, later ones pull no image";
+                        credential: kata-agents before 3.8 then pull anonymously, those of 3.8 to 3.17 pull no image";
 
 /// What is wrong with the decoded bytes of a credential; `repairs` tells whether the daemon repairs it before it
 /// is served. The entry of a problem is the registry, its place one in `text`.
@@ -116,7 +116,9 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
             (Err(reason), None) => {
                 let meaning = match (repairs, any) {
                     (true, true) => {
-                        "it is left out, and pulls from this registry are anonymous".to_owned()
+                        "this daemon leaves it out, and pulls from this registry are anonymous; a stock confidential-data-hub that reads \
+                         the file itself rejects it as a whole"
+                            .to_owned()
                     }
                     (true, false) => {
                         format!("no other entry can be used either; {CREDENTIAL_REFUSED}")

@@ -12,7 +12,7 @@ pub const NO_MEMORY: &str = "no-memory";
 
 /// What it means that nothing of a credential can be served.
 pub const CREDENTIAL_REFUSED: &str = "if no other file has a credential, requests for it are refused: kata-agents \
-                                      before 3.8 then pull anonymously, later ones pull no image";
+                                      before 3.8 then pull anonymously, those of 3.8 to 3.17 and guest-pull pull no image";
 
 /// The code of the problem that the tools which write names solve by themselves.
 pub const NAME_SPELLING: &str = "name-spelling";

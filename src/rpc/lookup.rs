@@ -19,22 +19,29 @@ const ASKED: &str = "asked for the credential and";
 pub enum Client {
     /// `getresource.sock`: kata-agents of 2023. They go on without a login.
     Of2023,
-    /// `cdh.sock`: kata-agents since then, which ask only where their configuration says so. Since version 3.8 they
-    /// fail the pull.
+    /// `cdh.sock`: kata-agents since then, which ask only where their configuration says so, and guest-pull. What they do
+    /// differs by version, and by what they are told.
     Later,
 }
 
 impl Client {
-    /// What it does; `is_warning` is whether there should be a credential.
-    fn goes_on(self, is_warning: bool) -> &'static str {
-        match (self, is_warning) {
-            (Self::Later, _) => {
-                "before kata 3.8 it then pulls anonymously, from 3.8 on it pulls no image, not even a public one"
+    /// What it does; `is_missing` is whether it was told that there is none, `is_warning` whether there should be one.
+    fn goes_on(self, is_missing: bool, is_warning: bool) -> &'static str {
+        match (self, is_missing, is_warning) {
+            (Self::Later, true, _) => {
+                "guest-pull and kata-agents before 3.8 then pull anonymously, those of 3.8 to 3.17 pull no image, not even a \
+                 public one"
             }
-            (Self::Of2023, true) => {
-                "it pulls anonymously, and private images fail with \"Not authorized\""
+            (Self::Later, false, _) => {
+                "kata-agents before 3.8 then pull anonymously, those of 3.8 to 3.17 and guest-pull pull no image, not even a \
+                 public one"
             }
-            (Self::Of2023, false) => "it pulls anonymously, which is enough for public images",
+            (Self::Of2023, _, true) => {
+                "a kata-agent of 2023 then pulls anonymously, and private images fail with \"Not authorized\""
+            }
+            (Self::Of2023, _, false) => {
+                "a kata-agent of 2023 then pulls anonymously, which is enough for public images"
+            }
         }
     }
 }
@@ -111,7 +118,7 @@ pub fn with_consequence(
                 let consequence = resource.and_then(|resource| resource.consequence().cloned());
                 consequence.map(|(is_warning, what)| Consequence {
                     text: match is_warning {
-                        true => format!("{ASKED} {what}: {}", client.goes_on(true)),
+                        true => format!("{ASKED} {what}: {}", client.goes_on(false, true)),
                         false => format!("{ASKED} {what}"),
                     },
                     is_warning,
@@ -126,15 +133,14 @@ pub fn with_consequence(
 /// pull public images too.
 fn without_credential(client: Client, status: &ttrpc::Status, snapshot: &Snapshot) -> Consequence {
     let failed = |file: &FileStatus| matches!(file.state, FileState::Failed { .. });
-    let is_warning = client == Client::Later
-        || status.code() != ttrpc::Code::NOT_FOUND
-        || snapshot.files.iter().any(failed);
+    let is_missing = status.code() == ttrpc::Code::NOT_FOUND;
+    let is_warning = client == Client::Later || !is_missing || snapshot.files.iter().any(failed);
     Consequence {
         text: format!(
             "{ASKED} got {:?}: {}: {}",
             status.code(),
             status.message,
-            client.goes_on(is_warning)
+            client.goes_on(is_missing, is_warning)
         ),
         is_warning,
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The statuses of refused requests. No client looks at the code, but all log the text, which is what a
-//! person sees.
+//! The statuses of refused requests. guest-pull alone looks at the code. The text is what a person sees: kata-agents from
+//! 3.8 on put it into the pod's event, those of 2023 log it at trace.
 
 use std::fmt::{self, Write as _};
 

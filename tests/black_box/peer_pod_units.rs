@@ -369,6 +369,21 @@ fn check_finds_units_that_do_not_fit() {
         &drop_in,
     );
     assert_eq!(found(), (vec![], Some(0)));
+    // The hub looks for the present name, and has no repair.
+    for entry in [one("Credential", ANONYMOUS), one("default/other/test", "x")] {
+        fs::write(&resources, entry).unwrap();
+        let (found, code) = found();
+        assert!(found.contains(&hub.to_owned()), "{found:?}");
+        assert_eq!(code, Some(1));
+    }
+    fs::write(&resources, one("default/credential/test", ANONYMOUS)).unwrap();
+
+    // A hub that is this program asks itself, and has this drop-in's place for another one.
+    let hub_program = root.join("usr/local/bin/confidential-data-hub");
+    fs::remove_file(&hub_program).unwrap();
+    symlink("../../bin/offline-fs-kbc", &hub_program).unwrap();
+    assert_eq!(found(), (codes(&["unit-settings"]), Some(0)));
+    fs::remove_file(&hub_program).unwrap();
 
     // Another agent is none of this program's business, nor is a hub where no credential was baked.
     script(root, &["--undo"]);

@@ -118,7 +118,7 @@ fn user_data_in_a_file_is_private() {
     );
 }
 
-/// A credential of the size that cloud-api-adaptor silently drops is an error, wherever it comes from.
+/// A credential of the size that cloud-api-adaptor drops is an error, wherever it comes from.
 #[test]
 fn a_credential_that_would_be_dropped_is_refused() {
     let root = Root::new();
@@ -137,7 +137,7 @@ fn a_credential_that_would_be_dropped_is_refused() {
         ] {
             let (stdout, stderr, code) = pack(args);
             assert_eq!((stdout.as_str(), code), ("", Some(1)));
-            let said = "the credential has 12288 bytes; cloud-api-adaptor silently leaves out one of 12288 or more";
+            let said = "the credential has 12288 bytes; cloud-api-adaptor up to v0.7.0 leaves out one of 12288 or more";
             assert!(stderr.contains(said), "{stderr}");
         }
     }

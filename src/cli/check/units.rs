@@ -9,17 +9,18 @@ use std::path::PathBuf;
 
 use offline_fs_kbc::resource::file::{self, Identity};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
-use offline_fs_kbc::resource::snapshot::Snapshot;
+use offline_fs_kbc::resource::snapshot::{Resource, Snapshot};
 
 use crate::cli::check::report::Report;
 use crate::config::{RESOURCES, Root};
 
 /// The places of units, highest precedence first.
-const PLACES: [&str; 4] = [
+const PLACES: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
     "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
+    "/lib/systemd/system",
 ];
 
 /// What enables the program's own units that make a socket for which other units wait.
@@ -35,6 +36,9 @@ const PROGRAMS: [&str; 3] = [
     "/usr/local/bin/offline-fs-kbc",
     "/proc/self/exe",
 ];
+
+/// The component that pulls images.
+const HUB: &str = "confidential-data-hub";
 
 /// The setting by which the upstream's unit gives the stock confidential-data-hub its credential.
 const HUB_CREDENTIAL: &[u8] =
@@ -52,8 +56,8 @@ pub fn check(root: &Root, snapshot: &Snapshot, report: &mut Report) {
     let mut find = |severity, code, what: &str, fix: &str| {
         report.find(None, Problem::of_file(severity, code, what, fix));
     };
-    let exists = |name| find_unit(root, name).is_some();
-    let leads_to = |name, end| {
+    let exists = |name: &str| find_unit(root, name).is_some();
+    let leads_to = |name: &str, end| {
         let target = find_unit(root, name).and_then(|path| path.read_link().ok());
         target.is_some_and(|target| target.ends_with(end))
     };
@@ -67,25 +71,37 @@ pub fn check(root: &Root, snapshot: &Snapshot, report: &mut Report) {
                 FIX,
             );
         }
-        if is_this_program(root)
-            && !exists("attestation-agent.service.d/10-offline-fs-kbc.conf")
-            // The alias of the program's own unit.
-            && !leads_to("attestation-agent.service", "offline-fs-kbc.service")
-        {
-            find(
-                Severity::Warning,
-                "unit-settings",
-                "attestation-agent.service runs this program without its drop-in: no sandbox, and after its restart the \
-                 confidential-data-hub can't pull any more",
-                FIX,
-            );
+        for name in ["attestation-agent", HUB] {
+            let unit = format!("{name}.service");
+            if is_this_program(root, name)
+                && exists(&unit)
+                && !exists(&format!("{unit}.d/10-offline-fs-kbc.conf"))
+                // The alias of the program's own unit.
+                && !leads_to(&unit, "offline-fs-kbc.service")
+            {
+                let what = format!(
+                    "{unit} runs this program without its drop-in: no sandbox, and its restart breaks the connections of those \
+                     who never connect again"
+                );
+                find(Severity::Warning, "unit-settings", &what, FIX);
+            }
         }
     }
-    if reads_auth_file(root)
-        && !exists("confidential-data-hub.service.d/stock-hub-credential.conf")
-        && !exists("confidential-data-hub.service.d/10-offline-fs-kbc.conf")
-        && has_baked_credential(root, snapshot)
-    {
+    if !reads_auth_file(root) || is_this_program(root, HUB) {
+        return;
+    }
+    let has_drop_in = exists("confidential-data-hub.service.d/stock-hub-credential.conf");
+    let baked = baked_credential(root, snapshot);
+    if has_drop_in && !baked.is_some_and(|credential| !credential.old && credential.value.is_ok()) {
+        find(
+            Severity::Error,
+            "stock-hub-credential",
+            "the drop-in stock-hub-credential has the stock confidential-data-hub read default/credential/test in the \
+             resources file, which has none that it can use: it pulls no image",
+            "write one with `offline-fs-kbc pack --credential auth.json`, or remove the drop-in",
+        );
+    }
+    if !has_drop_in && baked.is_some() {
         find(
             Severity::Warning,
             "stock-hub-credential",
@@ -115,16 +131,16 @@ fn reads_auth_file(root: &Root) -> bool {
     })
 }
 
-/// Whether the attestation-agent is this program.
-fn is_this_program(root: &Root) -> bool {
-    let identity = |path| Identity::of(&root.path(path)).ok();
-    let agent = identity("/usr/local/bin/attestation-agent");
-    agent.is_some() && PROGRAMS.into_iter().any(|path| identity(path) == agent)
+/// Whether the component of this name is this program.
+fn is_this_program(root: &Root, name: &str) -> bool {
+    let identity = |path: &str| Identity::of(&root.path(path)).ok();
+    let component = identity(&format!("/usr/local/bin/{name}"));
+    component.is_some() && PROGRAMS.into_iter().any(|path| identity(path) == component)
 }
 
-/// Whether the resources file, which the stock hub reads itself, has a credential.
-fn has_baked_credential(root: &Root, snapshot: &Snapshot) -> bool {
+/// The credential of the resources file, which the stock hub can read itself.
+fn baked_credential<'s>(root: &Root, snapshot: &'s Snapshot) -> Option<&'s Resource> {
     let resources = root.path(RESOURCES);
-    let mut files = snapshot.credentials.iter().map(|own| &*own.file);
-    files.any(|file| file == resources)
+    let mut own = snapshot.credentials.iter();
+    own.find(|credential| *credential.file == resources)
 }
