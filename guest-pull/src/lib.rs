@@ -11,6 +11,7 @@ pub mod erofs;
 pub mod failure;
 pub mod layer;
 mod loop_device;
+pub mod measure;
 pub mod mount;
 pub mod pipe;
 pub mod pull;

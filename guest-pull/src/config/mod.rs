@@ -37,6 +37,10 @@ pub const CREDENTIAL_VARIABLE: &str = "CDH_DEFAULT_IMAGE_AUTHENTICATED_REGISTRY_
 /// Where layers are kept unless configured.
 pub const WORK_DIR: &str = "/run/kata-containers/image";
 
+/// The attestation-agent's socket, which measures what is pulled, unless configured.
+pub const AGENT_SOCKET: &str =
+    "/run/confidential-containers/attestation-agent/attestation-agent.sock";
+
 /// `[image]`: how images are pulled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -50,6 +54,8 @@ pub struct Image {
     pub credential: Source,
     /// `[[registry]]` of `[image.registry_config]`.
     pub registries: Vec<Registry>,
+    /// `[aa] aa_socket`: the attestation-agent's socket.
+    pub agent_socket: PathBuf,
     /// Why no image is pulled.
     pub refusals: Vec<String>,
     /// What is ignored.
@@ -64,6 +70,7 @@ impl Default for Image {
             layers_at_once: LAYERS_AT_ONCE,
             credential: Source::usual(),
             registries: Vec::new(),
+            agent_socket: AGENT_SOCKET.into(),
             refusals: Vec::new(),
             warnings: Vec::new(),
         }
@@ -124,6 +131,15 @@ impl Image {
         };
         let mut file = toml::table(text, MAX_COMPONENT_BYTES).map_err(|error| failed(&error))?;
         let mut image = Self::default();
+        if let Some(value) = file.get("aa").and_then(|aa| aa.get("aa_socket")) {
+            let address = value
+                .as_str()
+                .map(|text| text.strip_prefix("unix://").unwrap_or(text));
+            let path = address.filter(|path| path.starts_with('/'));
+            image.agent_socket = path
+                .ok_or_else(|| failed(&"[aa] aa_socket must be unix:///PATH"))?
+                .into();
+        }
         if let Some(value) = file.remove("image") {
             table::take(&mut image, value).map_err(|error| failed(&error))?;
         }
@@ -186,7 +202,7 @@ mod tests {
     /// The keys that are supported; the rest of the file belongs to others.
     #[test]
     fn supported_keys_are_read() {
-        let text = "socket = \"x\"\n[kbc]\nname = \"offline_fs_kbc\"\n[image]\nwork_dir = \"/mnt/x\"\n\
+        let text = "socket = \"x\"\n[kbc]\nname = \"offline_fs_kbc\"\n[aa]\naa_socket = \"unix:///run/aa.sock\"\n[image]\nwork_dir = \"/mnt/x\"\n\
             max_concurrent_layer_downloads_per_image = 5\nauthenticated_registry_credentials_uri = \"file:///run/a.json\"\n\
             extra_root_certificates = [\"one\", \"two\"]\n\
             [[image.registry_config.registry]]\nlocation = \"r.example:5000\"\ninsecure = true\n";
@@ -195,6 +211,7 @@ mod tests {
         assert_eq!(image.layers_at_once, 5);
         assert_eq!(image.extra_root_certificates, ["one", "two"]);
         assert_eq!(image.credential, Source::File("/run/a.json".into()));
+        assert_eq!(image.agent_socket, Path::new("/run/aa.sock"));
         assert_eq!(
             (image.refusals.len(), image.warnings.len()),
             (0, 0),
@@ -245,6 +262,7 @@ mod tests {
             "image = \"hunter2\"",
             "[image]\nwork_dir = \"hunter2\"",
             "[image]\nwork_dir = 1",
+            "[aa]\naa_socket = \"hunter2\"",
             "[image]\nextra_root_certificates = \"hunter2\"",
             "[image]\nextra_root_certificates = [1]",
             "[image]\nmax_concurrent_layer_downloads_per_image = 0",

@@ -25,6 +25,7 @@ use crate::config::{CREDENTIAL_VARIABLE, Image};
 use crate::credential::{self, Found};
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
+use crate::measure::{Measured, measure};
 use crate::mount::{self, By, Mounted};
 use crate::question::{Answer, Question};
 use crate::registry;
@@ -103,9 +104,14 @@ pub fn run(stream: UnixStream, options: &Options) -> Result<(), Error> {
     };
     let shown = shown(&call.image);
     match pull(&call, &caller, options) {
-        Ok((digest, mounted)) => {
+        Ok(pulled) => {
+            let Pulled {
+                digest,
+                mounted,
+                measured,
+            } = pulled;
             eprintln!(
-                "guest-pull: {shown}: {digest} is mounted at {}",
+                "guest-pull: {shown}: {digest} is mounted at {}; {measured}",
                 mounted.root.display()
             );
             match caller.succeed(call.stream_id, &digest) {
@@ -139,8 +145,15 @@ fn shown(image: &str) -> String {
     Escaped(&RegistryName(image).plain()).to_string()
 }
 
-/// Pulls and mounts the image.
-fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Mounted), Failure> {
+/// An image that is mounted.
+struct Pulled {
+    digest: Digest,
+    mounted: Mounted,
+    measured: Measured,
+}
+
+/// Pulls, measures and mounts the image.
+fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failure> {
     let until = Until {
         caller: Some(&caller.stream),
         deadline: Some(call.deadline),
@@ -208,6 +221,8 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
         late(Failure::new(failure.kind, message))
     })?;
     until.check().map_err(late)?;
+    let measured = measure(&image.agent_socket, &call.image, &pulled.manifest)?;
+    until.check().map_err(late)?;
     let mounted =
         mount::mount_stored(&store, &pulled.layers, &call.bundle, By::File).map_err(|error| {
             let kind = error.io().map_or(Kind::Other, Kind::of_io);
@@ -224,7 +239,11 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
             ),
         });
     }
-    Ok((pulled.manifest, mounted))
+    Ok(Pulled {
+        digest: pulled.manifest,
+        mounted,
+        measured,
+    })
 }
 
 /// Answers what the worker asks.

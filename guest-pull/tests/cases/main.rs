@@ -4,5 +4,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/caller.rs"]
+mod caller;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/registry.rs"]
+mod registry;
+
+mod measurement;

@@ -2,6 +2,9 @@
 
 //! The other ends of `guest-pull serve`: its caller, the daemon that has the credential, and a registry that stalls.
 
+// Each of the tests' programs uses a part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -119,7 +122,10 @@ impl Place {
         self.bundle().join("rootfs")
     }
 
+    /// Writes `cdh.toml`. The attestation-agent is the test's own, if it starts one.
     pub fn configure(&self, text: &str) {
+        let agent = self.at("agent.sock").display().to_string();
+        let text = format!("[aa]\naa_socket = \"unix://{agent}\"\n{text}");
         fs::write(self.at("cdh.toml"), text).unwrap();
     }
 
@@ -293,10 +299,15 @@ fn answer_one(
         }
         Err(code) => response.set_status(get_status(*code, "no such thing")),
     }
+    reply(&mut stream, header.stream_id, &response)
+}
+
+/// Sends the answer to a request.
+pub fn reply(stream: &mut UnixStream, stream_id: u32, response: &Response) -> Option<()> {
     let body = response.write_to_bytes().ok()?;
     let header = MessageHeader {
         length: body.len().try_into().ok()?,
-        stream_id: header.stream_id,
+        stream_id,
         type_: MESSAGE_TYPE_RESPONSE,
         flags: 0,
     };
