@@ -270,7 +270,7 @@ soak-short:
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
 
-# Tests the packages in two VMs, one of which boots three times. Must run as root; takes five to ten minutes without KVM.
+# Tests the packages in two VMs, which boot three times and twice. Must run as root; takes five to ten minutes without KVM.
 test-podvm: image
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
 
