@@ -34,6 +34,9 @@ const MAX_INDEXES: usize = 4;
 const WRONG_HMAC: &str = "it is encrypted, and its HMAC is wrong: it was changed since it was encrypted, or was encrypted with \
                           another key than the one that comes with it; encrypt and push the image again";
 
+/// What then is wrong in an encrypted layer was so before it was encrypted, or the counter began elsewhere.
+const RIGHT_HMAC: &str = "; it is encrypted and its HMAC is right: it was broken before it was encrypted, or its nonce is wrong";
+
 /// Why an image can't be pulled.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -413,7 +416,10 @@ fn convert_encrypted(
         drop(plain);
         let decrypted = decrypting.join().map_err(panicked)?;
         Ok(match decrypted.is_authentic() {
-            true => converted,
+            true => converted.map_err(|mut failure| {
+                failure.message.push_str(RIGHT_HMAC);
+                failure
+            }),
             false => Err(other(WRONG_HMAC.to_owned())),
         })
     })

@@ -45,7 +45,13 @@ impl Decryptor {
             ));
         }
         let secret = nonce(&members).map_err(|what| format!("what it unwraps has {what}"))?;
-        let nonce = public.nonce.or(secret);
+        let nonce = match (public.nonce, secret) {
+            // Upstream takes the public one. The HMAC is not over it, so that whoever can change the manifest could.
+            (Some(public), Some(secret)) if public != secret => {
+                return Err("what it unwraps has another \"nonce\" than the annotation".to_owned());
+            }
+            (public, secret) => public.or(secret),
+        };
         let nonce = nonce.ok_or("neither what it unwraps nor the annotation has a \"nonce\"")?;
         let cipher = Ctr128BE::new_from_slices(&key, &nonce);
         Ok(Self {

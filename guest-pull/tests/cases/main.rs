@@ -6,3 +6,11 @@
 
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/image.rs"]
+mod image;
+#[path = "../support/sealed.rs"]
+mod sealed;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
+
+mod encrypted;
