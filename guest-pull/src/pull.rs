@@ -409,12 +409,15 @@ fn convert_encrypted(
             converted => converted,
         };
         // The HMAC is over all of it.
-        if let Err(error) = io::copy(&mut plain, &mut io::sink()) {
-            let failure = other(format!("its blob: {error}"));
-            return Err(converted.err().unwrap_or(failure));
-        }
+        let rest = io::copy(&mut plain, &mut io::sink());
         drop(plain);
         let decrypted = decrypting.join().map_err(panicked)?;
+        let converted = match converted {
+            // Whoever came upon the failure has told it.
+            Err(failure) if decrypted.has_failed() => return Err(failure),
+            converted => converted,
+        };
+        rest.map_err(|error| other(format!("its blob: {error}")))?;
         Ok(match decrypted.is_authentic() {
             true => converted.map_err(|mut failure| {
                 failure.message.push_str(RIGHT_HMAC);

@@ -67,6 +67,7 @@ impl Decryptor {
         Decrypting {
             inner,
             decryptor: self,
+            has_failed: false,
         }
     }
 }
@@ -75,9 +76,15 @@ impl Decryptor {
 pub struct Decrypting<R> {
     inner: R,
     decryptor: Decryptor,
+    has_failed: bool,
 }
 
 impl<R> Decrypting<R> {
+    /// Whether the other reader failed. Then there is more that was not read, and the HMAC says nothing.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// Whether all that was read has the HMAC that the layer should have.
     pub fn is_authentic(self) -> bool {
         let found = self.decryptor.found.sign();
@@ -89,7 +96,10 @@ impl<R> Decrypting<R> {
 
 impl<R: Read> Read for Decrypting<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
+        let read = self.inner.read(buffer);
+        let is_failure = |error: &io::Error| error.kind() != io::ErrorKind::Interrupted;
+        self.has_failed |= read.as_ref().is_err_and(is_failure);
+        let length = read?;
         let part = &mut buffer[..length];
         self.decryptor.found.update(part);
         let decrypted = self.decryptor.cipher.try_apply_keystream(part);

@@ -312,6 +312,39 @@ fn a_changed_encrypted_layer_is_refused() {
     place.assert_nothing_left("a broken transfer");
 }
 
+/// A connection that breaks is said to be that, and no wrong HMAC: the same as of a plain layer.
+#[test]
+fn a_cut_encrypted_layer_is_a_cut_connection() {
+    if !has_openssl() {
+        return;
+    }
+    let (plain, image) = Repository::of(&[content(1)]);
+    let layers = [Sealed::of(&content(1), "+gzip")];
+    let digest = Digest::of(&layers[0].blob).to_string();
+    let cases = [
+        (plain, image.layers[0].clone()),
+        (repository(&layers), digest),
+    ];
+    let said = cases.map(|(repository, cut)| {
+        let registry = StandIn::start(move |asked| {
+            let mut answer = repository.answer(&asked.path);
+            if asked.path.ends_with(&cut) {
+                answer.length = Some(answer.body.len());
+                answer.body.truncate(300_000);
+            }
+            answer
+        });
+        let place = Place::new();
+        let _provider = Provider::of(&place.socket(), &layers);
+        let (said, code) = place.pull(&registry, true);
+        assert_eq!(code, Some(1), "{said}");
+        place.assert_nothing_left("a cut connection");
+        let (_, reason) = said.rsplit_once("): ").unwrap();
+        reason.to_owned()
+    });
+    assert_eq!(said[0], said[1]);
+}
+
 /// What is wrong within an encrypted archive is told as for others, if it was encrypted so.
 #[test]
 fn a_broken_archive_in_an_encrypted_layer_is_refused() {
