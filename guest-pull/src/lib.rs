@@ -7,6 +7,7 @@ pub mod config;
 pub mod credential;
 pub mod digest;
 mod directories;
+pub mod encryption;
 pub mod erofs;
 pub mod failure;
 pub mod layer;

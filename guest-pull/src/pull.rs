@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::compression::decompressed;
 use crate::digest::{Digest, Digesting};
+use crate::encryption::{self, Decryptor};
 use crate::erofs;
 use crate::failure::{Failure, Kind};
 use crate::layer;
@@ -28,6 +29,13 @@ pub const LAYERS_AT_ONCE: usize = 3;
 
 /// How deep an index may be within an index.
 const MAX_INDEXES: usize = 4;
+
+/// Nothing of an encrypted layer counts then, whatever else is wrong with it.
+const WRONG_HMAC: &str = "it is encrypted, and its HMAC is wrong: it was changed since it was encrypted, or was encrypted with \
+                          another key than the one that comes with it; encrypt and push the image again";
+
+/// What then is wrong in an encrypted layer was so before it was encrypted, or the counter began elsewhere.
+const RIGHT_HMAC: &str = "; it is encrypted and its HMAC is right: it was broken before it was encrypted, or its nonce is wrong";
 
 /// Why an image can't be pulled.
 #[derive(Debug, Error)]
@@ -306,6 +314,8 @@ fn fetch_watched(
     making: Making,
     watch: &Watch<'_>,
 ) -> Result<Stored, Failure> {
+    // Before anything is fetched that nobody could decrypt.
+    let decryptor = encryption::decryptor(layer, means.ask)?;
     let blob = means
         .client
         .blob(&layer.digest)
@@ -324,14 +334,17 @@ fn fetch_watched(
         .file
         .try_clone()
         .map_err(|error| other(error.to_string()))?;
-    let (blob, summary, found) = thread::scope(|scope| {
+    let (blob, converted) = thread::scope(|scope| {
         let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
-        let (summary, found) = convert(&mut blob, file, diff_id)?;
+        let converted = match decryptor {
+            None => Ok(convert(&mut blob, file, diff_id)?),
+            Some(decryptor) => convert_encrypted(&mut blob, decryptor, file, diff_id)?,
+        };
         // What follows the archive in the blob belongs to the blob's digest.
         io::copy(&mut blob, &mut io::sink())
             .map_err(|error| other(format!("its blob: {error}")))?;
         let blob = reading.join().map_err(panicked)?;
-        Ok::<_, Failure>((blob, summary, found))
+        Ok::<_, Failure>((blob, converted))
     })?;
     if blob.length() != size {
         return Err(other(format!(
@@ -346,6 +359,7 @@ fn fetch_watched(
     if digest != layer.digest {
         return Err(other(format!("its blob has the digest {digest}")));
     }
+    let (summary, found) = converted?;
     if found != *diff_id {
         return Err(other(format!(
             "its archive has the digest {found}, and the configuration says {diff_id}"
@@ -377,6 +391,40 @@ fn convert(
         decompressing.join().map_err(panicked)?;
         let digest = hashing.join().map_err(panicked)?;
         Ok((summary.map_err(|error| of_layer(&error))?, digest))
+    })
+}
+
+/// The same of an encrypted blob. What is wrong with its content is the inner failure, which counts only if the blob is the
+/// one that the manifest names: so who reads it can tell a broken transfer, another key and a broken archive apart.
+fn convert_encrypted(
+    blob: &mut Pipe,
+    decryptor: Decryptor,
+    file: File,
+    diff_id: &Digest,
+) -> Result<Result<(layer::Summary, Digest), Failure>, Failure> {
+    thread::scope(|scope| {
+        let (mut plain, decrypting) = Pipe::start(scope, decryptor.decrypt(blob));
+        let converted = match convert(&mut plain, file, diff_id) {
+            Err(failure) if failure.kind == Kind::NoRoom => return Err(failure),
+            converted => converted,
+        };
+        // The HMAC is over all of it.
+        let rest = io::copy(&mut plain, &mut io::sink());
+        drop(plain);
+        let decrypted = decrypting.join().map_err(panicked)?;
+        let converted = match converted {
+            // Whoever came upon the failure has told it.
+            Err(failure) if decrypted.has_failed() => return Err(failure),
+            converted => converted,
+        };
+        rest.map_err(|error| other(format!("its blob: {error}")))?;
+        Ok(match decrypted.is_authentic() {
+            true => converted.map_err(|mut failure| {
+                failure.message.push_str(RIGHT_HMAC);
+                failure
+            }),
+            false => Err(other(WRONG_HMAC.to_owned())),
+        })
     })
 }
 

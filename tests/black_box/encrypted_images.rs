@@ -4,16 +4,21 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use nix::unistd::geteuid;
 use offline_fs_kbc::proto::keyprovider::{
     KeyProviderKeyWrapProtocolInput, KeyProviderKeyWrapProtocolOutput,
 };
 use serde_json::{Value, json};
+use ttrpc::Code;
 
+use crate::support::both::{Both, Mounted, program_layer};
 use crate::support::daemon::{Daemon, Root, command, one, output, output_within, program, run};
+use crate::support::registry::{MOTD, Registry, tar};
 use crate::support::skopeo;
 use crate::support::wire::call;
 
@@ -179,6 +184,117 @@ fn stock_skopeo_encrypts_and_the_daemon_unwraps() {
             assert_eq!(layer["digest"], original["digest"]);
             assert_eq!(content, plain);
         }
+    }
+}
+
+/// From skopeo to a running program: a stock skopeo encrypts an image on its way into a private registry, and guest-pull,
+/// which the daemon starts, decrypts it with the layer keys that the daemon unwraps, however the layers are compressed and
+/// for whom else they are encrypted. Without the key, and with another of that name, the pod's event says so, and nothing is
+/// mounted or stored.
+#[test]
+fn an_image_that_skopeo_encrypted_is_pulled_and_runs() {
+    if !geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let registry = Registry::start();
+    let layers = vec![tar("etc/motd", MOTD.as_bytes()), program_layer("/bin/cat")];
+    let pushed = runtime.block_on(registry.push_layers(layers));
+    let before = registry.host.clone();
+    let registry = registry.with_tls();
+    let plain = pushed.replace(&before, &registry.host);
+    for (format, for_another) in [("gzip", false), ("zstd", true)] {
+        let root = Root::new();
+        keygen("kbs:///default/key/k1", &keys_file(&root));
+        let login = root.path("auth.json");
+        fs::write(&login, registry.auth_json()).unwrap();
+        let image = plain.replace(":1", &format!(":{format}"));
+        let another = root.path("another.pem");
+        let key = rcgen::KeyPair::generate().unwrap();
+        fs::write(&another, key.public_key_pem()).unwrap();
+        let (login, another) = (login.display().to_string(), another.display().to_string());
+        let certificates = registry.cert_dir().display().to_string();
+        let (from, to) = (format!("docker://{plain}"), format!("docker://{image}"));
+        let jwe = format!("jwe:{another}");
+        let mut args = vec![
+            "copy",
+            "--authfile",
+            &login,
+            "--src-cert-dir",
+            &certificates,
+        ];
+        args.extend(["--dest-cert-dir", &certificates]);
+        args.extend(["--dest-compress-format", format]);
+        if for_another {
+            args.extend(["--encryption-key", &jwe]);
+        }
+        let ours = "provider:attestation-agent:keyid=kbs:///default/key/k1";
+        args.extend(["--encryption-key", ours, &from, &to]);
+        let (_, stderr, code) = skopeo::run(root.dir(), Some(&provider(&root)), &args);
+        assert_eq!(code, Some(0), "{stderr}");
+        let args = [
+            "inspect",
+            "--raw",
+            "--authfile",
+            &login,
+            "--cert-dir",
+            &certificates,
+            &to,
+        ];
+        let (manifest, ..) = skopeo::run(root.dir(), None, &args);
+        let kind = format!("tar+{format}+encrypted");
+        assert_eq!(manifest.matches(&kind).count(), 2, "{manifest}");
+        assert_eq!(manifest.contains("enc.keys.jwe"), for_another, "{manifest}");
+
+        // As published set-ups have it, the key is among the resources.
+        let keys: Value = serde_json::from_slice(&fs::read(keys_file(&root)).unwrap()).unwrap();
+        let right = keys["default/key/k1"].as_str().unwrap();
+        let resources = |key: Option<&str>| {
+            let credential = STANDARD.encode(registry.auth_json());
+            let mut resources = json!({"Credential": credential});
+            if let Some(key) = key {
+                resources["default/key/k1"] = key.into();
+            }
+            resources.to_string()
+        };
+        root.write_resources(&resources(None));
+        let both = Both::start(&root, &registry);
+        let wrong = STANDARD.encode([7; 32]);
+        for (number, key, part) in [
+            (1, None, "NOT_FOUND: no key default/key/k1"),
+            (2, Some(&*wrong), "cannot be decrypted with its key"),
+        ] {
+            root.rename_resources(&resources(key));
+            let (bundle, answer) = both.pull(&image, &format!("bundle-{number}"));
+            let (code, text) = answer.unwrap_err();
+            assert_eq!(code, Code::FAILED_PRECONDITION, "{text}");
+            for part in [
+                part,
+                "key provider attestation-agent",
+                "layer 1 of 2",
+                &image,
+            ] {
+                assert!(text.contains(part), "{text}");
+            }
+            assert!(!bundle.join("rootfs/etc").exists());
+            let stored = fs::read_dir(both.store.join("layers")).unwrap();
+            assert_eq!(stored.count(), 0);
+        }
+        root.rename_resources(&resources(Some(right)));
+        let (bundle, answer) = both.pull(&image, "bundle-3");
+        answer.unwrap();
+        let rootfs = bundle.join("rootfs");
+        let mounted = Mounted(rootfs.clone());
+        let mut cat = Command::new("chroot");
+        cat.arg(&rootfs).args(["/bin/cat", "/etc/motd"]);
+        assert_eq!(output(&mut cat), (MOTD.to_owned(), String::new(), Some(0)));
+        drop(mounted);
+        let log = both.daemon.log();
+        assert!(!log.contains(right) && !log.contains("symkey"), "{log}");
     }
 }
 

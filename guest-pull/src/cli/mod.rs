@@ -15,6 +15,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use common::auth_json::image::ImageName;
 use guest_pull::credential;
+use guest_pull::encryption::provider;
 use guest_pull::pull::LAYERS_AT_ONCE;
 use guest_pull::question::{Answer, Question};
 use guest_pull::registry::platform::Platform;
@@ -93,6 +94,18 @@ fn platform(text: &str) -> Result<Platform, String> {
     Platform::parse(text).ok_or_else(|| "write it as linux/amd64 or linux/arm/v7".to_owned())
 }
 
+/// The path of a socket.
+fn address(text: &str) -> Result<PathBuf, String> {
+    let path = text
+        .strip_prefix("unix://")
+        .or_else(|| text.strip_prefix("unix:"))
+        .unwrap_or(text);
+    match Path::new(path).is_absolute() {
+        true => Ok(path.into()),
+        false => Err("write it as unix:///PATH".to_owned()),
+    }
+}
+
 impl Source {
     /// What the worker is asked for.
     fn request(&self, store: &Path) -> anyhow::Result<Request> {
@@ -112,17 +125,20 @@ impl Source {
         })
     }
 
-    /// Answers the worker.
-    fn answer(&self, question: &Question) -> Result<Answer, Failure> {
+    /// Answers the worker; keys are asked of the daemon at the socket, if there is one.
+    fn answer(&self, question: &Question, daemon: Option<&Path>) -> Result<Answer, Failure> {
         match question {
             Question::Login(_) => {
                 let login = self.login();
                 let failed = |error| Failure::new(Kind::Configuration, format!("{error:#}"));
                 login.map(Answer::Login).map_err(failed)
             }
-            Question::Key { .. } => {
-                let text = "the keys of encrypted layers come from the daemon, which asks `guest-pull serve`";
-                Err(Failure::new(Kind::Configuration, text))
+            Question::Key { provider, packet } => {
+                let daemon = daemon.ok_or_else(|| {
+                    let text = "the image is encrypted, and its keys come from the daemon: name its socket (--cdh-sock)";
+                    Failure::new(Kind::Other, text)
+                })?;
+                provider::unwrap_key(daemon, provider, packet).map(Answer::Key)
             }
         }
     }

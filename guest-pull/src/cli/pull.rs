@@ -16,7 +16,7 @@ use nix::unistd::geteuid;
 use serde_json::json;
 
 use crate::cli::progress::Progress;
-use crate::cli::{Format, Source};
+use crate::cli::{Format, Source, address};
 
 /// Pull an image's layers into the store, and mount it
 ///
@@ -35,6 +35,10 @@ pub struct Pull {
     /// Mount the image at DIR/rootfs
     #[arg(long, value_name = "DIR")]
     bundle: Option<PathBuf>,
+
+    /// The daemon's socket, which has the keys of encrypted images [default: such images are refused]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    cdh_sock: Option<PathBuf>,
 
     /// How to print it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -60,7 +64,7 @@ impl Pull {
             program,
             &request,
             &Until::default(),
-            &|question| self.source.answer(question),
+            &|question| self.source.answer(question, self.cdh_sock.as_deref()),
             &|event| progress.tell(event),
         );
         progress.end();

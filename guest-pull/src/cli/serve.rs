@@ -5,11 +5,13 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use guest_pull::serve::{self, Options};
+
+use crate::cli::address;
 
 /// Serve one request of the daemon: PullImage, which comes on standard input
 ///
@@ -34,17 +36,6 @@ pub struct Serve {
     /// Where the layers are kept [default: work_dir of the configuration]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-}
-
-fn address(text: &str) -> Result<PathBuf, String> {
-    let path = text
-        .strip_prefix("unix://")
-        .or_else(|| text.strip_prefix("unix:"))
-        .unwrap_or(text);
-    match Path::new(path).is_absolute() {
-        true => Ok(path.into()),
-        false => Err("write it as unix:///PATH".to_owned()),
-    }
 }
 
 impl Serve {

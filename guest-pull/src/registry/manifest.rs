@@ -2,6 +2,8 @@
 
 //! Manifests, indexes and configurations of images, of OCI and of Docker.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use thiserror::Error;
 
@@ -54,6 +56,8 @@ pub struct Descriptor {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
+    /// What else is said of it.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
@@ -70,10 +74,14 @@ impl Descriptor {
         let size = value["size"]
             .as_u64()
             .ok_or_else(|| malformed(document, format!("has no size for {digest}")))?;
+        let annotations = value["annotations"].as_object().into_iter().flatten();
+        let annotations = annotations
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
         Ok(Self {
             media_type,
             digest,
             size,
+            annotations: annotations.collect(),
         })
     }
 }

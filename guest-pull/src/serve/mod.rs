@@ -24,6 +24,7 @@ use ttrpc::get_status;
 use crate::config::{CREDENTIAL_VARIABLE, Image};
 use crate::credential::{self, Found};
 use crate::digest::Digest;
+use crate::encryption::provider;
 use crate::failure::{Failure, Kind};
 use crate::measure::{Measured, measure};
 use crate::mount::{self, By, Mounted};
@@ -261,9 +262,8 @@ fn answer_worker(
                 Found::Anonymous(_) => None,
             }))
         }
-        Question::Key { .. } => {
-            let text = "encrypted layers are not supported yet";
-            Err(Failure::new(Kind::Configuration, text))
+        Question::Key { provider, packet } => {
+            provider::unwrap_key(&options.daemon, provider, packet).map(Answer::Key)
         }
     }
 }

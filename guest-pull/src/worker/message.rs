@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use common::base64::decode_padded;
+use common::json::{members, string};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -145,7 +147,11 @@ impl Question {
 pub(super) fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<String> {
     let value = match answer {
         Ok(Answer::Login(login)) => json!({"login": login.as_ref().map(login_to_json)}),
-        Ok(Answer::Key(key)) => json!({"key": STANDARD.encode(key)}),
+        // Not by way of a value, which nobody would wipe.
+        Ok(Answer::Key(key)) => {
+            let key = Zeroizing::new(STANDARD.encode(key));
+            return Zeroizing::new(["{\"key\":\"", &key, "\"}"].concat());
+        }
         Err(failure) => failure_to_json(failure),
     };
     Zeroizing::new(value.to_string())
@@ -153,12 +159,13 @@ pub(super) fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<Stri
 
 /// The answer in a line.
 pub(super) fn parse_answer(text: &str) -> Option<Result<Answer, Failure>> {
+    let members = members(text.as_bytes(), 1).ok()?;
+    if let Some(key) = string(&members, "key").map(Zeroizing::new) {
+        return Some(Ok(Answer::Key(decode_padded(&key)?)));
+    }
     let value: Value = serde_json::from_str(text).ok()?;
     if let Some(failure) = parse_failure(&value) {
         return Some(Err(failure));
-    }
-    if let Some(key) = value["key"].as_str() {
-        return Some(Ok(Answer::Key(Zeroizing::new(STANDARD.decode(key).ok()?))));
     }
     let login = value.as_object()?.get("login")?;
     Some(Ok(Answer::Login(parse_login(login)?)))

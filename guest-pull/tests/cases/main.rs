@@ -8,7 +8,14 @@
 mod caller;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/image.rs"]
+mod image;
 #[path = "../support/registry.rs"]
 mod registry;
+#[path = "../support/sealed.rs"]
+mod sealed;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
 
+mod encrypted;
 mod measurement;
