@@ -7,8 +7,12 @@
 //! attribute `trusted.overlay.opaque`.
 
 mod archive;
+mod header;
 pub(crate) mod path;
+mod pax;
 mod place;
+mod reader;
+mod sparse;
 
 pub(crate) use place::is_kept;
 

@@ -116,9 +116,23 @@ impl Layer {
         kind: Kind,
     ) -> Result<(), String> {
         let (directory, name) = self.resolve(path)?;
+        let attributes = fitting(attributes, &kind);
         let id = self.add(attributes, kind)?;
         self.tree.link(directory, &name, id);
         Ok(())
+    }
+
+    /// Leaves nothing at a path.
+    pub(super) fn put_nothing(&mut self, path: &[u8]) -> Result<(), String> {
+        let (directory, name) = self.resolve(path)?;
+        self.tree.unlink(directory, &name);
+        Ok(())
+    }
+
+    /// Gives the root directory these attributes.
+    pub(super) fn put_root(&mut self, attributes: Attributes) {
+        self.implied.remove(&ROOT);
+        self.tree.get_mut(ROOT).attributes = attributes;
     }
 
     /// Puts a directory at a path. If there is one, it keeps what is in it, and gets these attributes.
@@ -127,11 +141,6 @@ impl Layer {
         path: &[u8],
         attributes: Attributes,
     ) -> Result<(), String> {
-        if parts(path)?.is_empty() {
-            self.implied.remove(&ROOT);
-            self.tree.get_mut(ROOT).attributes = attributes;
-            return Ok(());
-        }
         let (directory, name) = self.resolve(path)?;
         let entries = self.tree.entries(directory);
         let before = entries.and_then(|entries| entries.get(&*name).copied());
@@ -156,15 +165,15 @@ impl Layer {
         target: &[u8],
         attributes: Attributes,
     ) -> Result<(), String> {
-        let found = self.link_target(target)?;
+        // First what has the name goes, as for containerd: if it was the target, the link leads to nothing.
         let (directory, name) = self.resolve(path)?;
-        match found {
+        self.tree.unlink(directory, &name);
+        match self.link_target(target)? {
             Some(id) => {
                 self.overwrite(id, attributes);
                 self.tree.link(directory, &name, id);
             }
             None if self.late.len() < MAX_LATE_LINKS => {
-                self.tree.unlink(directory, &name);
                 self.late.push(LateLink {
                     path: path.into(),
                     directory,
@@ -206,15 +215,11 @@ impl Layer {
         // The kernel takes it away at each change of the owner.
         xattrs.retain(|(name, _)| **name != *CAPABILITY);
         xattrs.extend(attributes.xattrs);
-        let mode = match node.kind {
-            Kind::Symlink(_) => node.attributes.mode,
-            _ => attributes.mode,
-        };
-        node.attributes = Attributes {
-            mode,
+        let attributes = Attributes {
             xattrs: sorted(xattrs),
             ..attributes
         };
+        node.attributes = fitting(attributes, &node.kind);
     }
 
     /// Makes the hard links whose targets came after them. A link to such a link may stand before or after it: going
@@ -300,13 +305,17 @@ impl Layer {
         }
     }
 
-    /// The directory at a path. What is missing, and what is neither directory nor link, becomes a directory.
+    /// The directory at a path. What is missing becomes a directory.
     fn walk(&mut self, parts: &[&[u8]]) -> Result<NodeId, String> {
         let mut way = Way::new(parts);
         loop {
             match self.follow(&mut way)? {
                 Stop::End => return Ok(way.at),
-                Stop::Missing(part) | Stop::Other(part) => {
+                Stop::Other(part) => {
+                    let part = part.escape_ascii();
+                    return Err(format!("it is below {part}, which is no directory"));
+                }
+                Stop::Missing(part) => {
                     let attributes = Attributes {
                         mode: 0o755,
                         ..Attributes::default()
@@ -430,6 +439,19 @@ impl Layer {
             hides_all,
         })
     }
+}
+
+/// The attributes without what such an inode can't have: Linux knows one mode of symbolic links, and only files and
+/// directories have extended attributes of users. containerd leaves the same out.
+fn fitting(mut attributes: Attributes, kind: &Kind) -> Attributes {
+    if matches!(kind, Kind::Symlink(_)) {
+        attributes.mode = 0o777;
+    }
+    if !matches!(kind, Kind::File(_)) {
+        let xattrs = &mut attributes.xattrs;
+        xattrs.retain(|(name, _)| !name.starts_with(b"user."));
+    }
+    attributes
 }
 
 fn too_many() -> String {

@@ -4,5 +4,17 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/containerd.rs"]
+mod containerd;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/image.rs"]
+mod image;
+#[path = "../support/raw_tar.rs"]
+mod raw_tar;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
+
+mod archive_oracle;
+mod archives;
+mod archives_headers;
