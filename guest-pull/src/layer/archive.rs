@@ -58,7 +58,7 @@ fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Re
     let Some(base) = parts.pop() else {
         // Nothing else can be there, and containerd ignores it.
         if header.kind == b'5' {
-            layer.put_root(attributes(&header).map_err(refused)?);
+            layer.put_root(&attributes(&header).map_err(refused)?);
         }
         return Ok(());
     };

@@ -6,6 +6,7 @@
 //! overlayfs: a name that a layer takes away is a character device 0/0, a directory that hides what is below it has the
 //! attribute `trusted.overlay.opaque`.
 
+mod acl;
 mod archive;
 mod header;
 pub(crate) mod path;

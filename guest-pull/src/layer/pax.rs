@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(records.number("size"), Ok(Some(3)));
         for text in [
             &b"13 path=a\n"[..],
-            b"9 path=a\n",
+            b"9 path=ab\n",
             b"8 path=a\n",
             b"0 path=a\n",
             b"-1 path=a\n",

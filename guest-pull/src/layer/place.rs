@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use crate::erofs::{self, Attributes, ContentWriter, Device, Kind, NodeId, ROOT, Tree, Xattr};
+use crate::layer::acl;
 use crate::layer::path::{MAX_NAME, MAX_PATH, parts};
 use crate::layer::{Error, Summary};
 
@@ -116,7 +117,7 @@ impl Layer {
         kind: Kind,
     ) -> Result<(), String> {
         let (directory, name) = self.resolve(path)?;
-        let attributes = fitting(attributes, &kind);
+        let attributes = fitting(attributes, &kind)?;
         let id = self.add(attributes, kind)?;
         self.tree.link(directory, &name, id);
         Ok(())
@@ -129,13 +130,15 @@ impl Layer {
         Ok(())
     }
 
-    /// Gives the root directory these attributes.
-    pub(super) fn put_root(&mut self, attributes: Attributes) {
+    /// Gives the root directory the time of its entry. containerd makes nothing else of that entry, and images of which the
+    /// entry has the mode of a temporary directory work there.
+    pub(super) fn put_root(&mut self, attributes: &Attributes) {
         self.implied.remove(&ROOT);
-        self.tree.get_mut(ROOT).attributes = attributes;
+        let root = &mut self.tree.get_mut(ROOT).attributes;
+        (root.seconds, root.nanoseconds) = (attributes.seconds, attributes.nanoseconds);
     }
 
-    /// Puts a directory at a path. If there is one, it keeps what is in it, and gets these attributes.
+    /// Puts a directory at a path. If there is one, it keeps what is in it, and its extended attributes.
     pub(super) fn put_directory(
         &mut self,
         path: &[u8],
@@ -147,10 +150,11 @@ impl Layer {
         match before.filter(|id| self.tree.entries(*id).is_some()) {
             Some(id) => {
                 self.implied.remove(&id);
-                self.tree.get_mut(id).attributes = attributes;
+                self.overwrite(id, attributes)?;
             }
             None => {
-                let id = self.add_directory(attributes, directory, name.len())?;
+                let id = self.add_directory(Attributes::default(), directory, name.len())?;
+                self.overwrite(id, attributes)?;
                 self.tree.link(directory, &name, id);
             }
         }
@@ -170,7 +174,7 @@ impl Layer {
         self.tree.unlink(directory, &name);
         match self.link_target(target)? {
             Some(id) => {
-                self.overwrite(id, attributes);
+                self.overwrite(id, attributes)?;
                 self.tree.link(directory, &name, id);
             }
             None if self.late.len() < MAX_LATE_LINKS => {
@@ -209,7 +213,7 @@ impl Layer {
     }
 
     /// Gives an inode that has attributes those of another entry for it.
-    fn overwrite(&mut self, id: NodeId, attributes: Attributes) {
+    fn overwrite(&mut self, id: NodeId, attributes: Attributes) -> Result<(), String> {
         let node = self.tree.get_mut(id);
         let mut xattrs = std::mem::take(&mut node.attributes.xattrs);
         // The kernel takes it away at each change of the owner.
@@ -219,7 +223,8 @@ impl Layer {
             xattrs: sorted(xattrs),
             ..attributes
         };
-        node.attributes = fitting(attributes, &node.kind);
+        node.attributes = fitting(attributes, &node.kind)?;
+        Ok(())
     }
 
     /// Makes the hard links whose targets came after them. A link to such a link may stand before or after it: going
@@ -441,17 +446,34 @@ impl Layer {
     }
 }
 
-/// The attributes without what such an inode can't have: Linux knows one mode of symbolic links, and only files and
-/// directories have extended attributes of users. containerd leaves the same out.
-fn fitting(mut attributes: Attributes, kind: &Kind) -> Attributes {
-    if matches!(kind, Kind::Symlink(_)) {
+/// The attributes as such an inode can have them, and as containerd sets them: Linux knows one mode of symbolic links, only
+/// files and directories have extended attributes of users, and an ACL says no other permissions than the mode.
+fn fitting(mut attributes: Attributes, kind: &Kind) -> Result<Attributes, String> {
+    let is_directory = matches!(kind, Kind::Directory { .. });
+    let has_users = is_directory || matches!(kind, Kind::File(_));
+    let is_link = matches!(kind, Kind::Symlink(_));
+    if is_link {
         attributes.mode = 0o777;
     }
-    if !matches!(kind, Kind::File(_)) {
-        let xattrs = &mut attributes.xattrs;
-        xattrs.retain(|(name, _)| !name.starts_with(b"user."));
+    let mode = attributes.mode;
+    let mut xattrs = Vec::with_capacity(attributes.xattrs.len());
+    for (name, value) in attributes.xattrs {
+        let value = match &*name {
+            acl::ACCESS | acl::DEFAULT if is_link => None,
+            acl::ACCESS => acl::with_mode(&value, mode)?,
+            acl::DEFAULT if !is_directory => {
+                return Err("it has a default ACL, and is no directory".to_owned());
+            }
+            acl::DEFAULT => acl::checked(&value)?,
+            name if name.starts_with(b"user.") && !has_users => None,
+            _ => Some(value),
+        };
+        xattrs.extend(value.map(|value| (name, value)));
     }
-    attributes
+    Ok(Attributes {
+        xattrs,
+        ..attributes
+    })
 }
 
 fn too_many() -> String {

@@ -5,13 +5,11 @@
 
 use std::sync::OnceLock;
 
-use crate::archive_oracle::{Both, both};
+use crate::archive_oracle::{Both, Listing, both};
 use crate::archives_headers;
 use crate::containerd::Containerd;
-use crate::host::is_root;
-use crate::raw_tar::{
-    CHARACTER, DIRECTORY, DISK, Entry, FILE, LINK, PIPE, SYMLINK, archive, open_archive,
-};
+use crate::host::{TIME, is_root};
+use crate::raw_tar::{CHARACTER, DIRECTORY, DISK, Entry, FILE, LINK, PIPE, SYMLINK, archive};
 
 /// What a test has in the lower and in the upper layer.
 pub type Layers = [Vec<Entry>; 2];
@@ -301,7 +299,35 @@ fn acls() -> Layers {
         (0x10, 7, NONE),
         (0x20, 4, NONE),
     ]);
+    let of_all = acl(&[
+        (1, 7, NONE),
+        (2, 7, 1000),
+        (4, 7, NONE),
+        (0x10, 7, NONE),
+        (0x20, 7, NONE),
+    ]);
+    let plain = acl(&[(1, 7, NONE), (4, 7, NONE), (0x20, 7, NONE)]);
+    let access = "SCHILY.xattr.system.posix_acl_access";
     let upper = vec![
+        // The mode counts, also that of a link's entry.
+        Entry::directory("acls-and-modes/"),
+        Entry::directory("acls-and-modes/directory/")
+            .mode(0o640)
+            .pax(&[(access, &of_all)]),
+        Entry::file("acls-and-modes/file", "x")
+            .mode(0o4640)
+            .pax(&[(access, &of_all)]),
+        Entry::file("acls-and-modes/linked", "x")
+            .mode(0o640)
+            .pax(&[(access, &of_all)]),
+        Entry::link(LINK, "acls-and-modes/link", "acls-and-modes/linked").mode(0o751),
+        Entry::file("acls-and-modes/plain", "x")
+            .mode(0o640)
+            .pax(&[(access, &plain)]),
+        Entry::file("acls-and-modes/none", "x").pax(&[(access, &acl(&[]))]),
+        Entry::file("acls-and-modes/other-version", "x").pax(&[(access, b"\x03\0\0\0x")]),
+        Entry::new(PIPE, "acls-and-modes/pipe").pax(&[(access, &of_all)]),
+        Entry::link(SYMLINK, "acls-and-modes/symbolic", "x").pax(&[(access, &of_all)]),
         Entry::directory("acls/").mode(0o674).pax(&[
             ("SCHILY.xattr.system.posix_acl_access", &value),
             ("SCHILY.xattr.system.posix_acl_default", &value),
@@ -324,6 +350,8 @@ fn acls() -> Layers {
 fn posix_acls_are_kept() {
     assert_as_containerd("acls", &["file"], &[]);
     assert_as_containerd("acls-of-star", &["file"], &[]);
+    let expected = ["directory", "file", "link", "plain", "none", "pipe"];
+    assert_as_containerd("acls-and-modes", &expected, &[]);
 }
 
 fn attributes() -> Layers {
@@ -345,6 +373,14 @@ fn attributes() -> Layers {
             ("comment", b"nothing"),
         ]),
         Entry::link(SYMLINK, "attributes/link", "file").pax(&[("SCHILY.xattr.security.l", b"x")]),
+        // Only files and directories have those of users.
+        Entry::link(SYMLINK, "attributes/user", "file").pax(&[note]),
+        Entry::new(PIPE, "attributes/pipe").pax(&[note]),
+        // A second entry of a directory adds to the first.
+        Entry::directory("attributes/twice/").pax(&[note, ("SCHILY.xattr.user.a", b"1")]),
+        Entry::directory("attributes/twice/")
+            .mode(0o700)
+            .pax(&[("SCHILY.xattr.user.a", b"2")]),
     ];
     [Vec::new(), upper]
 }
@@ -352,7 +388,11 @@ fn attributes() -> Layers {
 /// Extended attributes of files and directories are kept byte by byte, but for overlayfs' own.
 #[test]
 fn user_and_security_attributes_are_kept() {
-    assert_as_containerd("attributes", &["file", "link"], &[]);
+    assert_as_containerd(
+        "attributes",
+        &["file", "link", "user", "pipe", "twice"],
+        &[],
+    );
 }
 
 fn devices() -> Layers {
@@ -403,13 +443,14 @@ fn a_layer_may_be_listed_twice() {
     both.assert_same("twice", &["of-a", "of-both"], &[]);
 }
 
-/// A layer can hide all that is below it.
+/// A layer can hide all that is below it, as the image specification says. containerd writes the attribute for that too, but
+/// overlayfs does not look at it on the root of a layer.
 #[test]
 fn a_whiteout_at_the_root_hides_all_lower_layers() {
     if !is_root() {
         return;
     }
-    let lower = open_archive(&[Entry::directory("gone/"), Entry::file("gone/file", "x")]);
+    let lower = archive(&[Entry::directory("gone/"), Entry::file("gone/file", "x")]);
     let upper = archive(&[
         Entry::directory("kept/"),
         Entry::file("kept/file", "x"),
@@ -417,5 +458,62 @@ fn a_whiteout_at_the_root_hides_all_lower_layers() {
     ]);
     let both = both(&Containerd::start(), "hidden", &[lower, upper]);
     both.assert_same("kept", &["file"], &[]);
-    both.assert_same("gone", &[], &[]);
+    assert!(!both.ours.contains_key("b'gone'"), "{:?}", both.ours);
+    assert!(both.theirs.contains_key("b'gone'"), "{:?}", both.theirs);
+}
+
+/// The root directory is root's, with mode 0755, whatever its entry says, and has the entry's time, where containerd has that
+/// of its extraction.
+#[test]
+fn the_root_directorys_own_entry_says_its_time_alone() {
+    if !is_root() {
+        return;
+    }
+    let note = [("SCHILY.xattr.user.note", &b"x"[..])];
+    let root = Entry::directory("./").mode(0o700).owner(5, 6).pax(&note);
+    let both = both(&Containerd::start(), "alone", &[archive(&[root])]);
+    let (ours, theirs) = (&both.ours["b'.'"], &both.theirs["b'.'"]);
+    assert_eq!(ours[..TIME], theirs[..TIME]);
+    assert_eq!(ours[TIME + 1..], theirs[TIME + 1..]);
+    assert_eq!(ours[TIME], "1500000000000000000");
+}
+
+/// Two things differ from containerd on purpose. `trusted.` attributes, which it drops, are kept, since programs with the
+/// right to read them may have set them; and the label of SELinux, which it keeps where the machine has no SELinux, is of the
+/// machine that made the image. A third can't be seen in an archive: files that are extracted into a directory with a default
+/// ACL inherit it.
+#[test]
+fn trusted_attributes_and_labels_differ_from_containerd() {
+    if !is_root() {
+        return;
+    }
+    let of_all = acl(&[
+        (1, 7, !0),
+        (2, 7, 1000),
+        (4, 7, !0),
+        (0x10, 7, !0),
+        (0x20, 7, !0),
+    ]);
+    let entries = [
+        Entry::file("file", "x").pax(&[
+            ("SCHILY.xattr.trusted.x", b"y"),
+            ("SCHILY.xattr.security.selinux", b"z"),
+        ]),
+        Entry::directory("directory/").pax(&[("SCHILY.xattr.system.posix_acl_default", &of_all)]),
+        Entry::file("directory/file", "x"),
+    ];
+    let both = both(&Containerd::start(), "differ", &[archive(&entries)]);
+    let last = |listing: &Listing, name: &str| listing[name].last().unwrap().clone();
+    let ours = last(&both.ours, "b'file'");
+    assert!(
+        ours.contains("trusted.x") && !ours.contains("selinux"),
+        "{ours}"
+    );
+    let theirs = last(&both.theirs, "b'file'");
+    assert!(
+        !theirs.contains("trusted.x") && theirs.contains("selinux"),
+        "{theirs}"
+    );
+    let inherited = |listing| last(listing, "b'directory/file'").contains("posix_acl_access");
+    assert!(!inherited(&both.ours) && inherited(&both.theirs));
 }

@@ -18,3 +18,4 @@ mod stand_in;
 mod archive_oracle;
 mod archives;
 mod archives_headers;
+mod archives_refused;
