@@ -4,17 +4,15 @@
 
 use std::io::{self, Read};
 
-use crate::erofs::{Attributes, Device, Kind, Xattr};
+use crate::erofs::{Device, Kind};
+use crate::layer::attributes::attributes;
 use crate::layer::header::Header;
-use crate::layer::place::{Layer, is_kept, sorted};
+use crate::layer::place::Layer;
 use crate::layer::reader::{Reader, named};
 use crate::layer::{Error, path};
 
 /// How many entries an archive has at most: each name may come twice in an archive, and hard links take no inode.
 const MAX_ENTRIES: usize = 4_000_000;
-
-/// The longest name of an extended attribute: `XATTR_NAME_MAX` of the kernel.
-const MAX_XATTR_NAME: usize = 255;
 
 /// The prefix of names that take something away.
 const WHITEOUT: &[u8] = b".wh.";
@@ -145,80 +143,5 @@ fn device((major, minor): (i64, i64)) -> Result<Device, String> {
     match (u32::try_from(major), u32::try_from(minor)) {
         (Ok(major @ 0..0x1000), Ok(minor @ 0..0x10_0000)) => Ok(Device { major, minor }),
         _ => Err(format!("there is no device {major}/{minor}")),
-    }
-}
-
-/// Mode, owner, time and extended attributes.
-fn attributes(header: &Header) -> Result<Attributes, String> {
-    let owner = |what: &str, number: i64| match u32::try_from(number) {
-        // The last one means none to the kernel.
-        Ok(number) if number < u32::MAX => Ok(number),
-        _ => Err(format!("its {what} is {number}, which no file can have")),
-    };
-    let mut xattrs: Vec<Xattr> = Vec::new();
-    for (name, value) in &header.xattrs {
-        if is_kept(name) {
-            check_xattr(name, value)?;
-            xattrs.push((name.clone(), value.clone()));
-        }
-    }
-    let (seconds, nanoseconds) = bounded(header.seconds, header.nanoseconds);
-    Ok(Attributes {
-        mode: (header.mode & 0o7777) as u16,
-        uid: owner("owner", header.uid)?,
-        gid: owner("group", header.gid)?,
-        seconds,
-        nanoseconds,
-        xattrs: sorted(xattrs),
-    })
-}
-
-/// What the kernel would refuse to set.
-fn check_xattr(name: &[u8], value: &[u8]) -> Result<(), String> {
-    let what = match name {
-        b"security.capability" if !is_capability(value) => "has no value that the kernel knows",
-        b"user." | b"trusted." | b"security." => "has no name after its prefix",
-        _ if name.contains(&0) => "has a NUL byte in its name",
-        _ if name.len() > MAX_XATTR_NAME => "has a name over 255 bytes",
-        _ => return Ok(()),
-    };
-    Err(format!(
-        "the extended attribute {} {what}",
-        name.escape_ascii()
-    ))
-}
-
-/// Whether it is of the second or third version of file capabilities, which are those that can be set.
-fn is_capability(value: &[u8]) -> bool {
-    matches!((value.len(), value.get(3)), (20, Some(2)) | (24, Some(3)))
-}
-
-/// The first second of 1970 for a time that 63 bits of nanoseconds since then don't hold, as containerd has it: before it, or
-/// after April 2262.
-fn bounded(seconds: i64, nanoseconds: u32) -> (i64, u32) {
-    let whole = seconds.checked_mul(1_000_000_000);
-    let time = whole.and_then(|whole| whole.checked_add(i64::from(nanoseconds)));
-    match time {
-        Some(0..) => (seconds, nanoseconds),
-        _ => (0, 0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Times that containerd can't set become the first one that it can.
-    #[test]
-    fn times_are_bounded() {
-        for (time, expected) in [
-            ((0, 5), (0, 5)),
-            ((-1, 999_999_999), (0, 0)),
-            ((9_223_372_036, 854_775_807), (9_223_372_036, 854_775_807)),
-            ((9_223_372_036, 854_775_808), (0, 0)),
-            ((i64::MAX, 0), (0, 0)),
-        ] {
-            assert_eq!(bounded(time.0, time.1), expected, "{time:?}");
-        }
     }
 }

@@ -8,6 +8,7 @@
 
 mod acl;
 mod archive;
+mod attributes;
 mod header;
 pub(crate) mod path;
 mod pax;
@@ -15,7 +16,7 @@ mod place;
 mod reader;
 mod sparse;
 
-pub(crate) use place::is_kept;
+pub(crate) use attributes::is_kept;
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -76,17 +76,28 @@ pub fn both(containerd: &Containerd, name: &str, archives: &[Vec<u8>]) -> Both {
     }
 }
 
-/// What each says of an image of one layer; none of one that takes it.
+/// What each says of an image; none of one that takes it.
 pub fn refusals(
     containerd: &Containerd,
     name: &str,
-    archive: Vec<u8>,
+    archives: &[Vec<u8>],
 ) -> (Option<String>, Option<String>) {
     let directory: TempDir = tempfile::tempdir().unwrap();
-    let repository = write_layout(&[archive], directory.path());
+    let repository = write_layout(archives, directory.path());
     let ours = ours(repository, directory.path()).err();
     let layout = directory.path().join("layout");
     (ours, containerd.try_mount(&layout, name).err())
+}
+
+/// What guest-pull makes of an image of one layer that containerd refuses.
+pub fn refused_by_containerd(archive: Vec<u8>) -> Listing {
+    let directory: TempDir = tempfile::tempdir().unwrap();
+    let repository = write_layout(&[archive], directory.path());
+    let ours = ours(repository, directory.path()).unwrap();
+    let layout = directory.path().join("layout");
+    let theirs = Containerd::start().try_mount(&layout, "refused");
+    assert!(theirs.is_err(), "containerd takes it");
+    ours
 }
 
 impl Both {

@@ -22,7 +22,7 @@ fn assert_refused(by_containerd: bool, cases: Vec<Case>) {
     let containerd = Containerd::start();
     let mut wrong = Vec::new();
     for (number, (expected, archive)) in cases.into_iter().enumerate() {
-        let (ours, theirs) = refusals(&containerd, &format!("case-{number}"), archive);
+        let (ours, theirs) = refusals(&containerd, &format!("case-{number}"), &[archive]);
         let is_ours = ours.as_ref().is_some_and(|said| said.contains(expected));
         if !is_ours || theirs.is_some() != by_containerd {
             wrong.push(format!("{expected}:\n  ours {ours:?}\n  theirs {theirs:?}"));
@@ -296,6 +296,25 @@ fn hard_links_to_nothing() {
             ("has an empty target", one(Entry::link(SYMLINK, "link", ""))),
         ],
     );
+}
+
+/// A link to a file of a lower layer. containerd extracts each layer into a directory of its own, so that it finds nothing to
+/// link to.
+#[test]
+fn hard_links_to_files_of_lower_layers() {
+    if !is_root() {
+        return;
+    }
+    let lower = archive(&[Entry::file("d/file", "x")]);
+    let upper = archive(&[Entry::link(LINK, "link", "d/file")]);
+    let (ours, theirs) = refusals(&Containerd::start(), "lower", &[lower, upper]);
+    let ours = ours.unwrap();
+    let expected = "layer 2 of 2";
+    assert!(
+        ours.contains(expected) && ours.contains("entry link: a hard link to d/file"),
+        "{ours}"
+    );
+    assert!(theirs.unwrap().contains("no such file or directory"));
 }
 
 /// Types that the format doesn't have or containerd doesn't know, sockets as some programs write them among them.

@@ -17,5 +17,8 @@ mod stand_in;
 
 mod archive_oracle;
 mod archives;
+mod archives_any;
+mod archives_bombs;
 mod archives_headers;
 mod archives_refused;
+mod archives_taken;
