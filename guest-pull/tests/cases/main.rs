@@ -6,10 +6,14 @@
 
 #[path = "../support/caller.rs"]
 mod caller;
+#[path = "../support/containerd.rs"]
+mod containerd;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/image.rs"]
 mod image;
+#[path = "../support/raw_tar.rs"]
+mod raw_tar;
 #[path = "../support/registry.rs"]
 mod registry;
 #[path = "../support/sealed.rs"]
@@ -17,5 +21,12 @@ mod sealed;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
+mod archive_oracle;
+mod archives;
+mod archives_any;
+mod archives_bombs;
+mod archives_headers;
+mod archives_refused;
+mod archives_taken;
 mod encrypted;
 mod measurement;

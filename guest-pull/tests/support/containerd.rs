@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::host::{Mounted, PATIENCE, run, text, tool};
+use crate::host::{Mounted, PATIENCE, output, run, text, tool};
 
 /// A private instance, which ends with the test.
 pub struct Containerd {
@@ -63,6 +63,12 @@ impl Containerd {
     /// It keeps layers apart (its overlayfs snapshotter, which most machines use): where it copies each layer with those
     /// below it (its native one), the times of all directories are lost.
     pub fn mount(&self, layout: &Path, name: &str) -> (PathBuf, Mounted) {
+        let mounted = self.try_mount(layout, name);
+        mounted.unwrap_or_else(|said| panic!("containerd refuses {name}: {said}"))
+    }
+
+    /// The same for an image that may be refused: what is said then.
+    pub fn try_mount(&self, layout: &Path, name: &str) -> Result<(PathBuf, Mounted), String> {
         let archive = self.dir.path().join(format!("{name}.tar"));
         let at = self.dir.path().join(name);
         fs::create_dir(&at).unwrap();
@@ -82,8 +88,11 @@ impl Containerd {
             "--platform",
             "linux/amd64",
         ];
-        run(self.ctr(&mount).args([&format!("{name}:test"), text(&at)]));
-        (at.clone(), Mounted(at))
+        let (_, said, code) = output(self.ctr(&mount).args([&format!("{name}:test"), text(&at)]));
+        match code {
+            Some(0) => Ok((at.clone(), Mounted(at))),
+            _ => Err(said),
+        }
     }
 }
 
