@@ -4,5 +4,16 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/containerd.rs"]
+mod containerd;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/image.rs"]
+mod image;
+mod indexes;
+mod network;
+mod references;
+#[path = "../support/registry.rs"]
+mod registry;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
