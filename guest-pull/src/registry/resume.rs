@@ -182,6 +182,7 @@ impl<'c> Blob<'c> {
 
 impl Read for Blob<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.patience.listening();
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(io::Error::other("given up, since another layer failed"));
