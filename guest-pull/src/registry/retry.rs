@@ -79,8 +79,8 @@ impl Patience {
         self.heard();
     }
 
-    /// How many tries failed.
-    pub(super) fn failed(&self) -> u32 {
+    /// How many tries failed, all in all.
+    pub(super) fn tries(&self) -> u32 {
         self.failed_of_all
     }
 

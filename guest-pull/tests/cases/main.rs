@@ -11,9 +11,12 @@ mod host;
 #[path = "../support/image.rs"]
 mod image;
 mod indexes;
+mod manifests;
 mod network;
 mod references;
 #[path = "../support/registry.rs"]
 mod registry;
+#[path = "../support/repositories.rs"]
+mod repositories;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
