@@ -16,9 +16,10 @@ use crate::encryption::{self, Decryptor};
 use crate::erofs;
 use crate::failure::{Failure, Kind};
 use crate::layer;
+use crate::lookup::{self, configuration, of_registry, warn_of_platform};
 use crate::pipe::Pipe;
 use crate::question::{Answer, Question};
-use crate::registry::manifest::{self, Descriptor, Document, Manifest};
+use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
 use crate::store::{self, Claim, Making, Store, Stored};
@@ -26,9 +27,6 @@ use crate::store::{self, Claim, Making, Store, Stored};
 /// How many layers of one image are fetched at once unless configured, as the stock puller does. More would not be faster
 /// on two processors, and each takes its memory.
 pub const LAYERS_AT_ONCE: usize = 3;
-
-/// How deep an index may be within an index.
-const MAX_INDEXES: usize = 4;
 
 /// Nothing of an encrypted layer counts then, whatever else is wrong with it.
 const WRONG_HMAC: &str = "it is encrypted, and its HMAC is wrong: it was changed since it was encrypted, or was encrypted with \
@@ -40,25 +38,9 @@ const RIGHT_HMAC: &str = "; it is encrypted and its HMAC is right: it was broken
 /// Why an image can't be pulled.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The registry doesn't give it.
+    /// The registry has no image that can be used.
     #[error(transparent)]
-    Registry(#[from] registry::Error),
-    /// What it says of itself can't be used.
-    #[error(transparent)]
-    Manifest(#[from] manifest::Error),
-    /// A document isn't the one that was asked for.
-    #[error("the {document} that came has the digest {found}, and {wanted} was asked for")]
-    Digest {
-        /// Which document.
-        document: &'static str,
-        /// The digest that was asked for.
-        wanted: Digest,
-        /// The digest that it has.
-        found: Digest,
-    },
-    /// Indexes lead to indexes.
-    #[error("the image is an index within more than {MAX_INDEXES} others")]
-    TooManyIndexes,
+    Lookup(#[from] lookup::Error),
     /// A layer can't be had, or made into a file system.
     #[error("layer {number} of {layers} ({digest}): {failure}")]
     Layer {
@@ -80,21 +62,10 @@ impl Error {
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Registry(error) => of_registry(error),
+            Self::Lookup(error) => error.kind(),
             Self::Layer { failure, .. } => failure.kind,
             Self::Store(error) => Kind::of_io(error.io()),
-            _ => Kind::Other,
         }
-    }
-}
-
-fn of_registry(error: &registry::Error) -> Kind {
-    match error {
-        registry::Error::Refused { status, .. } if status.as_u16() == 403 => Kind::Forbidden,
-        registry::Error::Refused { .. } => Kind::Refused,
-        registry::Error::Missing { .. } => Kind::Missing,
-        registry::Error::Unreachable { .. } => Kind::Unreachable,
-        registry::Error::Answer { .. } => Kind::Other,
     }
 }
 
@@ -143,6 +114,8 @@ pub struct Means<'m> {
     pub ask: &'m (dyn Fn(&Question) -> Result<Answer, Failure> + Sync),
 }
 
+pub use crate::lookup::{Found, find};
+
 /// Pulls the layers of an image: `reference` is its tag or digest in the client's repository.
 ///
 /// # Errors
@@ -152,9 +125,13 @@ pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<P
     let Means { client, events, .. } = means;
     let found = find(client, reference, platform)?;
     let manifest = &found.manifest;
-    let config = client.small_blob(&manifest.config.digest)?;
-    check("configuration", &manifest.config.digest, &config)?;
-    let diff_ids = manifest::diff_ids(&config, manifest.layers.len())?;
+    let config = match found.config {
+        Some(config) => config,
+        None => configuration(client, manifest)?,
+    };
+    warn_of_platform(&config, platform);
+    let diff_ids =
+        manifest::diff_ids(&config, manifest.layers.len()).map_err(lookup::Error::from)?;
     let bytes = manifest.layers.iter().map(|layer| layer.size);
     events(Event::Started {
         layers: manifest.layers.len(),
@@ -165,60 +142,6 @@ pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<P
         manifest: found.digest,
         layers: diff_ids.into_iter().zip(layers).collect(),
     })
-}
-
-/// What a registry has under a name, for a platform.
-#[derive(Debug)]
-pub struct Found {
-    /// The digest of the manifest.
-    pub digest: Digest,
-    /// What came on the way: indexes, the first of which the reference names, and at last the manifest. Each is bound to
-    /// the one before by its digest.
-    pub documents: Vec<(Digest, Vec<u8>)>,
-    /// The manifest.
-    pub manifest: Manifest,
-}
-
-/// The manifest for the platform.
-///
-/// # Errors
-///
-/// If the registry has none, or it can't be used.
-pub fn find(client: &Client, reference: &str, platform: &Platform) -> Result<Found, Error> {
-    let mut reference = reference.to_owned();
-    let mut documents = Vec::new();
-    for _ in 0..=MAX_INDEXES {
-        let bytes = client.manifest(&reference)?;
-        let digest = match Digest::parse(&reference) {
-            Some(digest) => check("manifest", &digest, &bytes)?,
-            None => Digest::of(&bytes),
-        };
-        let document = manifest::parse(&bytes)?;
-        documents.push((digest, bytes));
-        match document {
-            Document::Manifest(manifest) => {
-                return Ok(Found {
-                    digest,
-                    documents,
-                    manifest,
-                });
-            }
-            Document::Index(index) => reference = index.choose(platform)?.digest.to_string(),
-        }
-    }
-    Err(Error::TooManyIndexes)
-}
-
-fn check(document: &'static str, wanted: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
-    let found = Digest::of(bytes);
-    match found == *wanted {
-        true => Ok(found),
-        false => Err(Error::Digest {
-            document,
-            wanted: *wanted,
-            found,
-        }),
-    }
 }
 
 /// Fetches what is not stored, some at once. After the first failure no other begins, and those that run are given up.
@@ -291,19 +214,17 @@ fn fetch(
     making: Making,
     stop: &AtomicBool,
 ) -> Result<Stored, Failure> {
-    let is_cut = AtomicBool::new(false);
+    let failed = Mutex::new(None);
     let watch = Watch {
         stop,
         events: means.events,
-        is_cut: &is_cut,
+        failed: &failed,
     };
     let result = fetch_watched(means, layer, diff_id, making, &watch);
-    result.map_err(|mut failure| {
-        // What fails then has no other reason.
-        if is_cut.load(Ordering::Relaxed) {
-            failure.kind = Kind::Unreachable;
-        }
-        failure
+    result.map_err(|failure| {
+        // What fails after the registry did has no other reason.
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.unwrap_or(failure)
     })
 }
 
@@ -318,16 +239,11 @@ fn fetch_watched(
     let decryptor = encryption::decryptor(layer, means.ask)?;
     let blob = means
         .client
-        .blob(&layer.digest)
+        .blob(&layer.digest, layer.size, watch.stop)
         .map_err(|error| Failure::new(of_registry(&error), error.to_string()))?;
     let size = layer.size;
-    if let Some(length) = blob.length.filter(|length| *length != size) {
-        return Err(other(format!(
-            "the registry would send {length} bytes, and the manifest says {size}"
-        )));
-    }
     let watched = Watched {
-        inner: blob.reader.take(size.saturating_add(1)),
+        inner: blob.take(size.saturating_add(1)),
         watch,
     };
     let file = making
@@ -449,11 +365,11 @@ struct Watch<'w> {
     /// Whether it should be given up.
     stop: &'w AtomicBool,
     events: &'w (dyn Fn(Event) + Sync),
-    /// Whether the registry's connection failed.
-    is_cut: &'w AtomicBool,
+    /// How the registry failed.
+    failed: &'w Mutex<Option<Failure>>,
 }
 
-/// Tells what was read, and ends early if it is told to.
+/// Tells what was read, and how the registry failed.
 struct Watched<'w, R> {
     inner: R,
     watch: &'w Watch<'w>,
@@ -461,13 +377,15 @@ struct Watched<'w, R> {
 
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.watch.stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("given up, since another layer failed"));
-        }
         let read = self.inner.read(buffer);
-        let is_cut = |error: &io::Error| error.kind() != io::ErrorKind::Interrupted;
-        if read.as_ref().is_err_and(is_cut) {
-            self.watch.is_cut.store(true, Ordering::Relaxed);
+        if let Err(error) = &read {
+            let inner = error.get_ref();
+            let registry = inner.and_then(|inner| inner.downcast_ref::<registry::Error>());
+            if let Some(error) = registry {
+                let failure = Failure::new(of_registry(error), error.to_string());
+                let failed = self.watch.failed.lock();
+                *failed.unwrap_or_else(PoisonError::into_inner) = Some(failure);
+            }
         }
         let length = read?;
         (self.watch.events)(Event::Read(length as u64));

@@ -81,7 +81,7 @@ impl Asker<'_> {
             url.push('=');
             url.push_str(&percent_encoded(value));
         }
-        let response = transport.send(&url, basic.as_ref(), None)?;
+        let response = transport.send(&url, basic.as_ref(), &[])?;
         let host = host_of(&url).to_owned();
         let refuses = [
             StatusCode::BAD_REQUEST,
@@ -89,9 +89,7 @@ impl Asker<'_> {
             StatusCode::FORBIDDEN,
         ];
         if response.status() != StatusCode::OK && !refuses.contains(&response.status()) {
-            let status = response.status();
-            let what = format!("{status} to the request for a token{}", message(response));
-            return Err(Error::Answer { host, what });
+            return Err(Error::of_status(host, "a token", response));
         }
         if response.status() != StatusCode::OK {
             return Err(Error::Refused {
@@ -106,10 +104,11 @@ impl Asker<'_> {
         }
         let mut text = Zeroizing::new(Vec::new());
         let mut reader = response.into_body().into_reader().take(MAX_TOKEN_BYTES);
-        let read = reader.read_to_end(&mut text);
-        let answer = read
-            .ok()
-            .and_then(|_| serde_json::from_slice::<Value>(&text).ok());
+        if let Err(error) = reader.read_to_end(&mut text) {
+            let what = format!("while it sent a token: {error}");
+            return Err(Error::Unreachable { host, what });
+        }
+        let answer = serde_json::from_slice::<Value>(&text).ok();
         let token = answer.as_ref().and_then(|answer| {
             let token = |name: &str| answer[name].as_str().filter(|token| !token.is_empty());
             token("token").or_else(|| token("access_token"))

@@ -29,6 +29,12 @@ pub(super) fn resolve(url: &str, location: &str) -> Option<String> {
     (is_safe && !location.is_empty()).then_some(to)
 }
 
+/// Whether two URLs lead to the same server: scheme, host and port are equal to the letter.
+pub(super) fn is_same_server(one: &str, other: &str) -> bool {
+    let scheme = |url: &str| url.split_once("://").map(|(scheme, _)| scheme.to_owned());
+    scheme(one) == scheme(other) && host_of(one) == host_of(other)
+}
+
 /// A value in the query of a URL: RFC 3986.
 pub(super) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::new();
@@ -46,6 +52,22 @@ pub(super) fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A login stays with the server that it is for.
+    #[test]
+    fn servers_are_told_apart() {
+        let url = "https://r.example:5000/v2/a";
+        assert!(is_same_server(url, "https://r.example:5000/b?c"));
+        for other in [
+            "https://r.example/v2/a",
+            "http://r.example:5000/v2/a",
+            "https://s.example:5000/v2/a",
+            "https://r.example:5000@s.example/",
+            "https://r.example:5000.s.example/",
+        ] {
+            assert!(!is_same_server(url, other), "{other}");
+        }
+    }
 
     /// A redirect may lead anywhere but from https to http.
     #[test]

@@ -16,6 +16,8 @@ mod image;
 mod raw_tar;
 #[path = "../support/registry.rs"]
 mod registry;
+#[path = "../support/repositories.rs"]
+mod repositories;
 #[path = "../support/sealed.rs"]
 mod sealed;
 #[path = "../support/stand_in.rs"]
@@ -29,4 +31,8 @@ mod archives_headers;
 mod archives_refused;
 mod archives_taken;
 mod encrypted;
+mod indexes;
+mod manifests;
 mod measurement;
+mod network;
+mod references;

@@ -2,6 +2,9 @@
 
 //! Debian's containerd (`CONTAINERD`, `CTR`) as the oracle: what it makes of an image is what the image was tested with.
 
+// Each of the tests' programs uses a part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,6 +72,16 @@ impl Containerd {
 
     /// The same for an image that may be refused: what is said then.
     pub fn try_mount(&self, layout: &Path, name: &str) -> Result<(PathBuf, Mounted), String> {
+        self.mount_for(layout, name, "linux/amd64")
+    }
+
+    /// The same for a platform.
+    pub fn mount_for(
+        &self,
+        layout: &Path,
+        name: &str,
+        platform: &str,
+    ) -> Result<(PathBuf, Mounted), String> {
         let archive = self.dir.path().join(format!("{name}.tar"));
         let at = self.dir.path().join(name);
         fs::create_dir(&at).unwrap();
@@ -78,7 +91,15 @@ impl Containerd {
             .arg("-cf")
             .arg(&archive)
             .arg("."));
-        let import = ["images", "import", "--no-unpack", "--base-name", name];
+        // Without the last, what is for other platforms than this machine's is soon gone.
+        let import = [
+            "images",
+            "import",
+            "--no-unpack",
+            "--base-name",
+            name,
+            "--all-platforms",
+        ];
         run(self.ctr(&import).arg(&archive));
         let mount = [
             "images",
@@ -86,12 +107,13 @@ impl Containerd {
             "--snapshotter",
             "overlayfs",
             "--platform",
-            "linux/amd64",
+            platform,
         ];
-        let (_, said, code) = output(self.ctr(&mount).args([&format!("{name}:test"), text(&at)]));
+        let (stdout, stderr, code) =
+            output(self.ctr(&mount).args([&format!("{name}:test"), text(&at)]));
         match code {
             Some(0) => Ok((at.clone(), Mounted(at))),
-            _ => Err(said),
+            _ => Err(format!("{stdout}{stderr}")),
         }
     }
 }
