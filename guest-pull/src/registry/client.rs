@@ -3,20 +3,18 @@
 //! Requests to one registry, with its login.
 
 use std::io::Read;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ureq::Body;
-use ureq::http::header::{LOCATION, WWW_AUTHENTICATE};
+use ureq::http::header::LOCATION;
 use ureq::http::{Response, StatusCode};
-use zeroize::Zeroizing;
 
 use crate::digest::Digest;
-use crate::registry::challenge;
+use crate::registry::access::Access;
 use crate::registry::error::{Error, message};
+use crate::registry::login::Login;
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
-use crate::registry::token::{Asker, Login};
 use crate::registry::transport::{Options, Transport};
-use crate::registry::url::{host_of, resolve};
+use crate::registry::url::{host_of, resolve, same_origin};
 
 /// How many redirects are followed: a blob is one redirect away from its store.
 const MAX_REDIRECTS: usize = 5;
@@ -24,12 +22,7 @@ const MAX_REDIRECTS: usize = 5;
 /// A client of one repository.
 pub struct Client {
     transport: Transport,
-    /// The registry, with its port.
-    host: String,
-    repository: String,
-    login: Option<Login>,
-    /// The header of the last request that was let in.
-    authorization: Mutex<Option<Arc<Zeroizing<String>>>>,
+    access: Access,
 }
 
 /// A blob on its way.
@@ -50,11 +43,18 @@ impl Client {
         };
         Self {
             transport: Transport::new(options),
-            host: host.to_owned(),
-            repository: repository.to_owned(),
-            login,
-            authorization: Mutex::default(),
+            access: Access::new(host.to_owned(), repository.to_owned(), login),
         }
+    }
+
+    /// The client asks here for the login of today if the registry refuses the one that it has.
+    #[must_use]
+    pub fn renewing(
+        mut self,
+        renew: impl Fn() -> Result<Option<Login>, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.access.renew = Some(Box::new(renew));
+        self
     }
 
     /// The manifest or index of this tag or digest.
@@ -63,7 +63,7 @@ impl Client {
     ///
     /// If the registry doesn't give it, or it is too large.
     pub fn manifest(&self, reference: &str) -> Result<Vec<u8>, Error> {
-        let what = format!("manifest {}:{reference}", self.repository);
+        let what = format!("manifest {}:{reference}", self.access.repository);
         let response = self.get(&format!("manifests/{reference}"), &what, Some(ACCEPTED))?;
         self.small(response, &what)
     }
@@ -99,13 +99,13 @@ impl Client {
         let mut limited = reader.take(MAX_BYTES as u64 + 1);
         if let Err(error) = limited.read_to_end(&mut bytes) {
             return Err(Error::Unreachable {
-                host: self.host.clone(),
+                host: self.access.host.clone(),
                 what: format!("while it sent the {what}: {error}"),
             });
         }
         match bytes.len() > MAX_BYTES {
             true => Err(Error::Answer {
-                host: self.host.clone(),
+                host: self.access.host.clone(),
                 what: format!("with a {what} of more than {MAX_BYTES} bytes"),
             }),
             false => Ok(bytes),
@@ -119,23 +119,15 @@ impl Client {
         } else {
             "https"
         };
-        let url = format!("{scheme}://{}/v2/{}/{path}", self.host, self.repository);
-        let before = lock(&self.authorization).clone();
-        let mut response = self.transport.send(&url, before.as_deref(), accept)?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            let headers = response.headers().get_all(WWW_AUTHENTICATE).into_iter();
-            let headers = headers.filter_map(|value| value.to_str().ok());
-            if let Some(challenge) = challenge::choose(headers) {
-                if let Some(header) = self.asker().header(&self.transport, &challenge)? {
-                    let header = Arc::new(header);
-                    response = self.transport.send(&url, Some(&header), accept)?;
-                    if response.status() != StatusCode::UNAUTHORIZED {
-                        *lock(&self.authorization) = Some(header);
-                    }
-                }
-            }
-        }
-        let mut url = url;
+        let Access {
+            host: registry,
+            repository,
+            ..
+        } = &self.access;
+        let mut url = format!("{scheme}://{registry}/v2/{repository}/{path}");
+        let (mut response, mut header) = self.access.send(&self.transport, &url, &|header| {
+            self.transport.send(&url, header, accept)
+        })?;
         for _ in 0..MAX_REDIRECTS {
             if !response.status().is_redirection() {
                 break;
@@ -148,22 +140,17 @@ impl Client {
                 host: host_of(&url).to_owned(),
                 what: "with a redirect to nowhere, or away from https".to_owned(),
             })?;
-            // What holds the blob must not learn the login.
-            response = self.transport.send(&next, None, accept)?;
+            // What holds the blob must not learn the login, unless it is the registry itself.
+            header = header.filter(|_| same_origin(&url, &next));
             url = next;
+            response = match header.as_deref() {
+                Some(header) => self.transport.send(&url, Some(header), accept)?,
+                None => self.elsewhere(&url, what, accept)?,
+            };
         }
         let host = host_of(&url).to_owned();
         match response.status() {
             StatusCode::OK => Ok(response),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(Error::Refused {
-                host,
-                login: match &self.login {
-                    Some(login) => format!("the login of {}", login.user.escape_debug()),
-                    None => "an anonymous pull".to_owned(),
-                },
-                status,
-                message: message(response),
-            }),
             StatusCode::NOT_FOUND => Err(Error::Missing {
                 host,
                 what: what.to_owned(),
@@ -179,16 +166,34 @@ impl Client {
         }
     }
 
-    fn asker(&self) -> Asker<'_> {
-        Asker {
-            host: &self.host,
-            repository: &self.repository,
-            login: self.login.as_ref(),
+    /// Asks where the registry has led, without a login.
+    fn elsewhere(
+        &self,
+        url: &str,
+        what: &str,
+        accept: Option<&str>,
+    ) -> Result<Response<Body>, Error> {
+        let host = host_of(url).to_owned();
+        let access = Access::new(host, self.access.repository.clone(), None);
+        let sent = access.send(&self.transport, url, &|header| {
+            self.transport.send(url, header, accept)
+        });
+        match sent {
+            Ok((response, _)) => Ok(response),
+            // It says nothing about the login.
+            Err(Error::Refused {
+                host,
+                status,
+                message,
+                ..
+            }) => Err(Error::Answer {
+                host,
+                what: format!(
+                    "{status} to the link for the {what} that {} gave{message}",
+                    self.access.host
+                ),
+            }),
+            Err(other) => Err(other),
         }
     }
-}
-
-/// Locks the mutex. Nothing panics while it holds it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::Response;
-use ureq::http::header::{ACCEPT, AUTHORIZATION};
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 use zeroize::Zeroizing;
@@ -80,5 +80,21 @@ impl Transport {
             host: host_of(url).to_owned(),
             what: error.to_string(),
         })
+    }
+
+    /// Sends a form, which may have a secret, and gives back the answer, of whatever status.
+    pub(super) fn post_form(
+        &self,
+        url: &str,
+        form: &Zeroizing<String>,
+    ) -> Result<Response<Body>, Error> {
+        let request = self.agent.post(url);
+        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        request
+            .send(form.as_bytes())
+            .map_err(|error| Error::Unreachable {
+                host: host_of(url).to_owned(),
+                what: error.to_string(),
+            })
     }
 }
