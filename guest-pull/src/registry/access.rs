@@ -127,7 +127,7 @@ impl Access {
             if let Some(granted) = granted {
                 response = send(Some(&granted.header))?;
                 challenge = challenge_of(&response);
-                if response.status() != StatusCode::UNAUTHORIZED {
+                if !refuses(response.status()) {
                     self.keep(login, &granted);
                 }
                 is_fresh = granted.is_token;
@@ -135,17 +135,20 @@ impl Access {
             }
         }
         let header = used.map(|granted| granted.header);
-        match response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let refusal = Refusal {
-                    header: header.as_ref().map(|header| header.as_str()),
-                    is_fresh,
-                    challenge,
-                };
-                Err(refusal.error(&asker, response))
-            }
-            _ => Ok((response, header)),
+        // Amazon's registry says 400 to a login that isn't one.
+        let is_refused = match response.status() {
+            StatusCode::BAD_REQUEST => header.is_some(),
+            status => refuses(status),
+        };
+        if !is_refused {
+            return Ok((response, header));
         }
+        let refusal = Refusal {
+            header: header.as_ref().map(|header| header.as_str()),
+            is_fresh,
+            challenge,
+        };
+        Err(refusal.error(&asker, response))
     }
 
     /// Keeps what was let in for the next request, unless there is another login by now.
@@ -166,6 +169,11 @@ impl State {
             login,
         }
     }
+}
+
+/// Whether a status says that a login was refused, or is missing.
+fn refuses(status: StatusCode) -> bool {
+    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status)
 }
 
 /// What is known of a refusal.

@@ -109,10 +109,11 @@ impl Asker<'_> {
             let what = "with a token server that it names without https".to_owned();
             return Err(self.answers(self.host, what));
         }
+        // Some name a scope of their own, or none (Amazon's public registry has "aws", Artifactory nothing).
         let own = format!("repository:{}:pull", self.repository);
         let mut scopes: Vec<_> = scopes.iter().map(String::as_str).collect();
-        if scopes.is_empty() {
-            scopes.push(&own);
+        if !scopes.iter().any(|scope| scope.starts_with(&own)) {
+            scopes.insert(0, &own);
         }
         let service = service.as_deref();
         let request = Request {

@@ -6,3 +6,11 @@
 
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/image.rs"]
+mod image;
+#[path = "../support/played.rs"]
+mod played;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
+
+mod registries;

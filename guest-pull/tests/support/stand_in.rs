@@ -20,12 +20,15 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// A client's request.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    pub method: String,
     /// The path, with the query.
     pub path: String,
     /// The server's own name, as the client has it.
     pub host: String,
     /// The login or token.
     pub authorization: Option<String>,
+    /// What a form has.
+    pub body: String,
 }
 
 /// What is answered.
@@ -155,10 +158,13 @@ fn converse(
     let mut line = String::new();
     stream.read_line(&mut line)?;
     let mut request = Asked {
+        method: line.split(' ').next().unwrap_or_default().to_owned(),
         path: line.split(' ').nth(1).unwrap_or_default().to_owned(),
         host: String::new(),
         authorization: None,
+        body: String::new(),
     };
+    let mut length = 0;
     loop {
         line.clear();
         stream.read_line(&mut line)?;
@@ -169,9 +175,14 @@ fn converse(
         match name.to_ascii_lowercase().as_str() {
             "host" => request.host = value,
             "authorization" => request.authorization = Some(value),
+            "content-length" => length = value.parse().unwrap_or_default(),
             _ => {}
         }
     }
+    stream
+        .by_ref()
+        .take(length)
+        .read_to_string(&mut request.body)?;
     asked.lock().unwrap().push(request.clone());
     let answer = answer(&request);
     let length = answer.length.unwrap_or(answer.body.len());
