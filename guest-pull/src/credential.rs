@@ -247,4 +247,41 @@ mod tests {
             "{error}"
         );
     }
+
+    /// Docker Hub has three names, and a key with a path is for what it names alone. Of a key that comes twice, the last
+    /// counts. A login that somebody wrote into a key is not shown.
+    #[test]
+    fn keys_are_read_as_other_clients_do() {
+        let found = |keys: &[&str], image: &str| {
+            let entry = |key: &&str| format!(r#""{key}":{{"auth":"dXNlcjpwYXNz"}}"#);
+            let entries: Vec<_> = keys.iter().map(entry).collect();
+            let text = format!(r#"{{"auths":{{{}}}}}"#, entries.join(","));
+            let found = login(text.as_bytes(), &ImageName::parse(image).unwrap());
+            found.unwrap().map(|login| login.entry)
+        };
+        for key in [
+            "docker.io",
+            "index.docker.io",
+            "registry-1.docker.io",
+            "https://index.docker.io/v1/",
+            "docker.io/library",
+            "docker.io/library/alpine",
+        ] {
+            assert_eq!(found(&[key], "alpine").as_deref(), Some(key));
+        }
+        for key in ["index.docker.io/v1/", "docker.io/alpine", "hub.docker.com"] {
+            assert_eq!(found(&[key], "alpine"), None, "{key}");
+        }
+        let keys = ["quay.io", "quay.io/org", "https://quay.io"];
+        assert_eq!(
+            found(&keys, "quay.io/org/app").as_deref(),
+            Some("quay.io/org")
+        );
+        assert_eq!(found(&keys, "quay.io/other").as_deref(), Some("quay.io"));
+        let shown = found(&["https://u:hunter2@quay.io/"], "quay.io/a");
+        assert!(shown.is_none_or(|shown| !shown.contains("hunter")));
+        let twice = br#"{"auths":{"q.io":{"auth":"YTpw"},"q.io":{"auth":"Yjpw"}}}"#;
+        let login = login(twice, &ImageName::parse("q.io/a").unwrap()).unwrap();
+        assert_eq!(login.unwrap().user, "b");
+    }
 }

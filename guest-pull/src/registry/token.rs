@@ -338,6 +338,11 @@ mod tests {
             let granted = token_of(answer).unwrap();
             assert_eq!(granted.until.is_some(), is_known, "{lifetime}");
             assert!(granted.is_current());
+            let ended = Granted {
+                until: Some(Instant::now()),
+                ..granted
+            };
+            assert!(!ended.is_current());
         }
     }
 

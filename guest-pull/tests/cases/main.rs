@@ -4,13 +4,18 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/caller.rs"]
+mod caller;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/image.rs"]
 mod image;
 #[path = "../support/played.rs"]
 mod played;
+#[path = "../support/registry.rs"]
+mod registry;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
+mod credentials;
 mod registries;

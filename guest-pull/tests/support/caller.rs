@@ -2,6 +2,9 @@
 
 //! The other ends of `guest-pull serve`: its caller, the daemon that has the credential, and a registry that stalls.
 
+// Each of the tests' programs uses a part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
