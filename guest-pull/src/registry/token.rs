@@ -105,7 +105,8 @@ impl Asker<'_> {
             let start = realm.get(..scheme.len());
             start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
         };
-        if !fits("https://") && !(self.transport.plain_http && fits("http://")) {
+        let is_safe = fits("https://") || self.transport.plain_http && fits("http://");
+        if !is_safe {
             let what = "with a token server that it names without https".to_owned();
             return Err(self.answers(self.host, what));
         }

@@ -1,54 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Logins: which entry of an `auth.json` is used, in what form, and what happens when it changes or is refused.
+//! Logins: which entry of an `auth.json` is used, in what form, and how a registry is
+//! answered with it.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use ttrpc::Code;
 
-use crate::caller::{Place, daemon, recorded};
-use crate::host::{Mounted, guest_pull, is_root, output, run, support, text};
+use crate::host::{guest_pull, output, text};
 use crate::image::{Image, Repository, archive, noise};
 use crate::played::basic;
-use crate::registry::{PASSWORD, Registry};
-use crate::stand_in::{Answer, Asked, StandIn};
+use crate::stand_in::{Answer, StandIn};
 
-fn auth(user: &str, password: &str) -> Value {
+pub fn auth(user: &str, password: &str) -> Value {
     let header = basic(user, password);
     json!({"auth": header.trim_start_matches("Basic ")})
 }
 
-fn write(path: &Path, entries: &Value) {
+pub fn write(path: &Path, entries: &Value) {
     // Whoever reads it meets the old one or the new one.
     let new = path.with_extension("new");
     fs::write(&new, json!({"auths": entries}).to_string()).unwrap();
     fs::rename(new, path).unwrap();
 }
 
-fn image(count: u64) -> (Repository, Image) {
+pub fn image(count: u64) -> (Repository, Image) {
     let layer = |seed: u64| archive(&[(format!("file-{seed}"), noise(seed + 1, 50_000))]);
     Repository::of(&(0..count).map(layer).collect::<Vec<_>>())
 }
 
 /// A directory with a credential and a store.
-struct Here {
+pub struct Here {
     dir: tempfile::TempDir,
 }
 
 impl Here {
-    fn new(entries: &Value) -> Self {
+    pub fn new(entries: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let here = Self { dir };
         write(&here.auth_file(), entries);
         here
     }
 
-    fn auth_file(&self) -> PathBuf {
+    pub fn auth_file(&self) -> PathBuf {
         self.dir.path().join("auth.json")
     }
 
@@ -64,7 +61,7 @@ impl Here {
         self.run("inspect", &format!("{}/{name}:1", server.address))
     }
 
-    fn pull(&self, server: &StandIn) -> (String, i32) {
+    pub fn pull(&self, server: &StandIn) -> (String, i32) {
         let store = self.dir.path().join("store");
         let image = format!("{}/a/b:1", server.address);
         let mut command = guest_pull(&["pull", "--plain-http", "--store", text(&store)]);
@@ -84,7 +81,7 @@ fn takes_all() -> StandIn {
 }
 
 /// The headers that the server got, each once.
-fn headers(server: &StandIn) -> BTreeSet<String> {
+pub fn headers(server: &StandIn) -> BTreeSet<String> {
     let asked = server.asked().into_iter();
     asked.filter_map(|asked| asked.authorization).collect()
 }
@@ -477,183 +474,4 @@ fn a_refused_link_is_no_refused_login() {
         "{said}"
     );
     assert!(!said.contains("robot"), "{said}");
-}
-
-/// A registry with Basic whose password changes when a blob is asked for, `after` the configuration and some layers.
-fn changes(
-    after: usize,
-    change: impl Fn() + Send + Sync + 'static,
-) -> (StandIn, Arc<Mutex<String>>) {
-    let (repository, _) = image(4);
-    let right = Arc::new(Mutex::new(basic("robot", "hunter2")));
-    let here = Arc::clone(&right);
-    let blobs = AtomicUsize::new(0);
-    let server = StandIn::start(move |asked: &Asked| {
-        let is_blob = asked.path.contains("/blobs/") && asked.authorization.is_some();
-        if is_blob && blobs.fetch_add(1, Ordering::SeqCst) == after {
-            change();
-        }
-        match asked.authorization.as_ref() == Some(&*here.lock().unwrap()) {
-            true => repository.answer(&asked.path),
-            false => Answer::new(401, r#"{"errors":[{"message":"old password"}]}"#)
-                .with("WWW-Authenticate", "Basic realm=\"r\""),
-        }
-    });
-    (server, right)
-}
-
-/// A login that is refused in the middle is replaced by today's, once, and the pull goes on; if today's is the same, or is gone, the
-/// refusal is the answer, and nothing is tried without a login.
-#[test]
-fn a_login_that_changes_during_a_pull() {
-    for (today, goes_on) in [
-        (Some(("robot", "hunter3")), true),
-        (Some(("robot", "hunter2")), false),
-        (Some(("robot", "hunter4")), false),
-        (None, false),
-    ] {
-        let here = Arc::new(Here::new(&json!({})));
-        let address: Arc<Mutex<String>> = Arc::default();
-        let right: Arc<Mutex<Option<Arc<Mutex<String>>>>> = Arc::default();
-        let (of_server, file, registry) =
-            (Arc::clone(&right), here.auth_file(), Arc::clone(&address));
-        let (server, header) = changes(2, move || {
-            let right = of_server.lock().unwrap().clone().unwrap();
-            *right.lock().unwrap() = basic("robot", "hunter3");
-            let registry = registry.lock().unwrap().clone();
-            write(
-                &file,
-                &match today {
-                    Some((user, password)) => json!({registry: auth(user, password)}),
-                    None => json!({}),
-                },
-            );
-        });
-        *right.lock().unwrap() = Some(header);
-        *address.lock().unwrap() = server.address.clone();
-        write(
-            &here.auth_file(),
-            &json!({server.address.clone(): auth("robot", "hunter2")}),
-        );
-        let (said, code) = here.pull(&server);
-        assert_eq!(code == 0, goes_on, "{today:?}: {said}");
-        if !goes_on {
-            assert!(
-                said.contains("old password") && said.contains(&server.address),
-                "{said}"
-            );
-        }
-        assert!(!said.contains("hunter"), "{said}");
-        // The first request alone, and what tells how it wants to be asked anew.
-        let asked = server.asked();
-        let bare = asked
-            .iter()
-            .filter(|asked| asked.authorization.is_none())
-            .count();
-        assert!(bare <= 1 + 3, "{asked:?}");
-        let tried: BTreeSet<_> = headers(&server);
-        assert!(tried.len() <= 2, "{tried:?}");
-    }
-}
-
-/// `[image]` that lets the registry be asked without TLS.
-fn insecure(address: &str) -> String {
-    format!(
-        "[image]\n[[image.registry_config.registry]]\nlocation = \"{address}\"\ninsecure = true\n"
-    )
-}
-
-fn entry(address: &str, password: &str) -> Vec<u8> {
-    json!({"auths": {address: auth("robot", password)}})
-        .to_string()
-        .into_bytes()
-}
-
-/// A real registry whose password changes between two pulls: each pull asks for the credential, and nothing is remembered.
-#[test]
-fn a_login_that_changes_between_pulls() {
-    if !is_root() {
-        return;
-    }
-    let place = Place::new(false);
-    let layout = place.at("layout");
-    run(support("make-image").arg(&layout));
-    let registry = Registry::start_with_login();
-    let image = registry.push(&layout);
-    place.configure(&insecure(&registry.address));
-    let pull = |expected: Code| {
-        let _ = fs::create_dir(place.bundle());
-        let answer = place.ask(&recorded(&image, &place.bundle()));
-        assert_eq!(answer.code(), expected, "{}", answer.text());
-        drop(Mounted(place.rootfs()));
-        fs::remove_dir_all(place.bundle()).unwrap();
-        answer
-    };
-    daemon(&place, Ok(entry(&registry.address, PASSWORD)));
-    pull(Code::OK);
-    registry.change_password("hunter5");
-    let refused = pull(Code::UNAUTHENTICATED);
-    let named = format!("the login of robot by the entry {}", registry.address);
-    assert!(refused.text().contains(&named), "{}", refused.text());
-    daemon(&place, Ok(entry(&registry.address, "hunter5")));
-    pull(Code::OK);
-    daemon(&place, Err(Code::NOT_FOUND));
-    let refused = pull(Code::UNAUTHENTICATED);
-    assert!(refused.text().contains("anonymous"), "{}", refused.text());
-    assert!(!place.log().contains("hunter"), "{}", place.log());
-}
-
-/// A real registry whose password changes during a pull: the daemon is asked again, and the pull goes on.
-#[test]
-fn a_login_that_changes_during_a_pull_is_asked_for_anew() {
-    if !is_root() {
-        return;
-    }
-    let place = Place::new(false);
-    let layout = place.at("layout");
-    run(support("make-image").arg(&layout));
-    let registry = Arc::new(Registry::start_with_login());
-    registry.push(&layout);
-    // Between the two, to know when the first layer is asked for.
-    let place = Arc::new(place);
-    let (behind, daemon_at) = (Arc::clone(&registry), Arc::clone(&place));
-    let own: Arc<Mutex<String>> = Arc::default();
-    let address = Arc::clone(&own);
-    let blobs = AtomicUsize::new(0);
-    let config = ureq::Agent::config_builder().http_status_as_error(false);
-    let agent = config.max_redirects(0).build().new_agent();
-    let between = StandIn::start(move |asked| {
-        let is_blob = asked.path.contains("/blobs/") && asked.authorization.is_some();
-        if is_blob && blobs.fetch_add(1, Ordering::SeqCst) == 1 {
-            behind.change_password("hunter6");
-            daemon(&daemon_at, Ok(entry(&address.lock().unwrap(), "hunter6")));
-        }
-        let mut request = agent.get(format!("http://{}{}", behind.address, asked.path));
-        if let Some(header) = &asked.authorization {
-            request = request.header("Authorization", header);
-        }
-        let request = request.header("Accept", "application/vnd.oci.image.manifest.v1+json");
-        let mut response = request.call().unwrap();
-        let challenge = response.headers().get("WWW-Authenticate");
-        let challenge = challenge.map(|value| value.to_str().unwrap().to_owned());
-        let status = response.status().as_u16();
-        let answer = Answer::new(status, response.body_mut().read_to_vec().unwrap());
-        match challenge {
-            Some(challenge) => answer.with("WWW-Authenticate", challenge),
-            None => answer,
-        }
-    });
-    *own.lock().unwrap() = between.address.clone();
-    place.configure(&insecure(&between.address));
-    daemon(&place, Ok(entry(&between.address, PASSWORD)));
-    let image = format!("{}/a/b:1", between.address);
-    let answer = place.ask(&recorded(&image, &place.bundle()));
-    assert_eq!(answer.code(), Code::OK, "{}", answer.text());
-    drop(Mounted(place.rootfs()));
-    assert!(headers(&between).contains(&basic("robot", "hunter6")));
-    let log = place.log();
-    assert!(
-        log.contains("the credential is read anew") && !log.contains("hunter"),
-        "{log}"
-    );
 }

@@ -18,4 +18,6 @@ mod registry;
 mod stand_in;
 
 mod credentials;
+mod credentials_changed;
 mod registries;
+mod registries_of_clouds;

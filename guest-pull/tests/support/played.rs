@@ -101,6 +101,8 @@ struct State {
     tokens: Mutex<HashMap<String, (String, usize)>>,
     /// For how many requests a new token is good, or a password if there are no tokens.
     uses: AtomicUsize,
+    /// What happens then.
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Played {
@@ -120,6 +122,7 @@ impl Played {
             accepted: Mutex::new(accepted),
             tokens: Mutex::default(),
             uses: AtomicUsize::new(usize::MAX),
+            then: Mutex::default(),
         });
         let answering = Arc::clone(&state);
         Self {
@@ -135,9 +138,15 @@ impl Played {
         self.state.uses.store(requests, Ordering::SeqCst);
     }
 
-    /// From now on, only this password is right, and those before are expired.
-    pub fn change_password(&self, password: &str) {
-        self.state.accepted.lock().unwrap().password = password.to_owned();
+    /// When the password is used up, this one is right, and `then` happens.
+    pub fn change_password(&self, password: &str, then: impl FnOnce() + Send + 'static) {
+        let (state, password) = (Arc::clone(&self.state), password.to_owned());
+        let change = move || {
+            then();
+            state.accepted.lock().unwrap().password = password;
+            state.uses.store(usize::MAX, Ordering::SeqCst);
+        };
+        *self.state.then.lock().unwrap() = Some(Box::new(change));
     }
 
     /// The requests to the token server.
@@ -258,7 +267,8 @@ impl State {
             return challenge("", manners.unauthorized);
         };
         if manners.tokens.is_none() {
-            if !self.accepted.lock().unwrap().headers().contains(header) {
+            let right = self.accepted.lock().unwrap().headers();
+            if !right.contains(header) {
                 return match manners.wrong_login {
                     (401, body) => challenge("", body),
                     (status, body) => Answer::new(status, body),
@@ -266,6 +276,10 @@ impl State {
             }
             let left = self.uses.load(Ordering::SeqCst);
             if left == 0 {
+                // Others wait until it is done.
+                if let Some(then) = self.then.lock().unwrap().take() {
+                    then();
+                }
                 return expired();
             }
             self.uses.store(left - 1, Ordering::SeqCst);
