@@ -17,27 +17,24 @@ use crate::played::basic;
 use crate::registry::{PASSWORD, Registry};
 use crate::stand_in::{Answer, Asked, StandIn};
 
-/// A registry with Basic whose password changes when a blob is asked for, `after` the configuration and some layers.
-fn changes(
-    after: usize,
-    change: impl Fn() + Send + Sync + 'static,
-) -> (StandIn, Arc<Mutex<String>>) {
+/// A registry with Basic whose password changes when a blob is asked for, after two others: first `change` happens, with the
+/// registry's name, and then another password is right.
+fn changes(change: impl Fn(&str) + Send + Sync + 'static) -> StandIn {
     let (repository, _) = image(4);
-    let right = Arc::new(Mutex::new(basic("robot", "hunter2")));
-    let here = Arc::clone(&right);
+    let right = Mutex::new(basic("robot", "hunter2"));
     let blobs = AtomicUsize::new(0);
-    let server = StandIn::start(move |asked: &Asked| {
+    StandIn::start(move |asked: &Asked| {
         let is_blob = asked.path.contains("/blobs/") && asked.authorization.is_some();
-        if is_blob && blobs.fetch_add(1, Ordering::SeqCst) == after {
-            change();
+        if is_blob && blobs.fetch_add(1, Ordering::SeqCst) == 2 {
+            change(&asked.host);
+            *right.lock().unwrap() = basic("robot", "hunter3");
         }
-        match asked.authorization.as_ref() == Some(&*here.lock().unwrap()) {
+        match asked.authorization.as_ref() == Some(&*right.lock().unwrap()) {
             true => repository.answer(&asked.path),
             false => Answer::new(401, r#"{"errors":[{"message":"old password"}]}"#)
                 .with("WWW-Authenticate", "Basic realm=\"r\""),
         }
-    });
-    (server, right)
+    })
 }
 
 /// A login that is refused in the middle is replaced by today's, once, and the pull goes on; if today's is the same, or is gone, the
@@ -50,30 +47,14 @@ fn a_login_that_changes_during_a_pull() {
         (Some(("robot", "hunter4")), false),
         (None, false),
     ] {
-        let here = Arc::new(Here::new(&json!({})));
-        let address: Arc<Mutex<String>> = Arc::default();
-        let right: Arc<Mutex<Option<Arc<Mutex<String>>>>> = Arc::default();
-        let (of_server, file, registry) =
-            (Arc::clone(&right), here.auth_file(), Arc::clone(&address));
-        let (server, header) = changes(2, move || {
-            let registry = registry.lock().unwrap().clone();
-            write(
-                &file,
-                &match today {
-                    Some((user, password)) => json!({registry: auth(user, password)}),
-                    None => json!({}),
-                },
-            );
-            // Not before, since others may be refused at once.
-            let right = of_server.lock().unwrap().clone().unwrap();
-            *right.lock().unwrap() = basic("robot", "hunter3");
+        let here = Here::new(&json!({}));
+        let file = here.auth_file();
+        let server = changes(move |registry| match today {
+            Some((user, password)) => write(&file, &json!({registry: auth(user, password)})),
+            None => write(&file, &json!({})),
         });
-        *right.lock().unwrap() = Some(header);
-        *address.lock().unwrap() = server.address.clone();
-        write(
-            &here.auth_file(),
-            &json!({server.address.clone(): auth("robot", "hunter2")}),
-        );
+        let before = json!({server.address.clone(): auth("robot", "hunter2")});
+        write(&here.auth_file(), &before);
         let (said, code) = here.pull(&server);
         assert_eq!(code == 0, goes_on, "{today:?}: {said}");
         if !goes_on {
@@ -156,15 +137,13 @@ fn a_login_that_changes_during_a_pull_is_asked_for_anew() {
     // Between the two, to know when the first layer is asked for.
     let place = Arc::new(place);
     let (behind, daemon_at) = (Arc::clone(&registry), Arc::clone(&place));
-    let own: Arc<Mutex<String>> = Arc::default();
-    let address = Arc::clone(&own);
     let blobs = AtomicUsize::new(0);
     let config = ureq::Agent::config_builder().http_status_as_error(false);
     let agent = config.max_redirects(0).build().new_agent();
     let between = StandIn::start(move |asked| {
         let is_blob = asked.path.contains("/blobs/") && asked.authorization.is_some();
         if is_blob && blobs.fetch_add(1, Ordering::SeqCst) == 1 {
-            daemon(&daemon_at, Ok(entry(&address.lock().unwrap(), "hunter6")));
+            daemon(&daemon_at, Ok(entry(&asked.host, "hunter6")));
             behind.change_password("hunter6");
         }
         let mut request = agent.get(format!("http://{}{}", behind.address, asked.path));
@@ -182,7 +161,6 @@ fn a_login_that_changes_during_a_pull_is_asked_for_anew() {
             None => answer,
         }
     });
-    *own.lock().unwrap() = between.address.clone();
     place.configure(&insecure(&between.address));
     daemon(&place, Ok(entry(&between.address, PASSWORD)));
     let image = format!("{}/a/b:1", between.address);
