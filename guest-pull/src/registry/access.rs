@@ -73,6 +73,15 @@ impl Access {
         self.send_with(&renewed, transport, url, send)
     }
 
+    /// What a server says, without the login and what this header has.
+    pub(super) fn hide(&self, header: Option<&Zeroizing<String>>, text: String) -> String {
+        let text = without_header(header.map(|header| header.as_str()), text);
+        match &lock(&self.state).login {
+            Some(login) => login.hide(text),
+            None => text,
+        }
+    }
+
     /// Today's login, if it is another one than that which was refused.
     fn renewed(&self, refused: Option<&Login>) -> Option<State> {
         let renew = self.renew.as_ref()?;
@@ -188,8 +197,7 @@ impl Refusal<'_> {
     fn error(&self, asker: &Asker<'_>, response: Response<Body>) -> Error {
         let status = response.status();
         let mut message = message_without(response, &|text| {
-            let token = self.header.and_then(|header| header.split_once(' '));
-            hide(token.map_or("", |(_, token)| token), asker.hide(text))
+            asker.hide(without_header(self.header, text))
         });
         if let Some(Challenge::Bearer {
             error: Some(error), ..
@@ -225,6 +233,12 @@ impl Refusal<'_> {
             },
         }
     }
+}
+
+/// The text without what a header proves the login by.
+fn without_header(header: Option<&str>, text: String) -> String {
+    let secret = header.and_then(|header| header.split_once(' '));
+    hide(secret.map_or("", |(_, secret)| secret), text)
 }
 
 /// What the response asks for.

@@ -10,7 +10,7 @@ use ureq::http::{Response, StatusCode};
 
 use crate::digest::Digest;
 use crate::registry::access::Access;
-use crate::registry::error::{Error, message};
+use crate::registry::error::{Error, message_without};
 use crate::registry::login::Login;
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
 use crate::registry::transport::{Options, Transport};
@@ -149,18 +149,19 @@ impl Client {
             };
         }
         let host = host_of(&url).to_owned();
+        let hide = |text| self.access.hide(header.as_deref(), text);
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::NOT_FOUND => Err(Error::Missing {
                 host,
                 what: what.to_owned(),
-                message: message(response),
+                message: message_without(response, &hide),
             }),
             status => Err(Error::Answer {
                 host,
                 what: format!(
                     "{status} to the request for the {what}{}",
-                    message(response)
+                    message_without(response, &hide)
                 ),
             }),
         }

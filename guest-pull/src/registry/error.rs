@@ -72,12 +72,8 @@ pub enum Error {
     },
 }
 
-/// What a registry says about a failure: the messages of its JSON, or a short text; else nothing.
-pub(super) fn message(response: Response<Body>) -> String {
-    message_without(response, &|text| text)
-}
-
-/// The same, without what `hide` takes out of it.
+/// What a registry says about a failure, without what `hide` takes out of it: the messages of its JSON, or a short text;
+/// else nothing.
 pub(super) fn message_without(response: Response<Body>, hide: &dyn Fn(String) -> String) -> String {
     let mut text = Vec::new();
     let mut reader = response.into_body().into_reader().take(MAX_MESSAGE_BYTES);

@@ -407,6 +407,39 @@ fn secrets_that_come_back_are_hidden() {
     }
 }
 
+/// The same with what is no refusal: whatever a server says is shown without it.
+#[test]
+fn secrets_are_hidden_in_every_answer() {
+    for (status, path) in [(404, "/v2/"), (418, "/v2/"), (418, "/token")] {
+        let server = StandIn::start(move |asked| {
+            let sent = asked.authorization.clone().unwrap_or_default();
+            let says = || {
+                Answer::new(
+                    status,
+                    json!({"message": format!("no: {sent} hunter2")}).to_string(),
+                )
+            };
+            if asked.path.starts_with(path) && !sent.is_empty() {
+                return says();
+            }
+            if asked.path.starts_with("/token") {
+                return Answer::new(200, r#"{"token":"to-ken"}"#);
+            }
+            let realm = format!("Bearer realm=\"http://{}/token\"", asked.host);
+            Answer::new(401, "{}").with("WWW-Authenticate", realm)
+        });
+        let here = Here::new(&json!({server.address.clone(): auth("robot", "hunter2")}));
+        let (said, _) = here.inspect(&server, "a/b");
+        assert!(
+            said.contains("no: ") && said.contains("[redacted]"),
+            "{said}"
+        );
+        for secret in ["hunter", "to-ken", "cm9ib3Q6aHVudGVyMg"] {
+            assert!(!said.contains(secret), "{secret}: {said}");
+        }
+    }
+}
+
 /// A redirect within the registry keeps the login, and one to another port or name does not; nor does the way back. A token
 /// server's redirect to another server is an error, since that one would get the login, or give an anonymous token.
 #[test]
