@@ -127,7 +127,7 @@ impl Access {
             response = send(None)?;
             challenge = challenge_of(&response);
         }
-        let (mut is_fresh, mut is_password) = (false, false);
+        let mut is_fresh = false;
         if response.status() == StatusCode::UNAUTHORIZED {
             let granted = match &challenge {
                 Some(challenge) => asker.grant(url, challenge)?,
@@ -139,12 +139,13 @@ impl Access {
                 if !refuses(response.status()) && response.status() != StatusCode::BAD_REQUEST {
                     self.keep(login, &granted);
                 }
-                (is_fresh, is_password) = (granted.is_token, !granted.is_token);
+                is_fresh = granted.is_token;
                 used = Some(granted);
             }
         }
-        let header = used.map(|granted| granted.header);
         // Amazon's registry says 400 to a password that isn't one.
+        let is_password = used.as_ref().is_some_and(|granted| !granted.is_token);
+        let header = used.map(|granted| granted.header);
         let is_refused = match response.status() {
             StatusCode::BAD_REQUEST => is_password,
             status => refuses(status),
