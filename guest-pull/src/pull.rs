@@ -17,7 +17,7 @@ use crate::failure::{Failure, Kind};
 use crate::layer;
 use crate::pipe::Pipe;
 use crate::question::{Answer, Question};
-use crate::registry::manifest::{self, Descriptor, Document, Manifest};
+use crate::registry::manifest::{self, Descriptor, Document, Index, Manifest};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
 use crate::store::{self, Claim, Making, Store, Stored};
@@ -28,6 +28,9 @@ pub const LAYERS_AT_ONCE: usize = 3;
 
 /// How deep an index may be within an index.
 const MAX_INDEXES: usize = 4;
+
+/// How many manifests and indexes are looked at for one image: entries of an index that name no platform are tried in turn.
+const MAX_DOCUMENTS: usize = 32;
 
 /// Why an image can't be pulled.
 #[derive(Debug, Error)]
@@ -51,6 +54,33 @@ pub enum Error {
     /// Indexes lead to indexes.
     #[error("the image is an index within more than {MAX_INDEXES} others")]
     TooManyIndexes,
+    /// An index has many entries that don't say what they are for.
+    #[error(
+        "more than {MAX_DOCUMENTS} manifests would have to be looked at to find one for this platform"
+    )]
+    TooManyDocuments,
+    /// A document hasn't the size that was said.
+    #[error("the {document} {digest} has {found} bytes, and what leads to it says {said}")]
+    Size {
+        /// Which document.
+        document: &'static str,
+        /// Its digest.
+        digest: Digest,
+        /// The size that was said.
+        said: u64,
+        /// The size that it has.
+        found: usize,
+    },
+    /// The entry of an index that fits can't be used.
+    #[error("the index's entry for {platform} ({digest}): {error}")]
+    Entry {
+        /// What it says that it runs on.
+        platform: Platform,
+        /// Its digest.
+        digest: Digest,
+        /// What is wrong.
+        error: Box<Error>,
+    },
     /// A layer can't be had, or made into a file system.
     #[error("layer {number} of {layers} ({digest}): {failure}")]
     Layer {
@@ -74,6 +104,7 @@ impl Error {
         match self {
             Self::Registry(error) => of_registry(error),
             Self::Layer { failure, .. } => failure.kind,
+            Self::Entry { error, .. } => error.kind(),
             Self::Store(error) => Kind::of_io(error.io()),
             _ => Kind::Other,
         }
@@ -86,8 +117,11 @@ fn of_registry(error: &registry::Error) -> Kind {
         registry::Error::Refused { .. } => Kind::Refused,
         registry::Error::Denied { .. } => Kind::Forbidden,
         registry::Error::Missing { .. } => Kind::Missing,
-        registry::Error::Unreachable { .. } => Kind::Unreachable,
-        registry::Error::Answer { .. } => Kind::Other,
+        registry::Error::Unreachable { .. } | registry::Error::Incompatible { .. } => {
+            Kind::Unreachable
+        }
+        registry::Error::GivenUp { error, .. } => of_registry(error),
+        registry::Error::Busy { .. } | registry::Error::Answer { .. } => Kind::Other,
     }
 }
 
@@ -145,8 +179,11 @@ pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<P
     let Means { client, events, .. } = means;
     let found = find(client, reference, platform)?;
     let manifest = &found.manifest;
-    let config = client.small_blob(&manifest.config.digest)?;
-    check("configuration", &manifest.config.digest, &config)?;
+    let config = match found.config {
+        Some(config) => config,
+        None => configuration(client, manifest)?,
+    };
+    warn_of_platform(&config, platform);
     let diff_ids = manifest::diff_ids(&config, manifest.layers.len())?;
     let bytes = manifest.layers.iter().map(|layer| layer.size);
     events(Event::Started {
@@ -170,6 +207,8 @@ pub struct Found {
     pub documents: Vec<(Digest, Vec<u8>)>,
     /// The manifest.
     pub manifest: Manifest,
+    /// Its configuration, if it was needed to find it.
+    config: Option<Vec<u8>>,
 }
 
 /// The manifest for the platform.
@@ -178,28 +217,162 @@ pub struct Found {
 ///
 /// If the registry has none, or it can't be used.
 pub fn find(client: &Client, reference: &str, platform: &Platform) -> Result<Found, Error> {
-    let mut reference = reference.to_owned();
-    let mut documents = Vec::new();
-    for _ in 0..=MAX_INDEXES {
-        let bytes = client.manifest(&reference)?;
-        let digest = match Digest::parse(&reference) {
+    let mut search = Search {
+        client,
+        platform,
+        looked_at: 0,
+        platforms: Vec::new(),
+    };
+    match search.look_at(reference, None, false, 0)? {
+        Some(found) => Ok(found),
+        None => {
+            let found = match search.platforms.is_empty() {
+                true => "nothing with a platform".to_owned(),
+                false => search.platforms.join(", "),
+            };
+            let wanted = platform.clone();
+            Err(manifest::Error::Platform { wanted, found }.into())
+        }
+    }
+}
+
+/// The way through indexes to the manifest for a platform.
+struct Search<'s> {
+    client: &'s Client,
+    platform: &'s Platform,
+    looked_at: usize,
+    /// Those that there are.
+    platforms: Vec<String>,
+}
+
+impl Search<'_> {
+    /// The manifest that a document is or leads to; none if there is none for the platform. `said` is what an index says of
+    /// the document; if it names no platform, the image's configuration decides.
+    fn look_at(
+        &mut self,
+        reference: &str,
+        said: Option<&Descriptor>,
+        config_decides: bool,
+        depth: usize,
+    ) -> Result<Option<Found>, Error> {
+        self.looked_at += 1;
+        if depth > MAX_INDEXES {
+            return Err(Error::TooManyIndexes);
+        }
+        if self.looked_at > MAX_DOCUMENTS {
+            return Err(Error::TooManyDocuments);
+        }
+        let (bytes, media_type) = self.client.document(reference)?;
+        let digest = match Digest::parse(reference) {
             Some(digest) => check("manifest", &digest, &bytes)?,
             None => Digest::of(&bytes),
         };
-        let document = manifest::parse(&bytes)?;
-        documents.push((digest, bytes));
-        match document {
-            Document::Manifest(manifest) => {
-                return Ok(Found {
-                    digest,
-                    documents,
-                    manifest,
-                });
-            }
-            Document::Index(index) => reference = index.choose(platform)?.digest.to_string(),
+        if let Some(said) = said {
+            check_size("manifest", said, &bytes)?;
         }
+        let types = [
+            media_type.as_deref().unwrap_or_default(),
+            said.map_or("", |said| &said.media_type),
+        ];
+        let manifest = match manifest::parse_said(&bytes, &types)? {
+            Document::Manifest(manifest) => manifest,
+            Document::Index(index) => {
+                let found = self.look_in(&index, depth)?;
+                return Ok(found.map(|mut found| {
+                    found.documents.insert(0, (digest, bytes));
+                    found
+                }));
+            }
+        };
+        if let Err(error) = manifest.check_is_image() {
+            return match config_decides {
+                true => Ok(None),
+                false => Err(error.into()),
+            };
+        }
+        let mut config = None;
+        if config_decides {
+            let text = configuration(self.client, &manifest)?;
+            let platform = manifest::platform(&text);
+            if let Some(other) = platform.filter(|it| self.platform.rank(it).is_none()) {
+                self.platforms.push(other.to_string());
+                return Ok(None);
+            }
+            config = Some(text);
+        }
+        Ok(Some(Found {
+            digest,
+            documents: vec![(digest, bytes)],
+            manifest,
+            config,
+        }))
     }
-    Err(Error::TooManyIndexes)
+
+    fn look_in(&mut self, index: &Index, depth: usize) -> Result<Option<Found>, Error> {
+        for entry in index.candidates(self.platform) {
+            let digest = entry.descriptor.digest;
+            let config_decides = entry.platform.is_none();
+            let reference = digest.to_string();
+            let descriptor = Some(&entry.descriptor);
+            let found = self.look_at(&reference, descriptor, config_decides, depth + 1);
+            let found = found.map_err(|error| match &entry.platform {
+                Some(platform) => Error::Entry {
+                    platform: platform.clone(),
+                    digest,
+                    error: Box::new(error),
+                },
+                None => error,
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        self.platforms.extend(index.platforms());
+        Ok(None)
+    }
+}
+
+/// An image's configuration.
+fn configuration(client: &Client, manifest: &Manifest) -> Result<Vec<u8>, Error> {
+    let descriptor = &manifest.config;
+    if descriptor.size > manifest::MAX_BYTES as u64 {
+        return Err(manifest::Error::Malformed {
+            document: "configuration",
+            what: format!(
+                "has {} bytes, and at most {} are read",
+                descriptor.size,
+                manifest::MAX_BYTES
+            ),
+        }
+        .into());
+    }
+    let config = client.small_blob(&descriptor.digest)?;
+    check("configuration", &descriptor.digest, &config)?;
+    check_size("configuration", descriptor, &config)?;
+    Ok(config)
+}
+
+/// Says so if an image is for another platform than the machine's: it is pulled all the same, as containerd does, since
+/// images with a wrong label are about and run.
+fn warn_of_platform(config: &[u8], platform: &Platform) {
+    let other = manifest::platform(config).filter(|other| platform.rank(other).is_none());
+    if let Some(other) = other {
+        eprintln!(
+            "guest-pull: the image's configuration says that it is for {other}, and this is {platform}"
+        );
+    }
+}
+
+fn check_size(document: &'static str, said: &Descriptor, bytes: &[u8]) -> Result<(), Error> {
+    match said.size == bytes.len() as u64 {
+        true => Ok(()),
+        false => Err(Error::Size {
+            document,
+            digest: said.digest,
+            said: said.size,
+            found: bytes.len(),
+        }),
+    }
 }
 
 fn check(document: &'static str, wanted: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
@@ -284,19 +457,17 @@ fn fetch(
     making: Making,
     stop: &AtomicBool,
 ) -> Result<Stored, Failure> {
-    let is_cut = AtomicBool::new(false);
+    let failed = Mutex::new(None);
     let watch = Watch {
         stop,
         events: means.events,
-        is_cut: &is_cut,
+        failed: &failed,
     };
     let result = fetch_watched(means, layer, diff_id, making, &watch);
-    result.map_err(|mut failure| {
-        // What fails then has no other reason.
-        if is_cut.load(Ordering::Relaxed) {
-            failure.kind = Kind::Unreachable;
-        }
-        failure
+    result.map_err(|failure| {
+        // What fails after the registry did has no other reason.
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.unwrap_or(failure)
     })
 }
 
@@ -309,16 +480,11 @@ fn fetch_watched(
 ) -> Result<Stored, Failure> {
     let blob = means
         .client
-        .blob(&layer.digest)
+        .blob(&layer.digest, layer.size, watch.stop)
         .map_err(|error| Failure::new(of_registry(&error), error.to_string()))?;
     let size = layer.size;
-    if let Some(length) = blob.length.filter(|length| *length != size) {
-        return Err(other(format!(
-            "the registry would send {length} bytes, and the manifest says {size}"
-        )));
-    }
     let watched = Watched {
-        inner: blob.reader.take(size.saturating_add(1)),
+        inner: blob.take(size.saturating_add(1)),
         watch,
     };
     let file = making
@@ -402,11 +568,11 @@ struct Watch<'w> {
     /// Whether it should be given up.
     stop: &'w AtomicBool,
     events: &'w (dyn Fn(Event) + Sync),
-    /// Whether the registry's connection failed.
-    is_cut: &'w AtomicBool,
+    /// How the registry failed.
+    failed: &'w Mutex<Option<Failure>>,
 }
 
-/// Tells what was read, and ends early if it is told to.
+/// Tells what was read, and how the registry failed.
 struct Watched<'w, R> {
     inner: R,
     watch: &'w Watch<'w>,
@@ -414,13 +580,15 @@ struct Watched<'w, R> {
 
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.watch.stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("given up, since another layer failed"));
-        }
         let read = self.inner.read(buffer);
-        let is_cut = |error: &io::Error| error.kind() != io::ErrorKind::Interrupted;
-        if read.as_ref().is_err_and(is_cut) {
-            self.watch.is_cut.store(true, Ordering::Relaxed);
+        if let Err(error) = &read {
+            let inner = error.get_ref();
+            let registry = inner.and_then(|inner| inner.downcast_ref::<registry::Error>());
+            if let Some(error) = registry {
+                let failure = Failure::new(of_registry(error), error.to_string());
+                let failed = self.watch.failed.lock();
+                *failed.unwrap_or_else(PoisonError::into_inner) = Some(failure);
+            }
         }
         let length = read?;
         (self.watch.events)(Event::Read(length as u64));

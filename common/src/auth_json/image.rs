@@ -56,6 +56,10 @@ impl ImageName {
             "docker.io" if !repository.contains('/') => format!("library/{repository}"),
             _ => repository.to_owned(),
         };
+        // Beside a digest nobody looks at the tag again.
+        if tag.is_some_and(|tag| tag.is_empty() || tag.contains(':')) {
+            return Err(NotAnImage);
+        }
         let suffix = match (tag, digest) {
             (_, Some(digest)) => format!("@{digest}"),
             (Some(tag), None) => format!(":{tag}"),
@@ -107,6 +111,8 @@ mod tests {
             "quay.io/",
             "a b",
             "a:",
+            "a:@sha256:00",
+            "a:b:c@sha256:00",
             "a//b",
             "quay.io/a\n",
         ] {

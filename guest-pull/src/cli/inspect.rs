@@ -27,7 +27,7 @@ pub struct Inspect {
 impl Inspect {
     /// Prints what the registry says.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.source.client()?;
+        let client = self.source.client()?.once();
         let found = pull::find(&client, self.source.reference()?, &self.source.platform());
         let (answer, text, status) = match &found {
             Ok(found) => {

@@ -2,10 +2,12 @@
 
 //! Requests to one registry, with its login.
 
-use std::io::Read;
+use std::io::Read as _;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use ureq::Body;
-use ureq::http::header::LOCATION;
+use ureq::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LOCATION, RANGE};
 use ureq::http::{Response, StatusCode};
 
 use crate::digest::Digest;
@@ -13,6 +15,8 @@ use crate::registry::access::Access;
 use crate::registry::error::{Error, message_without};
 use crate::registry::login::Login;
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
+use crate::registry::resume::Blob;
+use crate::registry::retry::{Patience, wait};
 use crate::registry::transport::{Options, Transport};
 use crate::registry::url::{host_of, resolve, same_origin};
 
@@ -23,14 +27,8 @@ const MAX_REDIRECTS: usize = 5;
 pub struct Client {
     transport: Transport,
     access: Access,
-}
-
-/// A blob on its way.
-pub struct Blob {
-    /// Its bytes.
-    pub reader: Box<dyn Read + Send>,
-    /// Its length, if the registry says so.
-    pub length: Option<u64>,
+    /// Whether what fails is tried again.
+    is_patient: bool,
 }
 
 impl Client {
@@ -44,6 +42,26 @@ impl Client {
         Self {
             transport: Transport::new(options),
             access: Access::new(host.to_owned(), repository.to_owned(), login),
+            is_patient: true,
+        }
+    }
+
+    /// Without trying again: for who only wants to know whether the registry answers.
+    #[must_use]
+    pub fn once(self) -> Self {
+        let is_patient = false;
+        Self { is_patient, ..self }
+    }
+
+    /// The registry, with its port.
+    pub(super) fn host(&self) -> &str {
+        &self.access.host
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        match self.is_patient {
+            true => Patience::new(),
+            false => Patience::none(),
         }
     }
 
@@ -63,9 +81,17 @@ impl Client {
     ///
     /// If the registry doesn't give it, or it is too large.
     pub fn manifest(&self, reference: &str) -> Result<Vec<u8>, Error> {
+        self.document(reference).map(|(bytes, _)| bytes)
+    }
+
+    /// The manifest or index of this tag or digest, and the media type that the registry says it has.
+    ///
+    /// # Errors
+    ///
+    /// If the registry doesn't give it, or it is too large.
+    pub fn document(&self, reference: &str) -> Result<(Vec<u8>, Option<String>), Error> {
         let what = format!("manifest {}:{reference}", self.access.repository);
-        let response = self.get(&format!("manifests/{reference}"), &what, Some(ACCEPTED))?;
-        self.small(response, &what)
+        self.small(&format!("manifests/{reference}"), &what, Some(ACCEPTED))
     }
 
     /// A blob that is read whole: an image's configuration.
@@ -75,28 +101,74 @@ impl Client {
     /// If the registry doesn't give it, or it is too large.
     pub fn small_blob(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let what = format!("blob {digest}");
-        let response = self.get(&format!("blobs/{digest}"), &what, None)?;
-        self.small(response, &what)
+        let answer = self.small(&format!("blobs/{digest}"), &what, None)?;
+        Ok(answer.0)
     }
 
-    /// A blob, to be read as it comes.
+    /// A blob of this size, to be read as it comes. It goes on after failures that pass, until `stop` is set.
     ///
     /// # Errors
     ///
-    /// If the registry doesn't give it.
-    pub fn blob(&self, digest: &Digest) -> Result<Blob, Error> {
-        let response = self.get(&format!("blobs/{digest}"), &format!("blob {digest}"), None)?;
-        let body = response.into_body();
-        Ok(Blob {
-            length: body.content_length(),
-            reader: Box::new(body.into_reader()),
-        })
+    /// If the registry doesn't give it, or not in this size.
+    pub fn blob<'c>(
+        &'c self,
+        digest: &Digest,
+        size: u64,
+        stop: &'c AtomicBool,
+    ) -> Result<Blob<'c>, Error> {
+        Blob::open(self, digest, size, stop)
     }
 
-    fn small(&self, response: Response<Body>, what: &str) -> Result<Vec<u8>, Error> {
+    /// Something that is read whole, and its media type.
+    fn small(
+        &self,
+        path: &str,
+        what: &str,
+        accept: Option<&str>,
+    ) -> Result<(Vec<u8>, Option<String>), Error> {
+        let mut patience = self.patience();
+        let headers: Vec<_> = accept.map(|accept| (ACCEPT, accept)).into_iter().collect();
+        loop {
+            let result = self.get(path, what, &headers);
+            let result = result.and_then(|response| self.read_small(response, what));
+            let error = match result {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let Some(time) = patience.wait_after(&error) else {
+                return Err(match patience.failed() {
+                    1 => error,
+                    tries => error.given_up(format!("tried {tries} times")),
+                });
+            };
+            tell(&error, time, what);
+            wait(time, &AtomicBool::new(false));
+        }
+    }
+
+    fn read_small(
+        &self,
+        response: Response<Body>,
+        what: &str,
+    ) -> Result<(Vec<u8>, Option<String>), Error> {
+        let media_type = response.headers().get(CONTENT_TYPE);
+        let media_type = media_type.and_then(|value| value.to_str().ok());
+        // Without parameters.
+        let media_type = media_type.and_then(|text| text.split(';').next());
+        let media_type = media_type.map(|text| text.trim().to_owned());
+        let too_large = || Error::Answer {
+            host: self.access.host.clone(),
+            what: format!("with a {what} of more than {MAX_BYTES} bytes"),
+        };
+        let body = response.into_body();
+        if body
+            .content_length()
+            .is_some_and(|length| length > MAX_BYTES as u64)
+        {
+            return Err(too_large());
+        }
         let mut bytes = Vec::new();
-        let reader = response.into_body().into_reader();
-        let mut limited = reader.take(MAX_BYTES as u64 + 1);
+        let mut limited = body.into_reader().take(MAX_BYTES as u64 + 1);
         if let Err(error) = limited.read_to_end(&mut bytes) {
             return Err(Error::Unreachable {
                 host: self.access.host.clone(),
@@ -104,16 +176,18 @@ impl Client {
             });
         }
         match bytes.len() > MAX_BYTES {
-            true => Err(Error::Answer {
-                host: self.access.host.clone(),
-                what: format!("with a {what} of more than {MAX_BYTES} bytes"),
-            }),
-            false => Ok(bytes),
+            true => Err(too_large()),
+            false => Ok((bytes, media_type)),
         }
     }
 
-    /// Asks for something of the repository, with the login if the registry wants it, and follows redirects.
-    fn get(&self, path: &str, what: &str, accept: Option<&str>) -> Result<Response<Body>, Error> {
+    /// Asks once for something of the repository, with the login if the registry wants it, and follows redirects.
+    pub(super) fn get(
+        &self,
+        path: &str,
+        what: &str,
+        headers: &[(HeaderName, &str)],
+    ) -> Result<Response<Body>, Error> {
         let scheme = if self.transport.plain_http {
             "http"
         } else {
@@ -126,10 +200,10 @@ impl Client {
         } = &self.access;
         let mut url = format!("{scheme}://{registry}/v2/{repository}/{path}");
         let (mut response, mut header) = self.access.send(&self.transport, &url, &|header| {
-            self.transport.send(&url, header, accept)
+            self.transport.send(&url, header, headers)
         })?;
         for _ in 0..MAX_REDIRECTS {
-            if !response.status().is_redirection() {
+            if !is_redirect(response.status()) {
                 break;
             }
             let location = response.headers().get(LOCATION);
@@ -144,26 +218,29 @@ impl Client {
             header = header.filter(|_| same_origin(&url, &next));
             url = next;
             response = match header.as_deref() {
-                Some(header) => self.transport.send(&url, Some(header), accept)?,
-                None => self.elsewhere(&url, what, accept)?,
+                Some(header) => self.transport.send(&url, Some(header), headers)?,
+                None => self.elsewhere(&url, what, headers)?,
             };
         }
         let host = host_of(&url).to_owned();
+        let is_range = headers.iter().any(|(name, _)| *name == RANGE);
         let hide = |text| self.access.hide(header.as_deref(), text);
         match response.status() {
             StatusCode::OK => Ok(response),
+            StatusCode::PARTIAL_CONTENT if is_range => Ok(response),
+            status if is_redirect(status) => Err(Error::Answer {
+                host,
+                what: format!("with a redirect after {MAX_REDIRECTS} others"),
+            }),
             StatusCode::NOT_FOUND => Err(Error::Missing {
                 host,
                 what: what.to_owned(),
                 message: message_without(response, &hide),
             }),
-            status => Err(Error::Answer {
-                host,
-                what: format!(
-                    "{status} to the request for the {what}{}",
-                    message_without(response, &hide)
-                ),
-            }),
+            _ => {
+                let what = format!("the {what}");
+                Err(Error::of_status(host, &what, response, &hide))
+            }
         }
     }
 
@@ -172,12 +249,12 @@ impl Client {
         &self,
         url: &str,
         what: &str,
-        accept: Option<&str>,
+        headers: &[(HeaderName, &str)],
     ) -> Result<Response<Body>, Error> {
         let host = host_of(url).to_owned();
         let access = Access::new(host, self.access.repository.clone(), None);
         let sent = access.send(&self.transport, url, &|header| {
-            self.transport.send(url, header, accept)
+            self.transport.send(url, header, headers)
         });
         match sent {
             Ok((response, _)) => Ok(response),
@@ -197,4 +274,15 @@ impl Client {
             Err(other) => Err(other),
         }
     }
+}
+
+/// Whether a status sends elsewhere.
+pub(super) fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Logs that something is tried again.
+pub(super) fn tell(error: &Error, time: Duration, what: &str) {
+    let time = time.as_secs_f64();
+    eprintln!("guest-pull: {error}; the {what} is tried again in {time:.1} s");
 }

@@ -3,11 +3,14 @@
 //! Why there is no answer that can be used.
 
 use std::io::{self, Read as _};
+use std::time::Duration;
 
 use serde_json::Value;
 use thiserror::Error;
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
+
+use crate::registry::retry::retry_after;
 
 /// How much of a registry's own message is read.
 const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
@@ -25,6 +28,32 @@ pub enum Error {
         host: String,
         /// Why.
         what: String,
+    },
+    /// It is there, but can't be talked to: its certificate counts for nothing, or it doesn't speak TLS or HTTP.
+    #[error("{host} can't be reached: {what}")]
+    Incompatible {
+        /// The server.
+        host: String,
+        /// Why.
+        what: String,
+    },
+    /// It has no time, or a passing trouble.
+    #[error("{host} answers {what}")]
+    Busy {
+        /// The server.
+        host: String,
+        /// Its status, and for what.
+        what: String,
+        /// When it wants to be asked again.
+        after: Option<Duration>,
+    },
+    /// It was tried again and again.
+    #[error("{error}; {tried}")]
+    GivenUp {
+        /// The last failure.
+        error: Box<Error>,
+        /// How often it was tried, and how far that led.
+        tried: String,
     },
     /// It wants another login, or any.
     #[error("{host} refuses {login}: {status}{message}")]
@@ -70,6 +99,53 @@ pub enum Error {
         /// What.
         what: String,
     },
+}
+
+impl Error {
+    /// Of a status that a registry has no reason to give. `hide` takes secrets out of what it says.
+    pub(super) fn of_status(
+        host: String,
+        what: &str,
+        response: Response<Body>,
+        hide: &dyn Fn(String) -> String,
+    ) -> Self {
+        let status = response.status();
+        let after = retry_after(response.headers());
+        let message = message_without(response, hide);
+        let mut text = format!("{status} to the request for {what}{message}");
+        if !is_passing(status) {
+            return Self::Answer { host, what: text };
+        }
+        if let Some(after) = after {
+            text.push_str(&format!(", and to ask again in {} s", after.as_secs()));
+        }
+        let what = text;
+        Self::Busy { host, what, after }
+    }
+
+    /// Whether it may be another time.
+    pub(super) fn passes(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
+    }
+
+    /// When the registry wants to be asked again.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { after, .. } => *after,
+            _ => None,
+        }
+    }
+
+    /// With what is known of the tries before, if there were some.
+    pub(super) fn given_up(self, tried: String) -> Self {
+        let error = Box::new(self);
+        Self::GivenUp { error, tried }
+    }
+}
+
+/// Whether a status says that the same request may be answered later.
+fn is_passing(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// What a registry says about a failure, without what `hide` takes out of it: the messages of its JSON, or a short text;

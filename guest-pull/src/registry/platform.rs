@@ -49,7 +49,7 @@ impl Platform {
         })
     }
 
-    /// The platform of an index's entry.
+    /// The platform of an index's entry or of an image's configuration.
     pub fn of_json(value: &Value) -> Option<Self> {
         let text = |name: &str| value[name].as_str().map(str::to_owned);
         Some(Self {
@@ -61,24 +61,47 @@ impl Platform {
 
     /// How well an image for `other` runs here, more being better; none if it doesn't. Attestations of an image have the
     /// platform unknown/unknown.
+    ///
+    /// As containerd does, but for one thing: a machine of 64 bits gets no image of 32 bits. Linux switches 32-bit programs
+    /// off in TDX and SEV guests, and newer Arm processors have no way to run them.
     pub fn rank(&self, other: &Self) -> Option<u32> {
-        if self.os != other.os || self.architecture != other.architecture {
+        let (here, there) = (self.normalized(), other.normalized());
+        if here.os != there.os || here.architecture != there.architecture {
             return None;
         }
-        let version = |variant: &str| match (variant, self.architecture.as_str()) {
+        if here.variant == there.variant {
+            return Some(u32::MAX);
+        }
+        // Later versions run what is made for earlier ones.
+        let version = |variant: &str| match (variant, here.architecture.as_str()) {
             ("", "arm64") => Some(8),
-            ("", "arm") => Some(7),
             ("", "amd64") => Some(1),
             (variant, _) => variant.strip_prefix('v')?.parse::<u32>().ok(),
         };
-        match (version(&self.variant), version(&other.variant)) {
-            _ if self.variant == other.variant => Some(u32::MAX),
-            // Later versions run what is made for earlier ones.
-            (Some(here), Some(there)) if there <= here => Some(there),
-            (Some(_), Some(_)) => None,
-            // Where the machine's version is not known, an image without one is made for all.
-            (None, _) => other.variant.is_empty().then_some(0),
-            (_, None) => None,
+        let (here, there) = (version(&here.variant)?, version(&there.variant)?);
+        (there <= here).then_some(there)
+    }
+
+    /// With the names that are meant, where people write others.
+    fn normalized(&self) -> Self {
+        let lower = |text: &str| text.to_ascii_lowercase();
+        let (architecture, variant) = (lower(&self.architecture), lower(&self.variant));
+        let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
+            ("x86_64" | "x86-64", other) => ("amd64", other),
+            ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
+            ("aarch64", other) => ("arm64", other),
+            ("i386", _) => ("386", ""),
+            ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
+            ("armel", _) | ("arm", "6") => ("arm", "v6"),
+            ("arm", "5") => ("arm", "v5"),
+            ("arm", "8") => ("arm", "v8"),
+            other => other,
+        };
+        Self {
+            os: lower(&self.os),
+            architecture: architecture.to_owned(),
+            variant: variant.to_owned(),
         }
     }
 }
@@ -106,18 +129,38 @@ mod tests {
         Platform::parse(here)?.rank(&Platform::parse(there)?)
     }
 
-    /// What containerd's matching gives for the machines that pod VMs run on.
+    /// What containerd's matching gives for the machines that pod VMs run on, but for images of 32 bits.
     #[test]
     fn variants_run_where_they_should() {
-        assert!(rank("linux/arm64/v8", "linux/arm64").is_some());
-        assert!(rank("linux/arm64/v8", "linux/arm64/v8") > rank("linux/arm64/v8", "linux/arm64"));
+        for (here, there, runs) in [
+            ("linux/arm64/v8", "linux/arm64", true),
+            ("linux/arm64/v8", "linux/arm64/v8", true),
+            ("linux/arm64", "linux/arm64/v8", true),
+            ("linux/arm64", "linux/aarch64", true),
+            ("linux/arm64/v8", "linux/arm64/v9", false),
+            ("linux/arm64/v8", "linux/arm/v7", false),
+            ("linux/arm/v7", "linux/arm", true),
+            ("linux/arm/v7", "linux/arm/v6", true),
+            ("linux/arm/v6", "linux/arm/v7", false),
+            ("linux/arm/v6", "linux/arm", false),
+            ("linux/amd64", "linux/amd64", true),
+            ("linux/amd64", "linux/amd64/v1", true),
+            ("linux/amd64", "Linux/AMD64", true),
+            ("linux/amd64", "linux/amd64/v2", false),
+            ("linux/amd64", "linux/amd64/v3", false),
+            ("linux/amd64/v3", "linux/amd64/v2", true),
+            ("linux/amd64/v3", "linux/amd64", true),
+            ("linux/amd64", "linux/386", false),
+            ("linux/amd64", "linux/arm64", false),
+            ("linux/amd64", "windows/amd64", false),
+            ("linux/amd64", "unknown/unknown", false),
+            ("linux/s390x", "linux/s390x", true),
+            ("linux/s390x", "linux/s390x/z13", false),
+        ] {
+            assert_eq!(rank(here, there).is_some(), runs, "{here} {there}");
+        }
         assert!(rank("linux/arm/v7", "linux/arm/v7") > rank("linux/arm/v7", "linux/arm/v6"));
-        assert!(rank("linux/arm/v6", "linux/arm/v7").is_none());
-        assert!(rank("linux/amd64", "linux/amd64").is_some());
-        assert!(rank("linux/amd64", "linux/amd64/v3").is_none());
-        assert!(rank("linux/amd64", "linux/arm64").is_none());
-        assert!(rank("linux/amd64", "windows/amd64").is_none());
-        assert!(rank("linux/amd64", "unknown/unknown").is_none());
-        assert!(rank("linux/s390x", "linux/s390x").is_some());
+        assert!(rank("linux/arm/v7", "linux/arm/v6") > rank("linux/arm/v7", "linux/arm/v5"));
+        assert!(rank("linux/amd64/v3", "linux/amd64/v2") > rank("linux/amd64/v3", "linux/amd64"));
     }
 }

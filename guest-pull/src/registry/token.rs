@@ -164,7 +164,7 @@ impl Asker<'_> {
             push_pair(&mut url, name, value);
         }
         let basic = self.login.and_then(Login::basic);
-        let mut response = self.transport.send(&url, basic.as_ref(), None)?;
+        let mut response = self.transport.send(&url, basic.as_ref(), &[])?;
         for _ in 0..MAX_REDIRECTS {
             if !response.status().is_redirection() {
                 break;
@@ -179,7 +179,7 @@ impl Asker<'_> {
                 return Err(self.answers(host_of(&url), what.to_owned()));
             };
             url = next;
-            response = self.transport.send(&url, basic.as_ref(), None)?;
+            response = self.transport.send(&url, basic.as_ref(), &[])?;
         }
         Ok(response)
     }
@@ -189,15 +189,19 @@ impl Asker<'_> {
         let host = host_of(realm);
         let status = response.status();
         if status != StatusCode::OK {
-            let message = message_without(response, &|text| self.hide(text));
+            let hide = |text| self.hide(text);
             let refuses = [
                 StatusCode::BAD_REQUEST,
                 StatusCode::UNAUTHORIZED,
                 StatusCode::FORBIDDEN,
             ];
             if !refuses.contains(&status) {
-                let what = format!("{status} to the request for a token{message}");
-                return Err(self.answers(host, what));
+                return Err(Error::of_status(
+                    self.server(host),
+                    "a token",
+                    response,
+                    &hide,
+                ));
             }
             return Err(Error::Refused {
                 host: self.server(host),
@@ -206,15 +210,17 @@ impl Asker<'_> {
                     None => "an anonymous request for a token".to_owned(),
                 },
                 status,
-                message,
+                message: message_without(response, &hide),
             });
         }
         let mut text = Zeroizing::new(Vec::new());
         let mut reader = response.into_body().into_reader().take(MAX_TOKEN_BYTES);
-        let read = reader.read_to_end(&mut text);
-        let answer = read
-            .ok()
-            .and_then(|_| serde_json::from_slice::<Value>(&text).ok());
+        if let Err(error) = reader.read_to_end(&mut text) {
+            let host = self.server(host);
+            let what = format!("while it sent a token: {error}");
+            return Err(Error::Unreachable { host, what });
+        }
+        let answer = serde_json::from_slice::<Value>(&text).ok();
         answer
             .and_then(token_of)
             .ok_or_else(|| self.answers(host, "with no token".to_owned()))

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -74,6 +74,54 @@ fn a_login_that_changes_during_a_pull() {
         let tried: BTreeSet<_> = headers(&server);
         assert!(tried.len() <= 2, "{tried:?}");
     }
+}
+
+/// A login that is refused within a layer, since the connection broke and the registry is asked for the rest: today's goes on
+/// where the other one ended.
+#[test]
+fn a_login_that_changes_within_a_layer() {
+    let (repository, described) = image(1);
+    let layer = described.layers[0].clone();
+    let here = Here::new(&json!({}));
+    let file = here.auth_file();
+    let is_changed = AtomicBool::new(false);
+    let server = StandIn::start(move |asked| {
+        let right = match is_changed.load(Ordering::SeqCst) {
+            true => basic("robot", "hunter3"),
+            false => basic("robot", "hunter2"),
+        };
+        if asked.authorization.as_ref() != Some(&right) {
+            let challenge = "Basic realm=\"r\"";
+            return Answer::new(401, "{}").with("WWW-Authenticate", challenge);
+        }
+        if !asked.path.ends_with(&layer) {
+            return repository.answer(&asked.path);
+        }
+        let rest = Answer::rest(&repository.blobs[&layer], asked.from);
+        if is_changed.load(Ordering::SeqCst) {
+            return rest;
+        }
+        write(
+            &file,
+            &json!({asked.host.clone(): auth("robot", "hunter3")}),
+        );
+        is_changed.store(true, Ordering::SeqCst);
+        rest.cut(10_000)
+    });
+    let before = json!({server.address.clone(): auth("robot", "hunter2")});
+    write(&here.auth_file(), &before);
+    let (said, code) = here.pull(&server);
+    assert_eq!(code, 0, "{said}");
+    // It began with the one, and went on with the other.
+    let asked = server.asked();
+    let mut layer = asked
+        .iter()
+        .filter(|asked| asked.path.contains(&described.layers[0]));
+    let first = layer.next().unwrap();
+    assert_eq!(first.authorization, Some(basic("robot", "hunter2")));
+    let last = layer.next_back().unwrap();
+    assert_eq!(last.authorization, Some(basic("robot", "hunter3")));
+    assert!(last.from > Some(0), "{last:?}");
 }
 
 /// `[image]` that lets the registry be asked without TLS.

@@ -6,6 +6,8 @@
 
 #[path = "../support/caller.rs"]
 mod caller;
+#[path = "../support/containerd.rs"]
+mod containerd;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/image.rs"]
@@ -19,5 +21,8 @@ mod stand_in;
 
 mod credentials;
 mod credentials_changed;
+mod indexes;
+mod network;
+mod references;
 mod registries;
 mod registries_of_clouds;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::host::{Mounted, PATIENCE, run, text, tool};
+use crate::host::{Mounted, PATIENCE, output, run, text, tool};
 
 /// A private instance, which ends with the test.
 pub struct Containerd {
@@ -63,6 +63,17 @@ impl Containerd {
     /// It keeps layers apart (its overlayfs snapshotter, which most machines use): where it copies each layer with those
     /// below it (its native one), the times of all directories are lost.
     pub fn mount(&self, layout: &Path, name: &str) -> (PathBuf, Mounted) {
+        self.mount_for(layout, name, "linux/amd64")
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same for a platform, if it has an image for it.
+    pub fn mount_for(
+        &self,
+        layout: &Path,
+        name: &str,
+        platform: &str,
+    ) -> Result<(PathBuf, Mounted), String> {
         let archive = self.dir.path().join(format!("{name}.tar"));
         let at = self.dir.path().join(name);
         fs::create_dir(&at).unwrap();
@@ -80,10 +91,14 @@ impl Containerd {
             "--snapshotter",
             "overlayfs",
             "--platform",
-            "linux/amd64",
+            platform,
         ];
-        run(self.ctr(&mount).args([&format!("{name}:test"), text(&at)]));
-        (at.clone(), Mounted(at))
+        let (stdout, stderr, code) =
+            output(self.ctr(&mount).args([&format!("{name}:test"), text(&at)]));
+        match code {
+            Some(0) => Ok((at.clone(), Mounted(at))),
+            _ => Err(format!("{stdout}{stderr}")),
+        }
     }
 }
 

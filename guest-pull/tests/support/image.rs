@@ -67,7 +67,7 @@ impl Repository {
         digest
     }
 
-    fn put_document(&mut self, media_type: &str, document: &Value) -> Value {
+    pub fn put_document(&mut self, media_type: &str, document: &Value) -> Value {
         let text = document.to_string();
         json!({"mediaType": media_type, "size": text.len(), "digest": self.put(text.into())})
     }
@@ -109,9 +109,61 @@ impl Repository {
 
     /// Gives the tag to an index of these descriptors.
     pub fn tag_index(&mut self, descriptors: &[Value]) {
+        let descriptor = self.add_index(descriptors);
+        self.tag(&descriptor);
+    }
+
+    /// Adds an image of one layer with the file `name`, whose configuration is changed.
+    pub fn add_changed(&mut self, name: &str, change: impl FnOnce(&mut Value)) -> Image {
+        let mut image = self.add(&[archive(&[(name.to_owned(), name.into())])]);
+        let digest = image.descriptor["digest"].as_str().unwrap();
+        let mut manifest: Value = serde_json::from_slice(&self.blobs[digest]).unwrap();
+        let config = manifest["config"]["digest"].as_str().unwrap();
+        let mut config: Value = serde_json::from_slice(&self.blobs[config]).unwrap();
+        change(&mut config);
+        let media_type = "application/vnd.oci.image.config.v1+json";
+        manifest["config"] = self.put_document(media_type, &config);
+        image.descriptor = self.put_document(MANIFEST, &manifest);
+        image
+    }
+
+    /// Adds the manifest of the image, changed.
+    pub fn add_manifest(&mut self, image: &Image, change: impl FnOnce(&mut Value)) -> Value {
+        let digest = image.descriptor["digest"].as_str().unwrap();
+        let mut manifest: Value = serde_json::from_slice(&self.blobs[digest]).unwrap();
+        change(&mut manifest);
+        let media_type = manifest["mediaType"]
+            .as_str()
+            .unwrap_or(MANIFEST)
+            .to_owned();
+        self.put_document(&media_type, &manifest)
+    }
+
+    /// Adds an index of these descriptors.
+    pub fn add_index(&mut self, descriptors: &[Value]) -> Value {
         let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": descriptors});
-        let descriptor = self.put_document(INDEX, &index);
+        self.put_document(INDEX, &index)
+    }
+
+    /// Gives the tag to what a descriptor names.
+    pub fn tag(&mut self, descriptor: &Value) {
         self.tag = descriptor["digest"].as_str().unwrap().to_owned();
+    }
+
+    /// Writes an image layout, in which the tag is `test`.
+    pub fn write_layout(&self, directory: &Path) {
+        let blobs = directory.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).unwrap();
+        for (digest, blob) in &self.blobs {
+            std::fs::write(blobs.join(digest.trim_start_matches("sha256:")), blob).unwrap();
+        }
+        let tagged: Value = serde_json::from_slice(&self.blobs[&self.tag]).unwrap();
+        let entry = json!({"mediaType": tagged["mediaType"], "size": self.blobs[&self.tag].len(), "digest": self.tag,
+                           "annotations": {"org.opencontainers.image.ref.name": "test"}});
+        let index = json!({"schemaVersion": 2, "manifests": [entry]});
+        std::fs::write(directory.join("index.json"), index.to_string()).unwrap();
+        let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
+        std::fs::write(directory.join("oci-layout"), version).unwrap();
     }
 
     /// What a registry answers to the path of a request.

@@ -29,6 +29,8 @@ pub struct Asked {
     pub authorization: Option<String>,
     /// What a form has.
     pub body: String,
+    /// The first byte that is asked for, if it isn't that of the whole.
+    pub from: Option<usize>,
 }
 
 /// What is answered.
@@ -39,6 +41,10 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The length that is announced, if it isn't the body's.
     pub length: Option<usize>,
+    /// Whether no length is announced: the end of the connection is that of the body.
+    pub is_open: bool,
+    /// Whether nothing follows the body, not even the end of the connection.
+    pub stalls: bool,
 }
 
 impl Answer {
@@ -48,6 +54,25 @@ impl Answer {
             body: body.into(),
             ..Self::default()
         }
+    }
+
+    /// What is missing of a blob, as a server that gives parts does it.
+    pub fn rest(blob: &[u8], from: Option<usize>) -> Self {
+        match from {
+            None => Self::new(200, blob),
+            Some(from) if from >= blob.len() => Self::new(416, ""),
+            Some(from) => {
+                let range = format!("bytes {from}-{}/{}", blob.len() - 1, blob.len());
+                Self::new(206, &blob[from..]).with("Content-Range", range)
+            }
+        }
+    }
+
+    /// This, with the connection cut after so many bytes of the body.
+    pub fn cut(mut self, after: usize) -> Self {
+        self.length.get_or_insert(self.body.len());
+        self.body.truncate(after);
+        self
     }
 
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -71,7 +96,16 @@ pub struct StandIn {
 impl StandIn {
     /// One without TLS.
     pub fn start(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start_with(None, String::new(), Arc::new(answer))
+        Self::start_at("127.0.0.1:0", answer)
+    }
+
+    /// One without TLS, at another address.
+    pub fn start_at(
+        address: &str,
+        answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        Self::start_with(listener, None, String::new(), Arc::new(answer))
     }
 
     /// One with TLS.
@@ -95,15 +129,17 @@ impl StandIn {
                 PrivateKeyDer::Pkcs8(key.serialize_der().into()),
             )
             .unwrap();
-        Self::start_with(Some(Arc::new(config)), authority.pem(), Arc::new(answer))
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let answer = Arc::new(answer);
+        Self::start_with(listener, Some(Arc::new(config)), authority.pem(), answer)
     }
 
     fn start_with(
+        listener: TcpListener,
         tls: Option<Arc<rustls::ServerConfig>>,
         authority: String,
         answer: Arc<Answering>,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let started = Self {
             address: listener.local_addr().unwrap().to_string(),
             authority,
@@ -157,12 +193,14 @@ fn converse(
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line)?;
+    let is_head = line.starts_with("HEAD ");
     let mut request = Asked {
         method: line.split(' ').next().unwrap_or_default().to_owned(),
         path: line.split(' ').nth(1).unwrap_or_default().to_owned(),
         host: String::new(),
         authorization: None,
         body: String::new(),
+        from: None,
     };
     let mut length = 0;
     loop {
@@ -174,6 +212,11 @@ fn converse(
         let value = value.trim().to_owned();
         match name.to_ascii_lowercase().as_str() {
             "host" => request.host = value,
+            "range" => {
+                let from = value.strip_prefix("bytes=");
+                let from = from.and_then(|from| from.strip_suffix('-'));
+                request.from = Some(from.unwrap().parse().unwrap());
+            }
             "authorization" => request.authorization = Some(value),
             "content-length" => length = value.parse().unwrap_or_default(),
             _ => {}
@@ -189,13 +232,23 @@ fn converse(
     let stream = stream.get_mut();
     write!(
         stream,
-        "HTTP/1.1 {} -\r\nConnection: close\r\nContent-Length: {length}\r\n",
+        "HTTP/1.1 {} -\r\nConnection: close\r\n",
         answer.status
     )?;
+    if !answer.is_open {
+        write!(stream, "Content-Length: {length}\r\n")?;
+    }
     for (name, value) in &answer.headers {
         write!(stream, "{name}: {value}\r\n")?;
     }
     write!(stream, "\r\n")?;
-    stream.write_all(&answer.body)?;
-    stream.flush()
+    if !is_head {
+        stream.write_all(&answer.body)?;
+    }
+    stream.flush()?;
+    if answer.stalls {
+        // Until the client has enough of it.
+        let _ = stream.read(&mut [0]);
+    }
+    Ok(())
 }

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! When a request is sent again: after failures that pass, a bounded number of times.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ureq::http::HeaderMap;
+use ureq::http::header::{DATE, RETRY_AFTER};
+
+use crate::registry::error::Error;
+
+/// The wait before the second try; it doubles with each.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+
+/// The longest wait between two tries, unless the registry asks for a longer one.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How many tries in a row may bring nothing: about 11 s of waiting, so that a registry that isn't there is reported while
+/// kata-agent still listens (60 s by default).
+const MAX_TRIES: u32 = 7;
+
+/// How many tries there are for one blob, even if each brings some of it.
+const MAX_TRIES_OF_ALL: u32 = 100;
+
+/// No try begins when the registry has sent nothing for this long. A try itself ends earlier than that.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How often a wait looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What is left of the patience with one request.
+pub(super) struct Patience {
+    /// Tries that failed since something new came.
+    failed: u32,
+    /// All that failed.
+    failed_of_all: u32,
+    /// When the registry last sent something.
+    heard: Instant,
+    /// How many tries may bring nothing.
+    most: u32,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self {
+            failed: 0,
+            failed_of_all: 0,
+            heard: Instant::now(),
+            most: MAX_TRIES,
+        }
+    }
+
+    /// For one try.
+    pub(super) fn none() -> Self {
+        Self {
+            most: 1,
+            ..Self::new()
+        }
+    }
+
+    /// The registry sent something, even if it was known already.
+    pub(super) fn heard(&mut self) {
+        self.heard = Instant::now();
+    }
+
+    /// The registry sent something new.
+    pub(super) fn advanced(&mut self) {
+        self.failed = 0;
+        self.heard();
+    }
+
+    /// How many tries failed.
+    pub(super) fn failed(&self) -> u32 {
+        self.failed_of_all
+    }
+
+    /// How long to wait after a failed try before the next; none if there is to be none.
+    pub(super) fn wait_after(&mut self, error: &Error) -> Option<Duration> {
+        self.failed += 1;
+        self.failed_of_all += 1;
+        if !error.passes() || self.failed >= self.most || self.failed_of_all >= MAX_TRIES_OF_ALL {
+            return None;
+        }
+        let doubled = FIRST_WAIT.saturating_mul(1 << (self.failed - 1).min(16));
+        let own = doubled.min(LONGEST_WAIT);
+        // Many VMs start at once, and should not come back at once.
+        let jitter = own.mul_f64(0.5 * random());
+        let wait = error.retry_after().unwrap_or_default().max(own * 3 / 4) + jitter;
+        (self.heard.elapsed() + wait < SILENCE).then_some(wait)
+    }
+}
+
+/// Waits; false if `stop` is set meanwhile.
+pub(super) fn wait(time: Duration, stop: &AtomicBool) -> bool {
+    let end = Instant::now() + time;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        thread::sleep(left.min(LOOK));
+    }
+}
+
+/// Between 0 and 1.
+fn random() -> f64 {
+    let number = RandomState::new().build_hasher().finish();
+    f64::from((number >> 32) as u32) / f64::from(u32::MAX)
+}
+
+/// What the header Retry-After asks for: seconds, or a date, which is compared with the registry's own clock.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let after = text(RETRY_AFTER)?;
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let here = || SystemTime::now().duration_since(UNIX_EPOCH).ok();
+    let now = text(DATE)
+        .and_then(seconds_of)
+        .or_else(|| here().map(|time| time.as_secs()))?;
+    Some(Duration::from_secs(seconds_of(after)?.saturating_sub(now)))
+}
+
+/// The seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT`: the form that RFC 9110 has servers send.
+fn seconds_of(date: &str) -> Option<u64> {
+    let (_, rest) = date.split_once(", ")?;
+    let mut parts = rest.split(' ');
+    let day: u64 = parts.next()?.parse().ok()?;
+    let month = parts.next()?;
+    let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let at = months
+        .find(month)
+        .filter(|at| month.len() == 3 && at % 3 == 0)?;
+    let year: u64 = parts.next()?.parse().ok()?;
+    let mut clock = parts
+        .next()?
+        .split(':')
+        .map(|part| part.parse::<u64>().ok());
+    let [hour, minute, second] = [clock.next()??, clock.next()??, clock.next()??];
+    let is_date = (1970..=9999).contains(&year) && (1..=31).contains(&day);
+    if !is_date || hour > 23 || minute > 59 || second > 60 || parts.next() != Some("GMT") {
+        return None;
+    }
+    // Years begin with March, so that the leap day is the last.
+    let month = (at as u64 / 3 + 10) % 12;
+    let year = if month >= 10 { year - 1 } else { year };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    let days = 365 * year + leap_days + (month * 306 + 5) / 10 + day - 1;
+    let since_1970 = days.checked_sub(719_468)?;
+    Some(((since_1970 * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn busy(after: Option<u64>) -> Error {
+        Error::Busy {
+            host: String::new(),
+            what: String::new(),
+            after: after.map(Duration::from_secs),
+        }
+    }
+
+    /// Tries come to an end, and what the registry asks for is waited for only if that is soon.
+    #[test]
+    fn patience_ends() {
+        let mut patience = Patience::new();
+        let mut waits = Vec::new();
+        while let Some(wait) = patience.wait_after(&busy(None)) {
+            waits.push(wait);
+        }
+        assert_eq!(waits.len() as u32, MAX_TRIES - 1);
+        assert!(waits[0] < Duration::from_millis(300), "{waits:?}");
+        let all: Duration = waits.iter().sum();
+        assert!(all > Duration::from_secs(7) && all < Duration::from_secs(16));
+
+        let mut patience = Patience::new();
+        let wait = patience.wait_after(&busy(Some(20))).unwrap();
+        assert!(wait >= Duration::from_secs(20) && wait < Duration::from_secs(21));
+        assert!(patience.wait_after(&busy(Some(3600))).is_none());
+        assert!(Patience::none().wait_after(&busy(None)).is_none());
+
+        let mut patience = Patience::new();
+        let mut tries = 1;
+        while patience.wait_after(&busy(None)).is_some() {
+            patience.advanced();
+            tries += 1;
+        }
+        assert_eq!(tries, MAX_TRIES_OF_ALL);
+    }
+
+    /// Dates are read as the command `date -d` reads them.
+    #[test]
+    fn dates_are_read() {
+        for (text, expected) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Thu, 29 Feb 2024 23:59:59 GMT", Some(1_709_251_199)),
+            ("Fri, 01 Mar 2024 00:00:00 GMT", Some(1_709_251_200)),
+            ("Fri, 31 Dec 2100 12:00:00 GMT", Some(4_133_937_600)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", None),
+            ("Sun, 06 ovD 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:37 CET", None),
+            ("Sun, 06 Nov 99999999999999999999 08:49:37 GMT", None),
+            ("soon", None),
+        ] {
+            assert_eq!(seconds_of(text), expected, "{text}");
+        }
+    }
+
+    /// A date counts from the registry's own time, so that a VM's wrong clock does not matter.
+    #[test]
+    fn a_date_is_compared_with_the_registrys_clock() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(retry_after(&headers), None);
+        headers.insert(RETRY_AFTER, "7".parse().unwrap());
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(7)));
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        headers.insert(RETRY_AFTER, date.parse().unwrap());
+        assert_eq!(retry_after(&headers), Some(Duration::ZERO));
+        headers.insert(DATE, "Sun, 06 Nov 1994 08:49:30 GMT".parse().unwrap());
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(7)));
+    }
+}
