@@ -309,7 +309,10 @@ fn advice(kind: Kind, image: &Image, why_anonymous: Option<&str>, store: &Store)
             format!("; check the login for this registry in the credential {credential}")
         }
         (Kind::Forbidden, None) => {
-            format!("; give the user of the credential {credential} the right to pull this repository")
+            // Some say so to a login that is wrong, or too old.
+            format!(
+                "; check that the login in the credential {credential} is still good, and may pull this repository"
+            )
         }
         (Kind::Missing, Some(why)) => {
             format!("; check the image's name and tag; some registries hide private images so, and {why}")
