@@ -10,6 +10,7 @@ mod directories;
 pub mod erofs;
 pub mod failure;
 pub mod layer;
+pub mod lookup;
 mod loop_device;
 pub mod mount;
 pub mod pipe;

@@ -15,9 +15,10 @@ use crate::digest::{Digest, Digesting};
 use crate::erofs;
 use crate::failure::{Failure, Kind};
 use crate::layer;
+use crate::lookup::{self, configuration, of_registry, warn_of_platform};
 use crate::pipe::Pipe;
 use crate::question::{Answer, Question};
-use crate::registry::manifest::{self, Descriptor, Document, Index, Manifest};
+use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
 use crate::store::{self, Claim, Making, Store, Stored};
@@ -26,61 +27,12 @@ use crate::store::{self, Claim, Making, Store, Stored};
 /// on two processors, and each takes its memory.
 pub const LAYERS_AT_ONCE: usize = 3;
 
-/// How deep an index may be within an index.
-const MAX_INDEXES: usize = 4;
-
-/// How many manifests and indexes are looked at for one image: entries of an index that name no platform are tried in turn.
-const MAX_DOCUMENTS: usize = 32;
-
 /// Why an image can't be pulled.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The registry doesn't give it.
+    /// The registry has no image that can be used.
     #[error(transparent)]
-    Registry(#[from] registry::Error),
-    /// What it says of itself can't be used.
-    #[error(transparent)]
-    Manifest(#[from] manifest::Error),
-    /// A document isn't the one that was asked for.
-    #[error("the {document} that came has the digest {found}, and {wanted} was asked for")]
-    Digest {
-        /// Which document.
-        document: &'static str,
-        /// The digest that was asked for.
-        wanted: Digest,
-        /// The digest that it has.
-        found: Digest,
-    },
-    /// Indexes lead to indexes.
-    #[error("the image is an index within more than {MAX_INDEXES} others")]
-    TooManyIndexes,
-    /// An index has many entries that don't say what they are for.
-    #[error(
-        "more than {MAX_DOCUMENTS} manifests would have to be looked at to find one for this platform"
-    )]
-    TooManyDocuments,
-    /// A document hasn't the size that was said.
-    #[error("the {document} {digest} has {found} bytes, and what leads to it says {said}")]
-    Size {
-        /// Which document.
-        document: &'static str,
-        /// Its digest.
-        digest: Digest,
-        /// The size that was said.
-        said: u64,
-        /// The size that it has.
-        found: usize,
-    },
-    /// The entry of an index that fits can't be used.
-    #[error("the index's entry for {platform} ({digest}): {error}")]
-    Entry {
-        /// What it says that it runs on.
-        platform: Platform,
-        /// Its digest.
-        digest: Digest,
-        /// What is wrong.
-        error: Box<Error>,
-    },
+    Lookup(#[from] lookup::Error),
     /// A layer can't be had, or made into a file system.
     #[error("layer {number} of {layers} ({digest}): {failure}")]
     Layer {
@@ -102,26 +54,10 @@ impl Error {
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Registry(error) => of_registry(error),
+            Self::Lookup(error) => error.kind(),
             Self::Layer { failure, .. } => failure.kind,
-            Self::Entry { error, .. } => error.kind(),
             Self::Store(error) => Kind::of_io(error.io()),
-            _ => Kind::Other,
         }
-    }
-}
-
-fn of_registry(error: &registry::Error) -> Kind {
-    match error {
-        registry::Error::Refused { status, .. } if status.as_u16() == 403 => Kind::Forbidden,
-        registry::Error::Refused { .. } => Kind::Refused,
-        registry::Error::Denied { .. } => Kind::Forbidden,
-        registry::Error::Missing { .. } => Kind::Missing,
-        registry::Error::Unreachable { .. } | registry::Error::Incompatible { .. } => {
-            Kind::Unreachable
-        }
-        registry::Error::GivenUp { error, .. } => of_registry(error),
-        registry::Error::Busy { .. } | registry::Error::Answer { .. } => Kind::Other,
     }
 }
 
@@ -170,6 +106,8 @@ pub struct Means<'m> {
     pub ask: &'m (dyn Fn(&Question) -> Result<Answer, Failure> + Sync),
 }
 
+pub use crate::lookup::{Found, find};
+
 /// Pulls the layers of an image: `reference` is its tag or digest in the client's repository.
 ///
 /// # Errors
@@ -184,7 +122,8 @@ pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<P
         None => configuration(client, manifest)?,
     };
     warn_of_platform(&config, platform);
-    let diff_ids = manifest::diff_ids(&config, manifest.layers.len())?;
+    let diff_ids =
+        manifest::diff_ids(&config, manifest.layers.len()).map_err(lookup::Error::from)?;
     let bytes = manifest.layers.iter().map(|layer| layer.size);
     events(Event::Started {
         layers: manifest.layers.len(),
@@ -195,196 +134,6 @@ pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<P
         manifest: found.digest,
         layers: diff_ids.into_iter().zip(layers).collect(),
     })
-}
-
-/// What a registry has under a name, for a platform.
-#[derive(Debug)]
-pub struct Found {
-    /// The digest of the manifest.
-    pub digest: Digest,
-    /// What came on the way: indexes, the first of which the reference names, and at last the manifest. Each is bound to
-    /// the one before by its digest.
-    pub documents: Vec<(Digest, Vec<u8>)>,
-    /// The manifest.
-    pub manifest: Manifest,
-    /// Its configuration, if it was needed to find it.
-    config: Option<Vec<u8>>,
-}
-
-/// The manifest for the platform.
-///
-/// # Errors
-///
-/// If the registry has none, or it can't be used.
-pub fn find(client: &Client, reference: &str, platform: &Platform) -> Result<Found, Error> {
-    let mut search = Search {
-        client,
-        platform,
-        looked_at: 0,
-        platforms: Vec::new(),
-    };
-    match search.look_at(reference, None, false, 0)? {
-        Some(found) => Ok(found),
-        None => {
-            let found = match search.platforms.is_empty() {
-                true => "nothing with a platform".to_owned(),
-                false => search.platforms.join(", "),
-            };
-            let wanted = platform.clone();
-            Err(manifest::Error::Platform { wanted, found }.into())
-        }
-    }
-}
-
-/// The way through indexes to the manifest for a platform.
-struct Search<'s> {
-    client: &'s Client,
-    platform: &'s Platform,
-    looked_at: usize,
-    /// Those that there are.
-    platforms: Vec<String>,
-}
-
-impl Search<'_> {
-    /// The manifest that a document is or leads to; none if there is none for the platform. `said` is what an index says of
-    /// the document; if it names no platform, the image's configuration decides.
-    fn look_at(
-        &mut self,
-        reference: &str,
-        said: Option<&Descriptor>,
-        config_decides: bool,
-        depth: usize,
-    ) -> Result<Option<Found>, Error> {
-        self.looked_at += 1;
-        if depth > MAX_INDEXES {
-            return Err(Error::TooManyIndexes);
-        }
-        if self.looked_at > MAX_DOCUMENTS {
-            return Err(Error::TooManyDocuments);
-        }
-        let (bytes, media_type) = self.client.document(reference)?;
-        let digest = match Digest::parse(reference) {
-            Some(digest) => check("manifest", &digest, &bytes)?,
-            None => Digest::of(&bytes),
-        };
-        if let Some(said) = said {
-            check_size("manifest", said, &bytes)?;
-        }
-        let types = [
-            media_type.as_deref().unwrap_or_default(),
-            said.map_or("", |said| &said.media_type),
-        ];
-        let manifest = match manifest::parse_said(&bytes, &types)? {
-            Document::Manifest(manifest) => manifest,
-            Document::Index(index) => {
-                let found = self.look_in(&index, depth)?;
-                return Ok(found.map(|mut found| {
-                    found.documents.insert(0, (digest, bytes));
-                    found
-                }));
-            }
-        };
-        if let Err(error) = manifest.check_is_image() {
-            return match config_decides {
-                true => Ok(None),
-                false => Err(error.into()),
-            };
-        }
-        let mut config = None;
-        if config_decides {
-            let text = configuration(self.client, &manifest)?;
-            let platform = manifest::platform(&text);
-            if let Some(other) = platform.filter(|it| self.platform.rank(it).is_none()) {
-                self.platforms.push(other.to_string());
-                return Ok(None);
-            }
-            config = Some(text);
-        }
-        Ok(Some(Found {
-            digest,
-            documents: vec![(digest, bytes)],
-            manifest,
-            config,
-        }))
-    }
-
-    fn look_in(&mut self, index: &Index, depth: usize) -> Result<Option<Found>, Error> {
-        for entry in index.candidates(self.platform) {
-            let digest = entry.descriptor.digest;
-            let config_decides = entry.platform.is_none();
-            let reference = digest.to_string();
-            let descriptor = Some(&entry.descriptor);
-            let found = self.look_at(&reference, descriptor, config_decides, depth + 1);
-            let found = found.map_err(|error| match &entry.platform {
-                Some(platform) => Error::Entry {
-                    platform: platform.clone(),
-                    digest,
-                    error: Box::new(error),
-                },
-                None => error,
-            })?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        self.platforms.extend(index.platforms());
-        Ok(None)
-    }
-}
-
-/// An image's configuration.
-fn configuration(client: &Client, manifest: &Manifest) -> Result<Vec<u8>, Error> {
-    let descriptor = &manifest.config;
-    if descriptor.size > manifest::MAX_BYTES as u64 {
-        return Err(manifest::Error::Malformed {
-            document: "configuration",
-            what: format!(
-                "has {} bytes, and at most {} are read",
-                descriptor.size,
-                manifest::MAX_BYTES
-            ),
-        }
-        .into());
-    }
-    let config = client.small_blob(&descriptor.digest)?;
-    check("configuration", &descriptor.digest, &config)?;
-    check_size("configuration", descriptor, &config)?;
-    Ok(config)
-}
-
-/// Says so if an image is for another platform than the machine's: it is pulled all the same, as containerd does, since
-/// images with a wrong label are about and run.
-fn warn_of_platform(config: &[u8], platform: &Platform) {
-    let other = manifest::platform(config).filter(|other| platform.rank(other).is_none());
-    if let Some(other) = other {
-        eprintln!(
-            "guest-pull: the image's configuration says that it is for {other}, and this is {platform}"
-        );
-    }
-}
-
-fn check_size(document: &'static str, said: &Descriptor, bytes: &[u8]) -> Result<(), Error> {
-    match said.size == bytes.len() as u64 {
-        true => Ok(()),
-        false => Err(Error::Size {
-            document,
-            digest: said.digest,
-            said: said.size,
-            found: bytes.len(),
-        }),
-    }
-}
-
-fn check(document: &'static str, wanted: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
-    let found = Digest::of(bytes);
-    match found == *wanted {
-        true => Ok(found),
-        false => Err(Error::Digest {
-            document,
-            wanted: *wanted,
-            found,
-        }),
-    }
 }
 
 /// Fetches what is not stored, some at once. After the first failure no other begins, and those that run are given up.

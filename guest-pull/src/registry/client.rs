@@ -136,7 +136,7 @@ impl Client {
                 Err(error) => error,
             };
             let Some(time) = patience.wait_after(&error) else {
-                return Err(match patience.failed() {
+                return Err(match patience.tries() {
                     1 => error,
                     tries => error.given_up(format!("tried {tries} times")),
                 });

@@ -117,7 +117,7 @@ impl Error {
             return Self::Answer { host, what: text };
         }
         if let Some(after) = after {
-            text.push_str(&format!(", and to ask again in {} s", after.as_secs()));
+            text.push_str(&format!(" (it says to ask again in {} s)", after.as_secs()));
         }
         let what = text;
         Self::Busy { host, what, after }

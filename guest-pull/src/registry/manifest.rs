@@ -155,6 +155,13 @@ impl Form {
         }
     }
 
+    fn with_article(self) -> &'static str {
+        match self {
+            Self::Manifest => "a manifest",
+            Self::Index => "an index",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
@@ -218,7 +225,7 @@ pub fn parse_said(bytes: &[u8], said: &[&str]) -> Result<Document, Error> {
     if let Some(other) = said.filter_map(Form::of).find(|other| *other != form) {
         return Err(malformed(
             form.name(),
-            format!("is said to be a {} by its media type", other.name()),
+            format!("is said to be {} by its media type", other.with_article()),
         ));
     }
     match form {

@@ -161,7 +161,7 @@ impl<'c> Blob<'c> {
     /// Waits for the next try, or says why there is none.
     fn wait_after(&mut self, error: Error) -> Result<(), Error> {
         let Some(time) = self.patience.wait_after(&error) else {
-            let tries = self.patience.failed();
+            let tries = self.patience.tries();
             return Err(match (tries, self.at) {
                 (1, 0) => error,
                 (_, at) => error.given_up(format!(
@@ -182,6 +182,7 @@ impl<'c> Blob<'c> {
 
 impl Read for Blob<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.patience.listening();
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(io::Error::other("given up, since another layer failed"));

@@ -61,6 +61,13 @@ impl Patience {
         }
     }
 
+    /// The registry is about to be listened to. Before that nobody did, so that its silence says nothing.
+    pub(super) fn listening(&mut self) {
+        if self.failed == 0 {
+            self.heard();
+        }
+    }
+
     /// The registry sent something, even if it was known already.
     pub(super) fn heard(&mut self) {
         self.heard = Instant::now();
@@ -72,8 +79,8 @@ impl Patience {
         self.heard();
     }
 
-    /// How many tries failed.
-    pub(super) fn failed(&self) -> u32 {
+    /// How many tries failed, all in all.
+    pub(super) fn tries(&self) -> u32 {
         self.failed_of_all
     }
 

@@ -16,12 +16,15 @@ mod image;
 mod played;
 #[path = "../support/registry.rs"]
 mod registry;
+#[path = "../support/repositories.rs"]
+mod repositories;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
 mod credentials;
 mod credentials_changed;
 mod indexes;
+mod manifests;
 mod network;
 mod references;
 mod registries;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::host::{guest_pull, is_root, output, text};
 use crate::image::{Image, Repository, archive, noise};
 use crate::registry::Registry;
-use crate::stand_in::{Answer, Asked, StandIn};
+use crate::stand_in::{Answer, Asked, CUT, StandIn};
 
 /// The length of the file in the layer.
 const LENGTH: usize = 2_000_000;
@@ -135,6 +135,53 @@ fn cut_connection_of_small_documents() {
     });
     let said = assert_pulled(pull_once(&registry));
     assert_eq!(said.matches("is tried again in").count(), 3, "{said}");
+}
+
+/// A connection that ends before the answer, or within its header, is made again; so is one that is refused at first.
+#[test]
+fn cut_connection_before_an_answer() {
+    for part in ["", "HTTP/1.1", "HTTP/1.1 200 OK\r\nContent-Len"] {
+        let (repository, _) = repository();
+        let count = Count::default();
+        let registry = StandIn::start(move |asked| match count.before(&asked.path) {
+            0 => Answer::new(CUT, part),
+            _ => repository.answer(&asked.path),
+        });
+        let said = assert_pulled(pull_once(&registry));
+        let again = said.matches("is tried again in").count();
+        assert_eq!(again, 3, "{part:?}: {said}");
+    }
+}
+
+/// A registry that listens only after a while is waited for.
+#[test]
+fn refused_connection_at_first() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let dir = tempfile::tempdir().unwrap();
+    let image = format!("{address}/a/b:1");
+    let mut child = guest_pull(&["pull", "--plain-http", "--store", text(dir.path()), &image])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let mut said = read_until(&mut stderr, "is tried again in");
+    let (repository, _) = repository();
+    let _registry = StandIn::start_at(&address, move |asked| repository.answer(&asked.path));
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
+}
+
+/// What comes up to a text, or all if that does not come.
+fn read_until(stream: &mut impl Read, text: &str) -> String {
+    let mut said = String::new();
+    let mut byte = [0];
+    while !said.contains(text) && stream.read(&mut byte).unwrap() > 0 {
+        said.push(char::from(byte[0]));
+    }
+    said
 }
 
 /// Asks for a token before it answers.
@@ -444,16 +491,12 @@ fn dns_failing_at_first() {
             text(&at("store")),
             &image,
         ])
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = String::new();
-    let mut byte = [0];
     let mut stderr = child.stderr.take().unwrap();
-    while !said.contains("is tried again in") && stderr.read(&mut byte).unwrap() > 0 {
-        said.push(char::from(byte[0]));
-    }
+    let mut said = read_until(&mut stderr, "is tried again in");
     fs::write(at("hosts"), "127.0.0.1 registry.test\n").unwrap();
     stderr.read_to_string(&mut said).unwrap();
     let code = child.wait().unwrap().code();

@@ -2,6 +2,9 @@
 
 //! Debian's containerd (`CONTAINERD`, `CTR`) as the oracle: what it makes of an image is what the image was tested with.
 
+// Each of the tests' programs uses a part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -67,7 +70,11 @@ impl Containerd {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The same for a platform, if it has an image for it.
+    /// The same for a platform.
+    ///
+    /// # Errors
+    ///
+    /// If there is no image for it.
     pub fn mount_for(
         &self,
         layout: &Path,
@@ -83,7 +90,15 @@ impl Containerd {
             .arg("-cf")
             .arg(&archive)
             .arg("."));
-        let import = ["images", "import", "--no-unpack", "--base-name", name];
+        // Without the last, what is for other platforms than this machine's is soon gone.
+        let import = [
+            "images",
+            "import",
+            "--no-unpack",
+            "--base-name",
+            name,
+            "--all-platforms",
+        ];
         run(self.ctr(&import).arg(&archive));
         let mount = [
             "images",

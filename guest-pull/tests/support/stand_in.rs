@@ -17,6 +17,9 @@ use rustls::pki_types::PrivateKeyDer;
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// In place of a status: the body is sent without a header, and the connection ends.
+pub const CUT: u16 = 0;
+
 /// A client's request.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -230,6 +233,10 @@ fn converse(
     let answer = answer(&request);
     let length = answer.length.unwrap_or(answer.body.len());
     let stream = stream.get_mut();
+    if answer.status == CUT {
+        stream.write_all(&answer.body)?;
+        return stream.flush();
+    }
     write!(
         stream,
         "HTTP/1.1 {} -\r\nConnection: close\r\n",
