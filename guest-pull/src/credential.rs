@@ -8,16 +8,17 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::auth_json::AuthFile;
 use common::auth_json::image::ImageName;
+use common::auth_json::{AuthEntry, AuthFile, EntryError, MAX_MEMBERS, secret_string};
 use common::client::{self, Error};
+use common::json;
 use common::proto::api::{GetResourceRequest, GetResourceResponse};
-use common::text::Escaped;
+use common::text::{Escaped, RegistryName};
 use ttrpc::Code;
 use zeroize::Zeroizing;
 
 use crate::failure::{Failure, Kind};
-use crate::registry::Login;
+use crate::registry::{Login, Secret};
 
 /// How long the daemon may take. It answers from memory.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -105,15 +106,47 @@ pub fn login(text: &[u8], image: &ImageName) -> Result<Option<Login>, String> {
     let Some((entry, _)) = file.find(&image.registry, &image.repository) else {
         return Ok(None);
     };
-    match &entry.login {
-        Ok(login) => Ok(Some(Login {
-            user: login.user.clone(),
-            password: login.password.clone(),
+    let key = RegistryName(&entry.key).plain();
+    match secret(entry) {
+        Ok((user, secret)) => Ok(Some(Login {
+            entry: key,
+            user,
+            secret,
         })),
         Err(error) => Err(format!(
-            "the entry for {} can't be used: {error}; write it anew with `podman login` or `docker login`",
+            "the entry {} for {} can't be used: {error}; write it anew with `podman login` or `docker login`",
+            key.escape_debug(),
             image.registry
         )),
+    }
+}
+
+/// The user of an entry, and what proves it: a token before a password, as Docker has it.
+fn secret(entry: &AuthEntry<'_>) -> Result<(String, Secret), EntryError> {
+    let members = json::members(entry.value.as_bytes(), MAX_MEMBERS).unwrap_or_default();
+    let text = |name| {
+        let text = secret_string(json::value(&members, name)?);
+        text.filter(|text| !text.is_empty())
+    };
+    let name = || text("username").map(|user| user.to_string());
+    let user = || match &entry.login {
+        Ok(login) => login.user.clone(),
+        Err(_) => name().unwrap_or_default(),
+    };
+    if let Some(token) = text("registrytoken") {
+        return Ok((user(), Secret::RegistryToken(token)));
+    }
+    if let Some(token) = text("identitytoken") {
+        return Ok((user(), Secret::IdentityToken(token)));
+    }
+    match &entry.login {
+        Ok(login) => Ok((login.user.clone(), Secret::Password(login.password.clone()))),
+        // Docker takes the two by themselves as well.
+        Err(EntryError::NoAuth) => match (name(), text("password")) {
+            (Some(user), Some(password)) => Ok((user, Secret::Password(password))),
+            _ => Err(EntryError::NoAuth),
+        },
+        Err(error) => Err(*error),
     }
 }
 
@@ -213,5 +246,42 @@ mod tests {
             error.contains("b.example") && !error.contains("hunter"),
             "{error}"
         );
+    }
+
+    /// Docker Hub has three names, and a key with a path is for what it names alone. Of a key that comes twice, the last
+    /// counts. A login that somebody wrote into a key is not shown.
+    #[test]
+    fn keys_are_read_as_other_clients_do() {
+        let found = |keys: &[&str], image: &str| {
+            let entry = |key: &&str| format!(r#""{key}":{{"auth":"dXNlcjpwYXNz"}}"#);
+            let entries: Vec<_> = keys.iter().map(entry).collect();
+            let text = format!(r#"{{"auths":{{{}}}}}"#, entries.join(","));
+            let found = login(text.as_bytes(), &ImageName::parse(image).unwrap());
+            found.unwrap().map(|login| login.entry)
+        };
+        for key in [
+            "docker.io",
+            "index.docker.io",
+            "registry-1.docker.io",
+            "https://index.docker.io/v1/",
+            "docker.io/library",
+            "docker.io/library/alpine",
+        ] {
+            assert_eq!(found(&[key], "alpine").as_deref(), Some(key));
+        }
+        for key in ["index.docker.io/v1/", "docker.io/alpine", "hub.docker.com"] {
+            assert_eq!(found(&[key], "alpine"), None, "{key}");
+        }
+        let keys = ["quay.io", "quay.io/org", "https://quay.io"];
+        assert_eq!(
+            found(&keys, "quay.io/org/app").as_deref(),
+            Some("quay.io/org")
+        );
+        assert_eq!(found(&keys, "quay.io/other").as_deref(), Some("quay.io"));
+        let shown = found(&["https://u:hunter2@quay.io/"], "quay.io/a");
+        assert!(shown.is_none_or(|shown| !shown.contains("hunter")));
+        let twice = br#"{"auths":{"q.io":{"auth":"YTpw"},"q.io":{"auth":"Yjpw"}}}"#;
+        let login = login(twice, &ImageName::parse("q.io/a").unwrap()).unwrap();
+        assert_eq!(login.unwrap().user, "b");
     }
 }

@@ -83,6 +83,7 @@ pub fn of_registry(error: &registry::Error) -> Kind {
     match error {
         registry::Error::Refused { status, .. } if status.as_u16() == 403 => Kind::Forbidden,
         registry::Error::Refused { .. } => Kind::Refused,
+        registry::Error::Denied { .. } => Kind::Forbidden,
         registry::Error::Missing { .. } => Kind::Missing,
         registry::Error::Unreachable { .. } | registry::Error::Incompatible { .. } => {
             Kind::Unreachable

@@ -4,23 +4,21 @@
 
 use std::io::Read as _;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ureq::Body;
-use ureq::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LOCATION, RANGE, WWW_AUTHENTICATE};
+use ureq::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LOCATION, RANGE};
 use ureq::http::{Response, StatusCode};
-use zeroize::Zeroizing;
 
 use crate::digest::Digest;
-use crate::registry::challenge;
-use crate::registry::error::{Error, message};
+use crate::registry::access::Access;
+use crate::registry::error::{Error, message_without};
+use crate::registry::login::Login;
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
 use crate::registry::resume::Blob;
 use crate::registry::retry::{Patience, wait};
-use crate::registry::token::{Asker, Login};
 use crate::registry::transport::{Options, Transport};
-use crate::registry::url::{host_of, is_same_server, resolve};
+use crate::registry::url::{host_of, resolve, same_origin};
 
 /// How many redirects are followed: a blob is one redirect away from its store.
 const MAX_REDIRECTS: usize = 5;
@@ -28,12 +26,7 @@ const MAX_REDIRECTS: usize = 5;
 /// A client of one repository.
 pub struct Client {
     transport: Transport,
-    /// The registry, with its port.
-    host: String,
-    repository: String,
-    login: Option<Login>,
-    /// The header of the last request that was let in.
-    authorization: Mutex<Option<Arc<Zeroizing<String>>>>,
+    access: Access,
     /// Whether what fails is tried again.
     is_patient: bool,
 }
@@ -48,10 +41,7 @@ impl Client {
         };
         Self {
             transport: Transport::new(options),
-            host: host.to_owned(),
-            repository: repository.to_owned(),
-            login,
-            authorization: Mutex::default(),
+            access: Access::new(host.to_owned(), repository.to_owned(), login),
             is_patient: true,
         }
     }
@@ -65,7 +55,7 @@ impl Client {
 
     /// The registry, with its port.
     pub(super) fn host(&self) -> &str {
-        &self.host
+        &self.access.host
     }
 
     pub(super) fn patience(&self) -> Patience {
@@ -73,6 +63,16 @@ impl Client {
             true => Patience::new(),
             false => Patience::none(),
         }
+    }
+
+    /// The client asks here for the login of today if the registry refuses the one that it has.
+    #[must_use]
+    pub fn renewing(
+        mut self,
+        renew: impl Fn() -> Result<Option<Login>, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.access.renew = Some(Box::new(renew));
+        self
     }
 
     /// The manifest or index of this tag or digest.
@@ -90,7 +90,7 @@ impl Client {
     ///
     /// If the registry doesn't give it, or it is too large.
     pub fn document(&self, reference: &str) -> Result<(Vec<u8>, Option<String>), Error> {
-        let what = format!("manifest {}:{reference}", self.repository);
+        let what = format!("manifest {}:{reference}", self.access.repository);
         self.small(&format!("manifests/{reference}"), &what, Some(ACCEPTED))
     }
 
@@ -157,7 +157,7 @@ impl Client {
         let media_type = media_type.and_then(|text| text.split(';').next());
         let media_type = media_type.map(|text| text.trim().to_owned());
         let too_large = || Error::Answer {
-            host: self.host.clone(),
+            host: self.access.host.clone(),
             what: format!("with a {what} of more than {MAX_BYTES} bytes"),
         };
         let body = response.into_body();
@@ -171,7 +171,7 @@ impl Client {
         let mut limited = body.into_reader().take(MAX_BYTES as u64 + 1);
         if let Err(error) = limited.read_to_end(&mut bytes) {
             return Err(Error::Unreachable {
-                host: self.host.clone(),
+                host: self.access.host.clone(),
                 what: format!("while it sent the {what}: {error}"),
             });
         }
@@ -193,26 +193,15 @@ impl Client {
         } else {
             "https"
         };
-        let url = format!("{scheme}://{}/v2/{}/{path}", self.host, self.repository);
-        let mut authorization = lock(&self.authorization).clone();
-        let mut response = self
-            .transport
-            .send(&url, authorization.as_deref(), headers)?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            let challenges = response.headers().get_all(WWW_AUTHENTICATE).into_iter();
-            let challenges = challenges.filter_map(|value| value.to_str().ok());
-            if let Some(challenge) = challenge::choose(challenges) {
-                if let Some(header) = self.asker().header(&self.transport, &challenge)? {
-                    let header = Arc::new(header);
-                    response = self.transport.send(&url, Some(&header), headers)?;
-                    authorization = Some(Arc::clone(&header));
-                    if response.status() != StatusCode::UNAUTHORIZED {
-                        *lock(&self.authorization) = Some(header);
-                    }
-                }
-            }
-        }
-        let mut url = url;
+        let Access {
+            host: registry,
+            repository,
+            ..
+        } = &self.access;
+        let mut url = format!("{scheme}://{registry}/v2/{repository}/{path}");
+        let (mut response, mut header) = self.access.send(&self.transport, &url, &|header| {
+            self.transport.send(&url, header, headers)
+        })?;
         for _ in 0..MAX_REDIRECTS {
             if !is_redirect(response.status()) {
                 break;
@@ -225,17 +214,17 @@ impl Client {
                 host: host_of(&url).to_owned(),
                 what: "with a redirect to nowhere, or away from https".to_owned(),
             })?;
-            // Another server, which holds the blob, must not learn the login.
-            if !is_same_server(&url, &next) {
-                authorization = None;
-            }
-            response = self
-                .transport
-                .send(&next, authorization.as_deref(), headers)?;
+            // What holds the blob must not learn the login, unless it is the registry itself.
+            header = header.filter(|_| same_origin(&url, &next));
             url = next;
+            response = match header.as_deref() {
+                Some(header) => self.transport.send(&url, Some(header), headers)?,
+                None => self.elsewhere(&url, what, headers)?,
+            };
         }
         let host = host_of(&url).to_owned();
         let is_range = headers.iter().any(|(name, _)| *name == RANGE);
+        let hide = |text| self.access.hide(header.as_deref(), text);
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::PARTIAL_CONTENT if is_range => Ok(response),
@@ -243,35 +232,52 @@ impl Client {
                 host,
                 what: format!("with a redirect after {MAX_REDIRECTS} others"),
             }),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(Error::Refused {
-                host,
-                login: match &self.login {
-                    Some(login) => format!("the login of {}", login.user.escape_debug()),
-                    None => "an anonymous pull".to_owned(),
-                },
-                status,
-                message: message(response),
-            }),
             StatusCode::NOT_FOUND => Err(Error::Missing {
                 host,
                 what: what.to_owned(),
-                message: message(response),
+                message: message_without(response, &hide),
             }),
-            _ => Err(Error::of_status(host, &format!("the {what}"), response)),
+            _ => {
+                let what = format!("the {what}");
+                Err(Error::of_status(host, &what, response, &hide))
+            }
         }
     }
 
-    fn asker(&self) -> Asker<'_> {
-        Asker {
-            host: &self.host,
-            repository: &self.repository,
-            login: self.login.as_ref(),
+    /// Asks where the registry has led, without a login.
+    fn elsewhere(
+        &self,
+        url: &str,
+        what: &str,
+        headers: &[(HeaderName, &str)],
+    ) -> Result<Response<Body>, Error> {
+        let host = host_of(url).to_owned();
+        let access = Access::new(host, self.access.repository.clone(), None);
+        let sent = access.send(&self.transport, url, &|header| {
+            self.transport.send(url, header, headers)
+        });
+        match sent {
+            Ok((response, _)) => Ok(response),
+            // It says nothing about the login.
+            Err(Error::Refused {
+                host,
+                status,
+                message,
+                ..
+            }) => Err(Error::Answer {
+                host,
+                what: format!(
+                    "{status} to the link for the {what} that {} gave{message}",
+                    self.access.host
+                ),
+            }),
+            Err(other) => Err(other),
         }
     }
 }
 
 /// Whether a status sends elsewhere.
-fn is_redirect(status: StatusCode) -> bool {
+pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
@@ -279,9 +285,4 @@ fn is_redirect(status: StatusCode) -> bool {
 pub(super) fn tell(error: &Error, time: Duration, what: &str) {
     let time = time.as_secs_f64();
     eprintln!("guest-pull: {error}; the {what} is tried again in {time:.1} s");
-}
-
-/// Locks the mutex. Nothing panics while it holds it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -67,6 +67,20 @@ pub enum Error {
         /// Its message, with a colon before it.
         message: String,
     },
+    /// It knows the login, and does not let it have the repository.
+    #[error("{host} accepts {login}, and does not let it pull {repository}: {status}{message}")]
+    Denied {
+        /// The server.
+        host: String,
+        /// Who asked.
+        login: String,
+        /// For what.
+        repository: String,
+        /// Its status.
+        status: StatusCode,
+        /// Its message, with a colon before it.
+        message: String,
+    },
     /// It has no such thing.
     #[error("{host} has no {what}{message}")]
     Missing {
@@ -88,11 +102,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// Of a status that a registry has no reason to give.
-    pub(super) fn of_status(host: String, what: &str, response: Response<Body>) -> Self {
+    /// Of a status that a registry has no reason to give. `hide` takes secrets out of what it says.
+    pub(super) fn of_status(
+        host: String,
+        what: &str,
+        response: Response<Body>,
+        hide: &dyn Fn(String) -> String,
+    ) -> Self {
         let status = response.status();
         let after = retry_after(response.headers());
-        let mut text = format!("{status} to the request for {what}{}", message(response));
+        let message = message_without(response, hide);
+        let mut text = format!("{status} to the request for {what}{message}");
         if !is_passing(status) {
             return Self::Answer { host, what: text };
         }
@@ -128,24 +148,75 @@ fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// What a registry says about a failure: the messages of its JSON, else nothing.
-pub(super) fn message(response: Response<Body>) -> String {
+/// What a registry says about a failure, without what `hide` takes out of it: the messages of its JSON, or a short text;
+/// else nothing.
+pub(super) fn message_without(response: Response<Body>, hide: &dyn Fn(String) -> String) -> String {
     let mut text = Vec::new();
     let mut reader = response.into_body().into_reader().take(MAX_MESSAGE_BYTES);
     let read: io::Result<usize> = reader.read_to_end(&mut text);
-    let value = read
-        .ok()
-        .and_then(|_| serde_json::from_slice::<Value>(&text).ok());
-    let Some(value) = value else {
+    if read.is_err() {
         return String::new();
+    }
+    let said = match serde_json::from_slice::<Value>(&text) {
+        Ok(value) => messages(&value),
+        Err(_) => plain(&text),
     };
-    let errors = value["errors"].as_array().into_iter().flatten();
-    let messages = errors.filter_map(|error| error["message"].as_str());
-    let alone = ["message", "details"].map(|name| value[name].as_str());
-    let all: Vec<_> = messages.chain(alone.into_iter().flatten()).collect();
-    let shown: String = all.join("; ").chars().take(SHOWN_MESSAGE).collect();
+    let shown: String = hide(said).chars().take(SHOWN_MESSAGE).collect();
     match shown.is_empty() {
         true => String::new(),
         false => format!(": {}", shown.escape_debug()),
+    }
+}
+
+/// The messages of a registry, or of a token server, which have other forms.
+fn messages(value: &Value) -> String {
+    let errors = value["errors"].as_array().into_iter().flatten();
+    let of_error = |error: &Value| {
+        let text = |name: &str| error[name].as_str().filter(|text| !text.is_empty());
+        text("message").or_else(|| text("code")).map(str::to_owned)
+    };
+    let errors = errors.filter_map(of_error);
+    let alone = ["message", "details", "error", "error_description"];
+    let alone = alone.map(|name| value[name].as_str().map(str::to_owned));
+    let mut all: Vec<_> = errors.chain(alone.into_iter().flatten()).collect();
+    all.dedup();
+    all.join("; ")
+}
+
+/// A text of one line, if it is that. A page for browsers says nothing here.
+fn plain(text: &[u8]) -> String {
+    let text = std::str::from_utf8(text).unwrap_or_default().trim();
+    let is_short = text.len() <= SHOWN_MESSAGE && !text.contains(['<', '\n', '{']);
+    match is_short {
+        true => text.to_owned(),
+        false => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The forms in which registries and token servers say why.
+    #[test]
+    fn messages_are_found() {
+        for (value, expected) in [
+            (
+                json!({"errors": [{"code": "DENIED", "message": "no"}, {"code": "X"}]}),
+                "no; X",
+            ),
+            (json!({"details": "incorrect"}), "incorrect"),
+            (
+                json!({"error": "invalid_grant", "error_description": "old"}),
+                "invalid_grant; old",
+            ),
+            (json!({"error": "no", "message": "no"}), "no"),
+            (json!(["x"]), ""),
+        ] {
+            assert_eq!(messages(&value), expected, "{value}");
+        }
+        assert_eq!(plain(b" Not Authorized\n"), "Not Authorized");
+        assert_eq!(plain(b"<html>Not</html>"), "");
     }
 }

@@ -2,9 +2,11 @@
 
 //! The client of a registry: the OCI distribution protocol, as far as a pull needs it.
 
+mod access;
 mod challenge;
 mod client;
 mod error;
+mod login;
 pub mod manifest;
 pub mod platform;
 mod reference;
@@ -17,8 +19,8 @@ mod url;
 
 pub use client::Client;
 pub use error::Error;
+pub use login::{Login, Secret};
 pub use reference::reference;
 pub use resume::Blob;
 pub use roots::roots;
-pub use token::Login;
 pub use transport::Options;

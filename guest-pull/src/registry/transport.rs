@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::Response;
-use ureq::http::header::{AUTHORIZATION, HeaderName};
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 use zeroize::Zeroizing;
@@ -77,16 +77,31 @@ impl Transport {
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        request.call().map_err(|error| {
-            let host = host_of(url).to_owned();
-            match why_never(&error) {
-                Some(what) => Error::Incompatible { host, what },
-                None => Error::Unreachable {
-                    host,
-                    what: error.to_string(),
-                },
-            }
-        })
+        request.call().map_err(|error| failed(url, &error))
+    }
+
+    /// Sends a form, which may have a secret, and gives back the answer, of whatever status.
+    pub(super) fn post_form(
+        &self,
+        url: &str,
+        form: &Zeroizing<String>,
+    ) -> Result<Response<Body>, Error> {
+        let request = self.agent.post(url);
+        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let response = request.send(form.as_bytes());
+        response.map_err(|error| failed(url, &error))
+    }
+}
+
+/// That there is no answer.
+fn failed(url: &str, error: &ureq::Error) -> Error {
+    let host = host_of(url).to_owned();
+    match why_never(error) {
+        Some(what) => Error::Incompatible { host, what },
+        None => Error::Unreachable {
+            host,
+            what: error.to_string(),
+        },
     }
 }
 

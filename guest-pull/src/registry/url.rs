@@ -2,6 +2,8 @@
 
 //! What URLs are made of.
 
+use std::fmt::Write as _;
+
 /// The host of a URL, with its port.
 pub(super) fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -29,45 +31,38 @@ pub(super) fn resolve(url: &str, location: &str) -> Option<String> {
     (is_safe && !location.is_empty()).then_some(to)
 }
 
-/// Whether two URLs lead to the same server: scheme, host and port are equal to the letter.
-pub(super) fn is_same_server(one: &str, other: &str) -> bool {
-    let scheme = |url: &str| url.split_once("://").map(|(scheme, _)| scheme.to_owned());
-    scheme(one) == scheme(other) && host_of(one) == host_of(other)
+/// Whether two URLs lead to the same server: scheme, host and port.
+pub(super) fn same_origin(one: &str, other: &str) -> bool {
+    let origin = |url: &str| {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        let scheme = scheme.to_ascii_lowercase();
+        let usual = match &*scheme {
+            "https" => ":443",
+            _ => ":80",
+        };
+        let host = host_of(url).to_ascii_lowercase();
+        let host = host.strip_suffix(usual).unwrap_or(&host).to_owned();
+        (scheme, host)
+    };
+    origin(one) == origin(other)
 }
 
-/// A value in the query of a URL: RFC 3986.
-pub(super) fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::new();
+/// Writes a value for the query of a URL, or for a form: RFC 3986.
+pub(super) fn push_encoded(encoded: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => {
                 encoded.push(char::from(byte));
             }
-            other => encoded.push_str(&format!("%{other:02X}")),
+            // Writing to a text can't fail.
+            other => drop(write!(encoded, "%{other:02X}")),
         }
     }
-    encoded
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A login stays with the server that it is for.
-    #[test]
-    fn servers_are_told_apart() {
-        let url = "https://r.example:5000/v2/a";
-        assert!(is_same_server(url, "https://r.example:5000/b?c"));
-        for other in [
-            "https://r.example/v2/a",
-            "http://r.example:5000/v2/a",
-            "https://s.example:5000/v2/a",
-            "https://r.example:5000@s.example/",
-            "https://r.example:5000.s.example/",
-        ] {
-            assert!(!is_same_server(url, other), "{other}");
-        }
-    }
 
     /// A redirect may lead anywhere but from https to http.
     #[test]
@@ -85,5 +80,30 @@ mod tests {
             assert_eq!(resolve(from, location).as_deref(), expected, "{location}");
         }
         assert!(resolve("http://r.example/a", "http://s.example/b").is_some());
+    }
+
+    /// A login stays with its server: another port, scheme or name is another one.
+    #[test]
+    fn servers_are_told_apart() {
+        let url = "https://r.example/v2/a";
+        for (other, expected) in [
+            ("https://r.example/b", true),
+            ("https://R.example:443/b", true),
+            ("https://r.example:80/b", false),
+            ("http://r.example/b", false),
+            ("https://r.example.org/b", false),
+            ("https://r.example@s.example/b", false),
+            ("https://cdn.r.example/b", false),
+        ] {
+            assert_eq!(same_origin(url, other), expected, "{other}");
+        }
+    }
+
+    /// Nothing of a value is taken for a sign of the query or form that it is in.
+    #[test]
+    fn values_are_encoded() {
+        let mut encoded = String::new();
+        push_encoded(&mut encoded, "a+b c&d=e%\u{e9}/f:g");
+        assert_eq!(encoded, "a%2Bb%20c%26d%3De%25%C3%A9/f:g");
     }
 }

@@ -211,7 +211,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
         &options.worker,
         &request,
         &until,
-        &|question| answer_worker(question, &image, options, &name),
+        &|question| answer_worker(question, &request.places, &image, options),
         &|event| progress.take(event),
     );
     let pulled = pulled.map_err(|failure| {
@@ -250,13 +250,26 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
 /// Answers what the worker asks.
 fn answer_worker(
     question: &Question,
+    places: &[Place],
     image: &Image,
     options: &Options,
-    name: &ImageName,
 ) -> Result<Answer, Failure> {
     match question {
-        Question::Login(_) => {
-            let found = credential::fetch(&image.credential, &options.daemon, name)?;
+        Question::Login(number) => {
+            let place = places.get(*number);
+            let place = place.ok_or_else(|| Failure::new(Kind::Other, "there is no such place"))?;
+            let name = ImageName {
+                registry: place.registry.clone(),
+                repository: place.repository.clone(),
+                suffix: String::new(),
+            };
+            eprintln!(
+                "guest-pull: {}/{} refuses what it was asked with: the credential is read anew",
+                Escaped(&place.registry),
+                Escaped(&place.repository)
+            );
+            let found = credential::fetch(&image.credential, &options.daemon, &name);
+            let found = found.inspect_err(|failure| eprintln!("guest-pull: {failure}"))?;
             Ok(Answer::Login(match found {
                 Found::Login(login) => Some(login),
                 Found::Anonymous(_) => None,
@@ -315,7 +328,10 @@ fn advice(kind: Kind, image: &Image, why_anonymous: Option<&str>, store: &Store)
             format!("; check the login for this registry in the credential {credential}")
         }
         (Kind::Forbidden, None) => {
-            format!("; give the user of the credential {credential} the right to pull this repository")
+            // Some say so to a login that is wrong, or too old.
+            format!(
+                "; check that the login in the credential {credential} is still good, and may pull this repository"
+            )
         }
         (Kind::Missing, Some(why)) => {
             format!("; check the image's name and tag; some registries hide private images so, and {why}")

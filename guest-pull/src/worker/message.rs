@@ -14,9 +14,9 @@ use zeroize::Zeroizing;
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::question::{Answer, Question};
-use crate::registry::Login;
 use crate::registry::manifest::MAX_LAYERS;
 use crate::registry::platform::Platform;
+use crate::registry::{Login, Secret};
 
 /// The longest line of either side: a request has certificates, a result has a digest for each layer.
 pub(super) const MAX_LINE: usize = 4 << 20;
@@ -81,7 +81,12 @@ impl Place {
 }
 
 fn login_to_json(login: &Login) -> Value {
-    json!({"user": login.user, "password": login.password.as_str()})
+    let (form, text) = match &login.secret {
+        Secret::Password(text) => ("password", text),
+        Secret::IdentityToken(text) => ("identity_token", text),
+        Secret::RegistryToken(text) => ("registry_token", text),
+    };
+    json!({"entry": login.entry, "user": login.user, form: text.as_str()})
 }
 
 /// A login, or that there is none.
@@ -89,9 +94,19 @@ fn parse_login(value: &Value) -> Option<Option<Login>> {
     if value.is_null() {
         return Some(None);
     }
+    let text = |name: &str| value[name].as_str().map(str::to_owned);
+    let forms = [
+        ("password", Secret::Password as fn(_) -> _),
+        ("identity_token", Secret::IdentityToken),
+        ("registry_token", Secret::RegistryToken),
+    ];
+    let secret = |(name, form): (&str, fn(Zeroizing<String>) -> Secret)| {
+        Some(form(Zeroizing::new(text(name)?)))
+    };
     Some(Some(Login {
-        user: value["user"].as_str()?.to_owned(),
-        password: Zeroizing::new(value["password"].as_str()?.to_owned()),
+        entry: text("entry")?,
+        user: text("user")?,
+        secret: forms.into_iter().find_map(secret)?,
     }))
 }
 
@@ -208,10 +223,11 @@ mod tests {
     #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
 
-    fn login() -> Login {
+    fn login(form: fn(Zeroizing<String>) -> Secret) -> Login {
         Login {
+            entry: "r.example/a".to_owned(),
             user: "u\n\"".to_owned(),
-            password: Zeroizing::new("p\u{e9}".to_owned()),
+            secret: form(Zeroizing::new("p\u{e9}".to_owned())),
         }
     }
 
@@ -234,11 +250,17 @@ mod tests {
             assert!(!line.contains('\n'));
             parse_answer(&line).unwrap()
         };
-        let Ok(Answer::Login(Some(found))) = through(Ok(Answer::Login(Some(login())))) else {
-            panic!("no login");
-        };
-        assert_eq!(found.user, login().user);
-        assert_eq!(found.password, login().password);
+        for form in [
+            Secret::Password as fn(_) -> _,
+            Secret::IdentityToken,
+            Secret::RegistryToken,
+        ] {
+            let sent = login(form);
+            let Ok(Answer::Login(found)) = through(Ok(Answer::Login(Some(sent.clone())))) else {
+                panic!("no login");
+            };
+            assert!(found == Some(sent));
+        }
         assert!(matches!(
             through(Ok(Answer::Login(None))),
             Ok(Answer::Login(None))
@@ -260,7 +282,7 @@ mod tests {
                 registry: "r.example:5000".to_owned(),
                 repository: "a/b".to_owned(),
                 reference: "1".to_owned(),
-                login: Some(login()),
+                login: Some(login(Secret::IdentityToken)),
                 plain_http: true,
             }],
             platform: Platform::parse("linux/arm/v7").unwrap(),

@@ -12,6 +12,7 @@ mod mounter;
 mod start;
 
 use std::io;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
@@ -47,6 +48,7 @@ pub fn run() -> io::Result<()> {
         },
     )?;
     let (line, mounter) = Mounter::of_standard_streams()?;
+    let mounter = Arc::new(mounter);
     let Some(request) = Request::parse(&line) else {
         return Err(io::Error::other(
             "no request; this command is for guest-pull itself",
@@ -60,7 +62,7 @@ pub fn run() -> io::Result<()> {
 }
 
 /// Pulls from the first place that has the image.
-fn pull(request: &Request, mounter: &Mounter) -> Result<Outcome, Failure> {
+fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
     let other = |message: &str| Failure::new(Kind::Other, message);
     // Without TLS too: tokens and blobs may be elsewhere, where there is TLS.
     let roots = registry::roots(&request.certificates).map_err(|number| {
@@ -79,7 +81,9 @@ fn pull(request: &Request, mounter: &Mounter) -> Result<Outcome, Failure> {
         plain_http: place.plain_http,
     };
     let (registry, repository) = (&place.registry, &place.repository);
-    let client = Client::new(registry, repository, place.login.clone(), &options);
+    let asked = Arc::clone(mounter);
+    let client = Client::new(registry, repository, place.login.clone(), &options)
+        .renewing(move || asked.login(0).map_err(|failure| failure.message));
     let means = Means {
         client: &client,
         store: &store,

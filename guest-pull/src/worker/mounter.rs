@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Failure, Kind};
 use crate::pull::Event;
 use crate::question::{Answer, Question};
+use crate::registry::Login;
 use crate::worker::message::{MAX_LINE, parse_answer};
 
 /// How many bytes are read until the mounter is told: a line for each read would be thousands.
@@ -78,6 +79,18 @@ impl Mounter {
             }
         };
         let _ = self.send(&value);
+    }
+
+    /// Asks for the login of today for a place, by its number.
+    ///
+    /// # Errors
+    ///
+    /// What the mounter says, or that it says nothing.
+    pub(super) fn login(&self, place: usize) -> Result<Option<Login>, Failure> {
+        match self.ask(&Question::Login(place))? {
+            Answer::Login(login) => Ok(login),
+            Answer::Key(_) => Err(Failure::new(Kind::Other, "the mounter gives no login")),
+        }
     }
 
     /// Asks for something, and waits for the answer.

@@ -12,6 +12,8 @@ mod containerd;
 mod host;
 #[path = "../support/image.rs"]
 mod image;
+#[path = "../support/played.rs"]
+mod played;
 #[path = "../support/raw_tar.rs"]
 mod raw_tar;
 #[path = "../support/registry.rs"]
@@ -30,9 +32,13 @@ mod archives_bombs;
 mod archives_headers;
 mod archives_refused;
 mod archives_taken;
+mod credentials;
+mod credentials_changed;
 mod encrypted;
 mod indexes;
 mod manifests;
 mod measurement;
 mod network;
 mod references;
+mod registries;
+mod registries_of_clouds;

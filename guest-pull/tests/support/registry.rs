@@ -27,6 +27,7 @@ pub struct Registry {
     pub address: String,
     dir: TempDir,
     is_private: bool,
+    has_tls: bool,
 }
 
 impl Registry {
@@ -40,6 +41,23 @@ impl Registry {
         let text = "  tls: {certificate: DIR/registry.pem, key: DIR/key.pem}\n\
                     auth: {htpasswd: {realm: tests, path: DIR/htpasswd}}\n";
         Self::start_with(text, true)
+    }
+
+    /// One without TLS, and a login.
+    pub fn start_with_login() -> Self {
+        let text = "auth: {htpasswd: {realm: tests, path: DIR/htpasswd}}\n";
+        Self::start_with(text, true)
+    }
+
+    /// Lets only this password be right from now on.
+    pub fn change_password(&self, password: &str) {
+        let hash = bcrypt::hash(password, 4).unwrap();
+        // The registry reads it anew when its time is another one.
+        let path = self.dir.path().join("htpasswd");
+        let before = fs::metadata(&path).unwrap().modified().unwrap();
+        fs::write(&path, format!("robot:{hash}\n")).unwrap();
+        let file = fs::File::options().append(true).open(&path).unwrap();
+        file.set_modified(before + Duration::from_secs(1)).unwrap();
     }
 
     fn start_with(more: &str, is_private: bool) -> Self {
@@ -88,6 +106,7 @@ impl Registry {
             address,
             dir,
             is_private,
+            has_tls: more.contains("tls:"),
         }
     }
 
@@ -110,10 +129,12 @@ impl Registry {
         let mut command = tool("SKOPEO", "skopeo");
         command.args(["--insecure-policy", "copy", "-q"]);
         if self.is_private {
+            command.arg("--authfile").arg(self.auth_file(PASSWORD));
+        }
+        if self.has_tls {
             command
                 .arg("--dest-cert-dir")
                 .arg(self.dir.path().join("certificates"));
-            command.arg("--authfile").arg(self.auth_file(PASSWORD));
         } else {
             command.arg("--dest-tls-verify=false");
         }

@@ -23,12 +23,15 @@ pub const CUT: u16 = 0;
 /// A client's request.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    pub method: String,
     /// The path, with the query.
     pub path: String,
     /// The server's own name, as the client has it.
     pub host: String,
     /// The login or token.
     pub authorization: Option<String>,
+    /// What a form has.
+    pub body: String,
     /// The first byte that is asked for, if it isn't that of the whole.
     pub from: Option<usize>,
 }
@@ -195,11 +198,14 @@ fn converse(
     stream.read_line(&mut line)?;
     let is_head = line.starts_with("HEAD ");
     let mut request = Asked {
+        method: line.split(' ').next().unwrap_or_default().to_owned(),
         path: line.split(' ').nth(1).unwrap_or_default().to_owned(),
         host: String::new(),
         authorization: None,
+        body: String::new(),
         from: None,
     };
+    let mut length = 0;
     loop {
         line.clear();
         stream.read_line(&mut line)?;
@@ -215,9 +221,14 @@ fn converse(
                 request.from = Some(from.unwrap().parse().unwrap());
             }
             "authorization" => request.authorization = Some(value),
+            "content-length" => length = value.parse().unwrap_or_default(),
             _ => {}
         }
     }
+    stream
+        .by_ref()
+        .take(length)
+        .read_to_string(&mut request.body)?;
     asked.lock().unwrap().push(request.clone());
     let answer = answer(&request);
     let length = answer.length.unwrap_or(answer.body.len());
