@@ -86,6 +86,7 @@ fn of_registry(error: &registry::Error) -> Kind {
         registry::Error::Refused { .. } => Kind::Refused,
         registry::Error::Missing { .. } => Kind::Missing,
         registry::Error::Unreachable { .. } => Kind::Unreachable,
+        registry::Error::Proxy { .. } => Kind::Configuration,
         registry::Error::Answer { .. } => Kind::Other,
     }
 }
@@ -135,14 +136,13 @@ pub struct Means<'m> {
     pub ask: &'m (dyn Fn(&Question) -> Result<Answer, Failure> + Sync),
 }
 
-/// Pulls the layers of an image: `reference` is its tag or digest in the client's repository.
+/// Pulls the layers of an image that was found in the client's repository.
 ///
 /// # Errors
 ///
 /// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
-pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<Pulled, Error> {
+pub fn pull(means: &Means<'_>, found: &Found) -> Result<Pulled, Error> {
     let Means { client, events, .. } = means;
-    let found = find(client, reference, platform)?;
     let manifest = &found.manifest;
     let config = client.small_blob(&manifest.config.digest)?;
     check("configuration", &manifest.config.digest, &config)?;

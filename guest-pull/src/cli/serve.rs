@@ -5,11 +5,13 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use guest_pull::serve::{self, Options};
+
+use crate::cli::Daemon;
 
 /// Serve one request of the daemon: PullImage, which comes on standard input
 ///
@@ -18,33 +20,12 @@ use guest_pull::serve::{self, Options};
 /// mounted.
 #[derive(Args)]
 pub struct Serve {
-    /// The daemon's socket, which has the registry's credential
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "unix:///run/confidential-containers/cdh.sock",
-        value_parser = address
-    )]
-    cdh_sock: PathBuf,
-
-    /// The configuration [default: cdh.toml of the pod's initdata, or of peer pods]
-    #[arg(long, value_name = "FILE")]
-    cdh_config: Option<PathBuf>,
+    #[command(flatten)]
+    daemon: Daemon,
 
     /// Where the layers are kept [default: work_dir of the configuration]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-}
-
-fn address(text: &str) -> Result<PathBuf, String> {
-    let path = text
-        .strip_prefix("unix://")
-        .or_else(|| text.strip_prefix("unix:"))
-        .unwrap_or(text);
-    match Path::new(path).is_absolute() {
-        true => Ok(path.into()),
-        false => Err("write it as unix:///PATH".to_owned()),
-    }
 }
 
 impl Serve {
@@ -53,8 +34,8 @@ impl Serve {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let store = self.store.map(std::path::absolute).transpose()?;
         let options = Options {
-            daemon: self.cdh_sock,
-            config: self.cdh_config,
+            daemon: self.daemon.cdh_sock,
+            config: self.daemon.cdh_config,
             store,
             // The program itself, even if its file was replaced.
             worker: "/proc/self/exe".into(),

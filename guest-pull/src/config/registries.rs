@@ -1,135 +1,667 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `[image.registry_config]`: containers-registries.conf(5), as far as it is supported.
+//! containers-registries.conf(5), version 2: from which places an image is pulled.
+//!
+//! As the stock puller has it, `insecure` is plain HTTP and nothing else. The tools of containers/image would rather ask
+//! with TLS and look at no certificate.
 
 use common::auth_json::image::ImageName;
 use common::text::{Escaped, RegistryName};
-use serde_json::Value;
+use common::toml::{self, MAX_COMPONENT_BYTES};
+use serde_json::{Map, Value};
 
-use crate::config::Image;
 use crate::config::table::Wrong;
+
+/// The file, or the table `[image.registry_config]`, which has the same form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registries {
+    /// `unqualified-search-registries`: where a name without a registry is looked for.
+    search: Option<Vec<String>>,
+    registries: Vec<Registry>,
+}
 
 /// One `[[registry]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Registry {
+struct Registry {
     /// The beginning of the names of images that it is for.
-    pub prefix: String,
+    prefix: String,
     /// What the prefix stands for, if that is something else.
-    pub location: Option<String>,
+    location: Option<String>,
     /// Whether it is asked in plain HTTP.
-    pub insecure: bool,
+    insecure: bool,
     /// Whether nothing is pulled from it.
-    pub blocked: bool,
+    blocked: bool,
+    /// What is asked before.
+    mirrors: Vec<Mirror>,
 }
 
-/// Takes the table over.
-pub fn take(image: &mut Image, value: Value) -> Result<(), Wrong> {
-    let wrong = |key: &str, wanted| Wrong {
-        key: format!("[image.registry_config] {key}"),
-        wanted,
-    };
-    let Value::Object(table) = value else {
-        return Err(Wrong {
-            key: "[image] registry_config".to_owned(),
-            wanted: "a table",
-        });
-    };
-    for (key, value) in table {
-        match key.as_str() {
-            "registry" => {
-                let list = value.as_array().ok_or_else(|| wrong(&key, "a list of tables"))?;
-                for value in list {
-                    let registry = one(value, &mut image.warnings)
-                        .map_err(|(key, wanted)| wrong(&format!("[[registry]] {key}"), wanted))?;
-                    image.registries.push(registry);
+/// One `[[registry.mirror]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mirror {
+    location: String,
+    insecure: bool,
+    pulls: Pulls,
+}
+
+/// `pull-from-mirror`: which images a mirror is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Pulls {
+    #[default]
+    All,
+    ByDigest,
+    ByTag,
+}
+
+/// A place where an image may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The image's name there.
+    pub image: ImageName,
+    /// Whether it is asked in plain HTTP.
+    pub plain_http: bool,
+    /// Whether it is a mirror of the place that the name means.
+    pub is_mirror: bool,
+}
+
+impl Registries {
+    /// Reads a file of this form; `name` is for messages. What is ignored is added to the warnings.
+    ///
+    /// # Errors
+    ///
+    /// If it is no TOML, or a key has a value that it can't have. The reason holds no value.
+    pub fn parse(text: &[u8], name: &str, warnings: &mut Vec<String>) -> Result<Self, String> {
+        let table = toml::table(text, MAX_COMPONENT_BYTES);
+        let table = table.map_err(|error| format!("{name}: {error}"))?;
+        let table = table.into_iter().collect();
+        Self::take(&table, &format!("{name}: "), warnings).map_err(|wrong| wrong.to_string())
+    }
+
+    /// Reads the table; `before` is what messages have before the name of a key.
+    pub(super) fn take(
+        table: &Map<String, Value>,
+        before: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, Wrong> {
+        let mut all = Self::default();
+        for (key, value) in table {
+            let wrong = |wanted| Wrong::new(format!("{before}{key}"), wanted);
+            match key.as_str() {
+                "unqualified-search-registries" => {
+                    let names = value.as_array().into_iter().flatten();
+                    let names = names
+                        .map(|name| location(name.as_str()?).filter(|name| !name.contains('/')));
+                    let names: Option<Vec<_>> = names.collect();
+                    let names = names.filter(|_| value.is_array());
+                    all.search = Some(names.ok_or_else(|| wrong("a list of HOST or HOST:PORT"))?);
                 }
+                "registry" => {
+                    let list = value.as_array().ok_or_else(|| wrong("a list of tables"))?;
+                    for (at, value) in list.iter().enumerate() {
+                        let before = format!("{before}[[registry]] {}: ", at + 1);
+                        let registry = Registry::take(value, &before, warnings)?;
+                        if all
+                            .registries
+                            .iter()
+                            .any(|other| other.prefix == registry.prefix)
+                        {
+                            warnings.push(format!(
+                                "{before}another one before it has the same prefix, and counts"
+                            ));
+                        }
+                        all.registries.push(registry);
+                    }
+                }
+                // What it blocks would be pulled.
+                "registries" => {
+                    return Err(Wrong::new(
+                        format!("{before}registries"),
+                        "in the form of version 2, [[registry]]",
+                    ));
+                }
+                _ => warnings.push(format!(
+                    "{before}{}: not supported, and ignored",
+                    Escaped(key)
+                )),
             }
-            _ => image.warnings.push(format!(
-                "[image.registry_config] {}: not supported, and ignored; give images by their full names",
-                Escaped(&key)
-            )),
         }
+        Ok(all)
     }
-    Ok(())
-}
 
-fn one(value: &Value, warnings: &mut Vec<String>) -> Result<Registry, (String, &'static str)> {
-    let Value::Object(table) = value else {
-        return Err(("entry".to_owned(), "a table"));
-    };
-    let mut registry = Registry::default();
-    let mut prefix = None;
-    for (key, value) in table {
-        let text = || {
-            let text = value.as_str().map(|text| text.trim_end_matches('/'));
-            let text = text.filter(|text| !text.is_empty());
-            text.map(str::to_owned).ok_or((key.clone(), "a name"))
+    /// The places where the image of this name may be, in the order in which they are asked.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub fn places(&self, text: &str) -> Result<Vec<Location>, String> {
+        let parse = |text: &str| ImageName::parse(text).map_err(|error| error.to_string());
+        let names = match &self.search {
+            Some(search) if !ImageName::names_registry(text) => {
+                if search.is_empty() {
+                    return Err("the image's name has no registry, and unqualified-search-registries is empty; \
+                                write REGISTRY/REPOSITORY:TAG".to_owned());
+                }
+                let names = search
+                    .iter()
+                    .map(|registry| parse(&format!("{registry}/{text}")));
+                names.collect::<Result<_, _>>()?
+            }
+            _ => vec![parse(text)?],
         };
-        let flag = || value.as_bool().ok_or((key.clone(), "true or false"));
-        match key.as_str() {
-            "prefix" => prefix = Some(text()?),
-            "location" => registry.location = Some(text()?),
-            "insecure" => registry.insecure = flag()?,
-            "blocked" => registry.blocked = flag()?,
-            // The location itself comes after all mirrors, so it is right to ask it.
-            _ => warnings.push(format!(
-                "[[registry]] {}: not supported, and ignored",
-                Escaped(key)
-            )),
+        let mut places = Vec::new();
+        let mut blocked = None;
+        for name in &names {
+            match self.choose(name) {
+                Some((registry, _)) if registry.blocked => blocked = Some(&registry.prefix),
+                Some((registry, rest)) => places.extend(registry.places(name, &rest)?),
+                None => places.push(Location {
+                    image: name.clone(),
+                    plain_http: false,
+                    is_mirror: false,
+                }),
+            }
+        }
+        match blocked {
+            Some(prefix) if places.is_empty() => {
+                let shown = RegistryName(prefix).plain();
+                let shown = Escaped(&shown);
+                Err(format!(
+                    "[[registry]] blocked: the configuration forbids images of {shown}"
+                ))
+            }
+            _ => Ok(places),
         }
     }
-    registry.prefix = match (prefix, &registry.location) {
-        (Some(prefix), _) => prefix,
-        (None, Some(location)) => location.clone(),
-        (None, None) => return Err(("entry".to_owned(), "one with a prefix or a location")),
-    };
-    registry
-        .location
-        .take_if(|location| *location == registry.prefix);
-    Ok(registry)
+
+    /// The one with the longest prefix, of equals the first; and what of the name follows it.
+    fn choose(&self, image: &ImageName) -> Option<(&Registry, Rest)> {
+        let fits = self.registries.iter();
+        let fits = fits.filter_map(|registry| Some((registry, rest(&registry.prefix, image)?)));
+        fits.rev()
+            .max_by_key(|(registry, _)| (registry.prefix.len(), !registry.prefix.starts_with('*')))
+    }
 }
 
-/// Whether an image is asked for in plain HTTP; else why it is not pulled. The longest prefix counts.
-pub fn allow(registries: &[Registry], image: &ImageName) -> Result<bool, String> {
-    let fits = registries
-        .iter()
-        .filter(|registry| is_for(&registry.prefix, image));
-    let Some(registry) = fits.max_by_key(|registry| registry.prefix.len()) else {
-        return Ok(false);
-    };
-    let shown = RegistryName(&registry.prefix).plain();
-    let shown = Escaped(&shown);
-    if registry.blocked {
-        return Err(format!(
-            "[[registry]] blocked: the configuration forbids images of {shown}"
-        ));
+impl Registry {
+    fn take(value: &Value, before: &str, warnings: &mut Vec<String>) -> Result<Self, Wrong> {
+        let entry = format!("{before}it");
+        let Value::Object(table) = value else {
+            return Err(Wrong::new(entry, "a table"));
+        };
+        let mut registry = Self::default();
+        let mut given = (None, None);
+        let mut is_by_digest = false;
+        for (key, value) in table {
+            let wrong = |wanted| Wrong::new(format!("{before}{key}"), wanted);
+            let flag = || value.as_bool().ok_or_else(|| wrong("true or false"));
+            match key.as_str() {
+                "prefix" => {
+                    let text = value.as_str().unwrap_or_default();
+                    // Of a domain, any host will do to try it.
+                    let tried = match text.strip_prefix("*.") {
+                        Some(domain) => location(&format!("x.{domain}")),
+                        None => location(text),
+                    };
+                    let wanted =
+                        "the beginning of an image's name: HOST[:PORT][/PATH] or *.DOMAIN[/PATH]";
+                    tried.ok_or_else(|| wrong(wanted))?;
+                    given.0 = Some(text.trim_end_matches('/').to_owned());
+                }
+                "location" if value.as_str() == Some("") => {}
+                "location" => {
+                    given.1 = Some(
+                        location(value.as_str().unwrap_or_default())
+                            .ok_or_else(|| wrong(LOCATION))?,
+                    )
+                }
+                "insecure" => registry.insecure = flag()?,
+                "blocked" => registry.blocked = flag()?,
+                "mirror-by-digest-only" => is_by_digest = flag()?,
+                "mirror" => {
+                    let list = value.as_array().ok_or_else(|| wrong("a list of tables"))?;
+                    for (at, value) in list.iter().enumerate() {
+                        let before = format!("{before}[[registry.mirror]] {}: ", at + 1);
+                        registry
+                            .mirrors
+                            .push(Mirror::take(value, &before, warnings)?);
+                    }
+                }
+                _ => warnings.push(format!(
+                    "{before}{}: not supported, and ignored",
+                    Escaped(key)
+                )),
+            }
+        }
+        if is_by_digest {
+            if registry
+                .mirrors
+                .iter()
+                .any(|mirror| mirror.pulls != Pulls::All)
+            {
+                let key = format!("{before}mirror-by-digest-only");
+                return Err(Wrong::new(
+                    key,
+                    "left out where a mirror has pull-from-mirror",
+                ));
+            }
+            let mirrors = registry.mirrors.iter_mut();
+            mirrors.for_each(|mirror| mirror.pulls = Pulls::ByDigest);
+        }
+        let (prefix, location) = given;
+        let Some(prefix) = prefix.or_else(|| location.clone()) else {
+            return Err(Wrong::new(entry, "one with a prefix or a location"));
+        };
+        registry.location = location.filter(|location| *location != prefix);
+        registry.prefix = prefix;
+        Ok(registry)
     }
-    if registry.location.is_some() {
-        return Err(format!(
-            "[[registry]] location: {shown} is to be pulled from elsewhere, which guest-pull does not support yet; \
-             name the image as it is there"
-        ));
+
+    /// The mirrors that count for the image, and then the location itself.
+    fn places(&self, image: &ImageName, rest: &Rest) -> Result<Vec<Location>, String> {
+        let is_digest = image.suffix.starts_with('@');
+        let mut places = Vec::new();
+        for mirror in &self.mirrors {
+            let counts = match mirror.pulls {
+                Pulls::All => true,
+                Pulls::ByDigest => is_digest,
+                Pulls::ByTag => !is_digest,
+            };
+            if counts {
+                let image = rest.at(&mirror.location)?;
+                places.push(Location {
+                    image,
+                    plain_http: mirror.insecure,
+                    is_mirror: true,
+                });
+            }
+        }
+        let image = match &self.location {
+            Some(location) => rest.at(location)?,
+            None => image.clone(),
+        };
+        places.push(Location {
+            image,
+            plain_http: self.insecure,
+            is_mirror: false,
+        });
+        Ok(places)
     }
-    Ok(registry.insecure)
 }
 
-/// Whether the name of an image begins with the prefix, as a whole part of it.
-fn is_for(prefix: &str, image: &ImageName) -> bool {
-    let (host, path) = match prefix.split_once('/') {
-        Some((host, path)) => (host, path),
-        None => (prefix, ""),
-    };
-    let is_host = match host.strip_prefix('*') {
-        // With or without the port.
+/// What a location must be.
+const LOCATION: &str =
+    "HOST[:PORT][/PATH] without a scheme, and HOST with a dot or port, or localhost";
+
+impl Mirror {
+    fn take(value: &Value, before: &str, warnings: &mut Vec<String>) -> Result<Self, Wrong> {
+        let entry = |wanted| Wrong::new(format!("{before}it"), wanted);
+        let Value::Object(table) = value else {
+            return Err(entry("a table"));
+        };
+        let mut place = None;
+        let mut insecure = false;
+        let mut pulls = Pulls::All;
+        for (key, value) in table {
+            let wrong = |wanted| Wrong::new(format!("{before}{key}"), wanted);
+            match key.as_str() {
+                "location" => {
+                    place = Some(
+                        location(value.as_str().unwrap_or_default())
+                            .ok_or_else(|| wrong(LOCATION))?,
+                    )
+                }
+                "insecure" => insecure = value.as_bool().ok_or_else(|| wrong("true or false"))?,
+                "pull-from-mirror" => {
+                    pulls = match value.as_str() {
+                        Some("all" | "") => Pulls::All,
+                        Some("digest-only") => Pulls::ByDigest,
+                        Some("tag-only") => Pulls::ByTag,
+                        _ => return Err(wrong("all, digest-only or tag-only")),
+                    };
+                }
+                _ => warnings.push(format!(
+                    "{before}{}: not supported, and ignored",
+                    Escaped(key)
+                )),
+            }
+        }
+        let location = place.ok_or_else(|| entry("one with a location"))?;
+        Ok(Self {
+            location,
+            insecure,
+            pulls,
+        })
+    }
+}
+
+/// A name that begins with a registry. Other names would be taken for Docker Hub's.
+fn location(text: &str) -> Option<String> {
+    let text = text.trim_end_matches('/');
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-._:/@[]".contains(c);
+    let host = text.split('/').next()?;
+    let has_host =
+        host == "localhost" || host.contains(['.', ':']) && !host.starts_with([':', '.', '@']);
+    let is_good = has_host && text.chars().all(is_name) && !text.contains("//");
+    is_good.then(|| text.to_owned())
+}
+
+/// What follows a prefix in the name of an image.
+struct Rest {
+    /// The port, where the prefix is a domain's.
+    port: String,
+    /// Repository and suffix, or the end of them.
+    name: String,
+}
+
+/// What follows the prefix, if the name begins with it, as a whole part of it.
+fn rest(prefix: &str, image: &ImageName) -> Option<Rest> {
+    let (host, path) = prefix.split_once('/').unwrap_or((prefix, ""));
+    let mut port = "";
+    match host.strip_prefix('*') {
+        Some(domain) if image.registry.ends_with(domain) => {}
         Some(domain) => {
-            let bare = image.registry.split(':').next().unwrap_or_default();
-            domain.starts_with('.') && (image.registry.ends_with(domain) || bare.ends_with(domain))
+            let (bare, _) = image.registry.split_once(':')?;
+            port = image.registry.get(bare.len()..)?;
+            bare.ends_with(domain).then_some(())?;
         }
-        None => image.registry == host,
-    };
+        None => (image.registry == host).then_some(())?,
+    }
     let name = format!("{}{}", image.repository, image.suffix);
-    let rest = name.strip_prefix(path);
-    is_host
-        && (path.is_empty()
-            || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@'])))
+    let name = match path {
+        "" => format!("/{name}"),
+        path => name.strip_prefix(path)?.to_owned(),
+    };
+    let is_whole = name.is_empty() || name.starts_with(['/', ':', '@']);
+    is_whole.then(|| Rest {
+        port: port.to_owned(),
+        name,
+    })
+}
+
+impl Rest {
+    /// The image's name at another location.
+    fn at(&self, location: &str) -> Result<ImageName, String> {
+        let (host, path) = match location.find('/') {
+            Some(slash) => location.split_at(slash),
+            None => (location, ""),
+        };
+        let port = if host.contains(':') { "" } else { &self.port };
+        let text = format!("{host}{port}{path}{}", self.name);
+        let image = ImageName::parse(&text).ok();
+        // A tag in the middle is none; and without a repository, the registry would be taken for one of Docker Hub.
+        let image = image.filter(|image| !image.repository.contains([':', '@']));
+        let image = image.filter(|_| ImageName::names_registry(&text));
+        image.ok_or_else(|| {
+            format!(
+                "[[registry]] location: {} is not the name of an image",
+                Escaped(&text)
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(text: &str) -> Result<Registries, String> {
+        Registries::parse(text.as_bytes(), "file", &mut Vec::new())
+    }
+
+    /// The places, in plain HTTP with a `!`, and mirrors with a `~`.
+    fn places(registries: &Registries, image: &str) -> Vec<String> {
+        let places = registries
+            .places(image)
+            .unwrap_or_else(|error| panic!("{image}: {error}"));
+        let shown = places.iter().map(|place| {
+            let (plain, mirror) = (place.plain_http, place.is_mirror);
+            format!(
+                "{}{}{}",
+                if mirror { "~" } else { "" },
+                if plain { "!" } else { "" },
+                place.image
+            )
+        });
+        shown.collect()
+    }
+
+    /// The example of the manual page: mirrors in order, then the location, each with its own scheme.
+    #[test]
+    fn mirrors_come_first() {
+        let registries = parse(
+            "unqualified-search-registries = ['s.example', 'docker.io']\n\
+             [[registry]]\nprefix = 'e.example/foo'\nlocation = 'in.example/bar/'\n\
+             [[registry.mirror]]\nlocation = 'm.example/for-foo'\n\
+             [[registry.mirror]]\nlocation = 'localhost:5000'\ninsecure = true\n\
+             [[registry]]\nprefix = 'e.example/banned'\nblocked = true\n\
+             [[registry]]\nlocation = 'docker.io'\ninsecure = false\n[[registry.mirror]]\nlocation = 'hub.example'\n",
+        )
+        .unwrap();
+        for (image, expected) in [
+            (
+                "e.example/foo/a:1",
+                &[
+                    "~m.example/for-foo/a:1",
+                    "~!localhost:5000/a:1",
+                    "in.example/bar/a:1",
+                ][..],
+            ),
+            ("e.example/food/a:1", &["e.example/food/a:1"]),
+            ("e.example/a", &["e.example/a:latest"]),
+            (
+                "alpine:3",
+                &[
+                    "s.example/alpine:3",
+                    "~hub.example/library/alpine:3",
+                    "docker.io/library/alpine:3",
+                ],
+            ),
+            (
+                "org/a",
+                &[
+                    "s.example/org/a:latest",
+                    "~hub.example/org/a:latest",
+                    "docker.io/org/a:latest",
+                ],
+            ),
+            (
+                "docker.io/alpine",
+                &[
+                    "~hub.example/library/alpine:latest",
+                    "docker.io/library/alpine:latest",
+                ],
+            ),
+        ] {
+            assert_eq!(places(&registries, image), expected, "{image}");
+        }
+        let error = registries.places("e.example/banned/a").unwrap_err();
+        assert!(
+            error.contains("blocked") && error.contains("e.example/banned"),
+            "{error}"
+        );
+        assert!(registries.places("").is_err());
+        // Without the list, such a name is Docker Hub's; with an empty one, nobody's.
+        assert_eq!(
+            places(&Registries::default(), "a"),
+            ["docker.io/library/a:latest"]
+        );
+        let error = parse("unqualified-search-registries = []")
+            .unwrap()
+            .places("a")
+            .unwrap_err();
+        assert!(error.contains("unqualified-search-registries"), "{error}");
+    }
+
+    /// The longest prefix counts alone, as a whole part of the name; a domain stands for all hosts below it.
+    #[test]
+    fn the_longest_prefix_counts() {
+        let registries = parse(
+            "[[registry]]\nprefix = 'r.example'\nlocation = 'one.example'\n\
+             [[registry]]\nprefix = 'r.example/a'\nlocation = 'two.example'\n\
+             [[registry]]\nprefix = 'r.example/a/b:1'\nlocation = 'three.example/c:2'\n\
+             [[registry]]\nprefix = '*.corp.example'\nlocation = 'four.example'\n\
+             [[registry]]\nprefix = '*.corp.example/x'\nlocation = 'five.example:80/y'\n\
+             [[registry]]\nprefix = 'h.corp.example'\ninsecure = true\n\
+             [[registry]]\nprefix = 'h.corp.example'\nlocation = 'never.example'\n",
+        )
+        .unwrap();
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (image, expected) in [
+            ("r.example/x:1", "one.example/x:1"),
+            ("r.example/a/b:1", "three.example/c:2"),
+            ("r.example/a/b:12", "two.example/b:12"),
+            ("r.example/ab:1", "one.example/ab:1"),
+            ("r.example:5000/x:1", "r.example:5000/x:1"),
+            ("x.corp.example/a:1", "four.example/a:1"),
+            ("x.y.corp.example:5000/a:1", "four.example:5000/a:1"),
+            ("x.corp.example:5000/x/a:1", "five.example:80/y/a:1"),
+            ("corp.example/a:1", "corp.example/a:1"),
+            (
+                "e.example/x.corp.example/a:1",
+                "e.example/x.corp.example/a:1",
+            ),
+            ("h.corp.example/a:1", "!h.corp.example/a:1"),
+        ] {
+            assert_eq!(places(&registries, image), [expected], "{image}");
+        }
+        // The prefix is the image's whole name, and the location a registry alone: it is no image of Docker Hub.
+        for image in ["r.example/a:1", &format!("r.example/a@{digest}")] {
+            let error = registries.places(image).unwrap_err();
+            assert!(error.contains("two.example"), "{image}: {error}");
+        }
+    }
+
+    /// A mirror can be for digests or tags alone.
+    #[test]
+    fn mirrors_may_be_for_digests_or_tags_alone() {
+        let mirror = |location: &str, more: &str| {
+            format!("[[registry.mirror]]\nlocation = '{location}'\n{more}\n")
+        };
+        let some = parse(&format!(
+            "[[registry]]\nlocation = 'r.example'\n{}{}{}",
+            mirror("all.example", "pull-from-mirror = 'all'"),
+            mirror("digest.example", "pull-from-mirror = 'digest-only'"),
+            mirror("tag.example", "pull-from-mirror = 'tag-only'"),
+        ))
+        .unwrap();
+        let all = format!(
+            "[[registry]]\nlocation = 'r.example'\nmirror-by-digest-only = true\n{}",
+            mirror("m.example", "")
+        );
+        let all = parse(&all).unwrap();
+        let digest = format!("a@sha256:{}", "0".repeat(64));
+        let hosts = |registries: &Registries, image: &str| {
+            let places = registries.places(&format!("r.example/{image}")).unwrap();
+            places
+                .into_iter()
+                .map(|place| place.image.registry)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            hosts(&some, "a:1"),
+            ["all.example", "tag.example", "r.example"]
+        );
+        assert_eq!(
+            hosts(&some, &digest),
+            ["all.example", "digest.example", "r.example"]
+        );
+        assert_eq!(hosts(&all, "a:1"), ["r.example"]);
+        assert_eq!(hosts(&all, &digest), ["m.example", "r.example"]);
+    }
+
+    /// A value that a key can't have is an error that names the place and the key, and not the value.
+    #[test]
+    fn wrong_values_are_errors() {
+        for (text, parts) in [
+            (
+                "[[registry]]\nlocation = 'https://hunter2.example'",
+                ["[[registry]] 1: location", "scheme"],
+            ),
+            (
+                "[[registry]]\nlocation = 'hunter2/a'",
+                ["[[registry]] 1: location", "dot"],
+            ),
+            (
+                "[[registry]]\nprefix = '*hunter2.example'",
+                ["[[registry]] 1: prefix", "*.HOST"],
+            ),
+            (
+                "[[registry]]\nprefix = 1",
+                ["[[registry]] 1: prefix", "name"],
+            ),
+            (
+                "[[registry]]\ninsecure = true",
+                ["[[registry]] 1:", "prefix"],
+            ),
+            (
+                "[[registry]]\nlocation = 'a.b'\ninsecure = 'hunter2'",
+                ["insecure", "true or false"],
+            ),
+            (
+                "[[registry]]\nlocation = 'a.b'\nmirror = 'hunter2'",
+                ["mirror", "list"],
+            ),
+            (
+                "[[registry]]\nlocation = 'a.b'\n[[registry.mirror]]\ninsecure = true",
+                ["[[registry.mirror]] 1:", "location"],
+            ),
+            (
+                "[[registry]]\nlocation = 'a.b'\n[[registry.mirror]]\nlocation = 'c.d'\npull-from-mirror = 'hunter2'",
+                ["pull-from-mirror", "digest-only"],
+            ),
+            (
+                "[[registry]]\nlocation = 'a.b'\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = 'c.d'\npull-from-mirror = 'tag-only'",
+                ["mirror-by-digest-only", "pull-from-mirror"],
+            ),
+            ("registry = 'hunter2'", ["registry", "list"]),
+            (
+                "unqualified-search-registries = 'hunter2.example'",
+                ["unqualified-search-registries", "list"],
+            ),
+            (
+                "unqualified-search-registries = ['hunter2.example/a']",
+                ["unqualified-search-registries", "HOST"],
+            ),
+            (
+                "[registries.block]\nregistries = ['hunter2.example']",
+                ["registries", "version 2"],
+            ),
+            ("hunter2", ["file", "TOML"]),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(!error.contains("hunter"), "{error}");
+            for part in parts {
+                assert!(error.contains(part), "{text}: {error}");
+            }
+        }
+        let error = parse("[[registry]]\nprefix = 'a.b'\nlocation = 'c.d/x:1'")
+            .unwrap()
+            .places("a.b/c:2")
+            .unwrap_err();
+        assert!(error.contains("c.d/x:1/c:2"), "{error}");
+    }
+
+    /// What is not supported is warned about, by name.
+    #[test]
+    fn other_keys_are_warned_about() {
+        let mut warnings = Vec::new();
+        let text = "short-name-mode = 'enforcing'\ncredential-helpers = []\n[aliases]\na = 'b'\n\
+                    [[registry]]\nlocation = 'a.b'\nodd = 1\n[[registry.mirror]]\nlocation = 'c.d'\nstrange = 1\n\
+                    [[registry]]\nlocation = 'a.b'\n";
+        Registries::parse(text.as_bytes(), "file", &mut warnings).unwrap();
+        for key in [
+            "short-name-mode",
+            "credential-helpers",
+            "aliases",
+            "odd",
+            "strange",
+            "same prefix",
+        ] {
+            assert!(
+                warnings.iter().any(|text| text.contains(key)),
+                "{key}: {warnings:?}"
+            );
+        }
+        assert_eq!(warnings.len(), 6, "{warnings:?}");
+    }
 }

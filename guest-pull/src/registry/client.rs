@@ -16,7 +16,7 @@ use crate::registry::error::{Error, message};
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
 use crate::registry::token::{Asker, Login};
 use crate::registry::transport::{Options, Transport};
-use crate::registry::url::{host_of, resolve};
+use crate::registry::url::{host_of, resolve, server};
 
 /// How many redirects are followed: a blob is one redirect away from its store.
 const MAX_REDIRECTS: usize = 5;
@@ -43,14 +43,9 @@ pub struct Blob {
 impl Client {
     /// A client of a repository of a registry.
     pub fn new(registry: &str, repository: &str, login: Option<Login>, options: &Options) -> Self {
-        // Docker Hub's registry has another name than its images.
-        let host = match registry {
-            "docker.io" => "registry-1.docker.io",
-            other => other,
-        };
         Self {
             transport: Transport::new(options),
-            host: host.to_owned(),
+            host: server(registry).to_owned(),
             repository: repository.to_owned(),
             login,
             authorization: Mutex::default(),

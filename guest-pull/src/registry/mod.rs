@@ -5,6 +5,7 @@
 mod challenge;
 mod client;
 mod error;
+mod forward;
 pub mod manifest;
 pub mod platform;
 mod roots;
@@ -17,6 +18,7 @@ pub use error::Error;
 pub use roots::roots;
 pub use token::Login;
 pub use transport::Options;
+pub use url::server;
 
 use common::auth_json::image::ImageName;
 

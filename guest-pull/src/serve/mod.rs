@@ -21,17 +21,17 @@ use nix::unistd::geteuid;
 use thiserror::Error;
 use ttrpc::get_status;
 
-use crate::config::{CREDENTIAL_VARIABLE, Image};
+use crate::config::Image;
 use crate::credential::{self, Found};
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::mount::{self, By, Mounted};
+use crate::plan::{Plan, Planned};
 use crate::question::{Answer, Question};
-use crate::registry;
 use crate::registry::platform::Platform;
 use crate::store::Store;
 use crate::until::Until;
-use crate::worker::{self, Place};
+use crate::worker;
 use crate::writable;
 
 use answer::{Caller, Taken};
@@ -152,41 +152,28 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
     let name = ImageName::parse(&call.image)
         .map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
     check_bundle(&call.bundle)?;
-    let variable = std::env::var_os(CREDENTIAL_VARIABLE);
-    let variable = variable.as_ref().map(|value| value.to_string_lossy());
-    let image = Image::read(options.config.as_deref(), variable.as_deref())?;
-    for warning in &image.warnings {
+    let image = Image::of_environment(options.config.as_deref())?;
+    let plan = Plan::make(&image, &call.image, &options.daemon)?;
+    for warning in &plan.warnings {
         eprintln!("guest-pull: {warning}");
     }
-    let plain_http = image.allow(&name)?;
-    let reference = registry::reference(&name);
-    let reference = reference.map_err(|what| Failure::new(Kind::Invalid, what))?;
-    let reference = reference.to_owned();
+    until.check().map_err(late)?;
+    for place in &plan.places {
+        if let Some(problem) = &place.problem {
+            eprintln!("guest-pull: {}: {problem}: not asked", place.image);
+        }
+        if let Some(why) = &place.why_anonymous {
+            eprintln!("guest-pull: {}: {why}: pulled anonymously", place.image);
+        }
+    }
+    let asked: Vec<_> = plan.asked().collect();
     let directory = options.store.as_ref().unwrap_or(&image.work_dir);
     let store = open(directory)?;
-    let found = credential::fetch(&image.credential, &options.daemon, &name)?;
-    until.check().map_err(late)?;
-    let (login, why_anonymous) = match found {
-        Found::Login(login) => (Some(login), None),
-        Found::Anonymous(why) => {
-            eprintln!(
-                "guest-pull: {}: {why}: pulled anonymously",
-                shown(&call.image)
-            );
-            (None, Some(why))
-        }
-    };
-    let place = Place {
-        registry: name.registry.clone(),
-        repository: name.repository.clone(),
-        reference,
-        login,
-        plain_http,
-    };
     let request = worker::Request {
-        places: vec![place],
+        places: asked.iter().map(|planned| planned.place.clone()).collect(),
         platform: Platform::of_this_machine(),
         certificates: image.extra_root_certificates.clone(),
+        proxies: image.proxies.clone(),
         layers_at_once: image.layers_at_once,
         store: store.directory().to_owned(),
     };
@@ -197,16 +184,31 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
         &options.worker,
         &request,
         &until,
-        &|question| answer_worker(question, &image, options, &name),
+        &|question| answer_worker(question, &image, options, &asked),
         &|event| progress.take(event),
     );
     let pulled = pulled.map_err(|failure| {
         // A worker that was ended leaves the layers that it was making.
         store.sweep();
-        let advice = advice(failure.kind, &image, why_anonymous.as_deref(), &store);
+        // The last place has the last word.
+        let why_anonymous = asked
+            .last()
+            .and_then(|planned| planned.why_anonymous.as_deref());
+        let advice = advice(failure.kind, &image, why_anonymous, &store);
         let message = format!("{}{advice}", failure.message);
         late(Failure::new(failure.kind, message))
     })?;
+    let from = asked
+        .get(pulled.place)
+        .filter(|planned| planned.image != name);
+    if let Some(planned) = from {
+        let mirror = if planned.is_mirror { "the mirror " } else { "" };
+        eprintln!(
+            "guest-pull: {}: pulled from {mirror}{}",
+            shown(&call.image),
+            planned.image
+        );
+    }
     until.check().map_err(late)?;
     let mounted =
         mount::mount_stored(&store, &pulled.layers, &call.bundle, By::File).map_err(|error| {
@@ -232,11 +234,14 @@ fn answer_worker(
     question: &Question,
     image: &Image,
     options: &Options,
-    name: &ImageName,
+    asked: &[&Planned],
 ) -> Result<Answer, Failure> {
     match question {
-        Question::Login(_) => {
-            let found = credential::fetch(&image.credential, &options.daemon, name)?;
+        Question::Login(place) => {
+            let planned = asked.get(*place).ok_or_else(|| {
+                Failure::new(Kind::Other, "the worker asks for the login of no place")
+            })?;
+            let found = credential::fetch(&image.credential, &options.daemon, &planned.image)?;
             Ok(Answer::Login(match found {
                 Found::Login(login) => Some(login),
                 Found::Anonymous(_) => None,
@@ -304,7 +309,8 @@ fn advice(kind: Kind, image: &Image, why_anonymous: Option<&str>, store: &Store)
         (Kind::Missing, None) => "; check the image's name and tag".to_owned(),
         (Kind::Unreachable, _) => {
             "; check the VM's network and name resolution, and extra_root_certificates in [image] of cdh.toml if the \
-             registry's certificate is not from a public authority"
+             registry's certificate is not from a public authority; if the VM reaches registries through a proxy, \
+             image_pull_proxy"
                 .to_owned()
         }
         (Kind::NoRoom, _) => format!(
