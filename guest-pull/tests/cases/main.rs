@@ -4,5 +4,19 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/caller.rs"]
+mod caller;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/image.rs"]
+mod image;
+#[path = "../support/proxy.rs"]
+mod proxy;
+#[path = "../support/registry.rs"]
+mod registry;
+#[path = "../support/stand_in.rs"]
+mod stand_in;
+
+mod configuration;
+mod proxies;
+mod registry_configuration;
