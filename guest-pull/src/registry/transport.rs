@@ -119,7 +119,7 @@ impl Transport {
         };
         match response {
             Ok(response) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                Err(refused(proxy, has_tls))
+                Err(refused(proxy, 407, has_tls))
             }
             Ok(response) => Ok(response),
             Err(error) => Err(through_proxy(proxy, url, &error)),
@@ -144,7 +144,7 @@ fn basic((user, password): (&str, &str)) -> Zeroizing<String> {
 }
 
 /// A proxy that wants another login, or any.
-fn refused(proxy: &Proxy, has_tls: bool) -> Error {
+fn refused(proxy: &Proxy, status: u16, has_tls: bool) -> Error {
     let key = if has_tls { "https_proxy" } else { "http_proxy" };
     let login = match proxy.login() {
         Some((user, _)) => format!("refuses the login of {}", Escaped(user)),
@@ -153,7 +153,7 @@ fn refused(proxy: &Proxy, has_tls: bool) -> Error {
     Error::Proxy {
         proxy: proxy.to_string(),
         what: format!(
-            "{login} (407); set {key} to http://USER:PASSWORD@HOST:PORT with the right ones"
+            "{login} ({status}); set {key} to http://USER:PASSWORD@HOST:PORT with the right ones"
         ),
     }
 }
@@ -168,7 +168,8 @@ fn through_proxy(proxy: &Proxy, url: &str, error: &ureq::Error) -> Error {
     };
     let status = status.and_then(|text| text.parse::<u16>().ok());
     match status {
-        Some(407) => refused(proxy, true),
+        // To a request for a tunnel nobody else answers, and tinyproxy says 401 to a wrong password.
+        Some(status @ (401 | 407)) => refused(proxy, status, true),
         Some(status @ 400..=499) => Error::Proxy {
             proxy: proxy.to_string(),
             what: format!(

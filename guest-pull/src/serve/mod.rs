@@ -191,10 +191,12 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
         // A worker that was ended leaves the layers that it was making.
         store.sweep();
         // The last place has the last word.
-        let why_anonymous = asked
-            .last()
-            .and_then(|planned| planned.why_anonymous.as_deref());
-        let advice = advice(failure.kind, &image, why_anonymous, &store);
+        let last = asked.last();
+        let why_anonymous = last.and_then(|planned| planned.why_anonymous.as_deref());
+        let mut advice = advice(failure.kind, &image, why_anonymous, &store);
+        if failure.kind == Kind::Refused {
+            advice.extend(last.and_then(|planned| doubt(planned)));
+        }
         let message = format!("{}{advice}", failure.message);
         late(Failure::new(failure.kind, message))
     })?;
@@ -288,6 +290,17 @@ fn late(time: Duration, failure: &Failure) -> Failure {
         time.as_secs()
     );
     Failure::new(Kind::Late, text)
+}
+
+/// Without TLS, a proxy's refusal of its own login can look like the registry's: tinyproxy answers 401 to a wrong one.
+fn doubt(planned: &Planned) -> Option<String> {
+    let proxy = planned
+        .proxy
+        .as_ref()
+        .filter(|_| planned.place.plain_http)?;
+    Some(format!(
+        "; or it is the proxy {proxy} that refuses the login in http_proxy"
+    ))
 }
 
 /// What can be done about it.
