@@ -128,17 +128,19 @@ impl Place {
 
     /// Starts the program with a connection as standard input.
     pub fn serve(&self) -> Serve {
+        self.serve_into(Some(&self.at("store")))
+    }
+
+    /// The same with another store, or that of the configuration.
+    pub fn serve_into(&self, store: Option<&Path>) -> Serve {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let [daemon, config, store] =
-            ["cdh.sock", "cdh.toml", "store"].map(|name| self.at(name).display().to_string());
+        let [daemon, config] =
+            ["cdh.sock", "cdh.toml"].map(|name| self.at(name).display().to_string());
         let mut command = guest_pull(&["serve", "--cdh-sock"]);
-        command.args([
-            &format!("unix://{daemon}"),
-            "--cdh-config",
-            &config,
-            "--store",
-            &store,
-        ]);
+        command.args([&format!("unix://{daemon}"), "--cdh-config", &config]);
+        if let Some(store) = store {
+            command.arg("--store").arg(store);
+        }
         command
             .env_remove("CDH_DEFAULT_IMAGE_AUTHENTICATED_REGISTRY_CREDENTIALS")
             // They count for nothing, and would be asked for everything if they did.
