@@ -126,10 +126,12 @@ fn serve(
         asked.lock().unwrap().push(what.to_owned());
         let wanted = options
             .login
-            .map(|login| format!("proxy-authorization: basic {}", STANDARD.encode(login)));
+            .map(|login| format!("Basic {}", STANDARD.encode(login)));
         let has_login = wanted.is_none_or(|wanted| {
-            head.lines()
-                .any(|line| line.to_ascii_lowercase() == wanted.to_ascii_lowercase())
+            let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+            headers.any(|(name, value)| {
+                name.eq_ignore_ascii_case("proxy-authorization") && value == wanted
+            })
         });
         let (method, target) = what.split_once(' ').unwrap_or_default();
         let status = match (has_login, options.refuses) {

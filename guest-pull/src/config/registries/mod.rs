@@ -85,6 +85,13 @@ impl Registries {
         let mut places = Vec::new();
         let mut blocked = None;
         for name in &names {
+            if let Some((registry, _)) = self
+                .choose(&plainest(name))
+                .filter(|(registry, _)| registry.blocked)
+            {
+                blocked = Some(&registry.prefix);
+                continue;
+            }
             match self.choose(name) {
                 Some((registry, _)) if registry.blocked => blocked = Some(&registry.prefix),
                 Some((registry, rest)) => places.extend(registry.places(name, &rest)?),
@@ -149,6 +156,20 @@ impl Registry {
     }
 }
 
+/// The name with its registry in the spelling that people use. Others lead to the same server, and past what is blocked.
+fn plainest(image: &ImageName) -> ImageName {
+    let registry = image.registry.to_ascii_lowercase();
+    let registry = registry.strip_suffix(":443").unwrap_or(&registry);
+    let registry = match registry.trim_end_matches('.') {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        other => other,
+    };
+    ImageName {
+        registry: registry.to_owned(),
+        ..image.clone()
+    }
+}
+
 /// What follows a prefix in the name of an image.
 struct Rest {
     /// The port, where the prefix is a domain's.
@@ -206,7 +227,7 @@ impl Rest {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
 
     fn parse(text: &str) -> Result<Registries, String> {
@@ -279,12 +300,29 @@ mod tests {
         ] {
             assert_eq!(places(&registries, image), expected, "{image}");
         }
-        let error = registries.places("e.example/banned/a").unwrap_err();
-        assert!(
-            error.contains("blocked") && error.contains("e.example/banned"),
-            "{error}"
-        );
+        for image in [
+            "e.example/banned/a",
+            "e.example/banned:1",
+            "E.example:443/banned/a",
+            "e.example./banned/a",
+        ] {
+            let error = registries.places(image).unwrap_err();
+            assert!(
+                error.contains("blocked") && error.contains("e.example/banned"),
+                "{image}: {error}"
+            );
+        }
         assert!(registries.places("").is_err());
+        let hub = parse("[[registry]]\nlocation = 'docker.io'\nblocked = true\n").unwrap();
+        for image in [
+            "a",
+            "docker.io/a",
+            "index.docker.io/a",
+            "registry-1.docker.io/library/a",
+            "Docker.IO:443/library/a",
+        ] {
+            assert!(hub.places(image).is_err(), "{image}");
+        }
         // Without the list, such a name is Docker Hub's; with an empty one, nobody's.
         assert_eq!(
             places(&Registries::default(), "a"),
