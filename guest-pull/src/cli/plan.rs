@@ -71,6 +71,10 @@ impl Show {
 fn print(config: &Image, plan: &Plan) {
     println!("configuration: {}", Escaped(&config.source));
     println!("credential: {}", config.credential);
+    match &config.policy {
+        Some(policy) => println!("policy: {policy}"),
+        None => println!("policy: none, so any image is pulled"),
+    }
     println!(
         "layers: {} at once, kept in {}",
         config.layers_at_once,

@@ -119,6 +119,7 @@ fn what_a_pull_would_do() {
         &format!("3. {address}/library/alpine:3 (mirror): plain HTTP, directly; anonymously: "),
         "4. docker.io/library/alpine:3: TLS through the proxy http://p.example:3128; as hub, by the entry https://index.docker.io/v1/\n",
         "credential: kbs:///default/credential/test\n",
+        "policy: none, so any image is pulled\n",
     ] {
         assert!(stdout.contains(line), "{line}: {stdout}");
     }
