@@ -20,3 +20,4 @@ mod stand_in;
 mod configuration;
 mod proxies;
 mod registry_configuration;
+mod registry_configuration_oracle;
