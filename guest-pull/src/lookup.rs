@@ -89,6 +89,7 @@ pub fn of_registry(error: &registry::Error) -> Kind {
             Kind::Unreachable
         }
         registry::Error::GivenUp { error, .. } => of_registry(error),
+        registry::Error::Proxy { .. } => Kind::Configuration,
         registry::Error::Busy { .. } | registry::Error::Answer { .. } => Kind::Other,
     }
 }

@@ -2,6 +2,7 @@
 
 //! From the name of an image to its layers in the store.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -116,18 +117,17 @@ pub struct Means<'m> {
 
 pub use crate::lookup::{Found, find};
 
-/// Pulls the layers of an image: `reference` is its tag or digest in the client's repository.
+/// Pulls the layers of an image that was found in the client's repository for this platform.
 ///
 /// # Errors
 ///
 /// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
-pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<Pulled, Error> {
+pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pulled, Error> {
     let Means { client, events, .. } = means;
-    let found = find(client, reference, platform)?;
     let manifest = &found.manifest;
-    let config = match found.config {
-        Some(config) => config,
-        None => configuration(client, manifest)?,
+    let config = match &found.config {
+        Some(config) => Cow::Borrowed(config),
+        None => Cow::Owned(configuration(client, manifest)?),
     };
     warn_of_platform(&config, platform);
     let diff_ids =

@@ -43,7 +43,6 @@ impl ImageName {
             Some(colon) => (&name[..slash + colon], Some(&name[slash + colon + 1..])),
             None => (name, None),
         };
-        let is_registry = |part: &str| part.contains(['.', ':']) || part == "localhost";
         let (registry, repository) = match name.split_once('/') {
             Some((first, rest)) if is_registry(first) => (first, rest),
             _ => ("docker.io", name),
@@ -74,6 +73,18 @@ impl ImageName {
             suffix,
         })
     }
+
+    /// Whether a name begins with a registry. One without is Docker Hub's, unless the configuration lists other
+    /// registries to look into.
+    pub fn names_registry(text: &str) -> bool {
+        let first = text.split_once('/').map(|(first, _)| first);
+        first.is_some_and(is_registry)
+    }
+}
+
+/// Whether the first part of a name is a registry, and not a part of the repository.
+fn is_registry(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost"
 }
 
 impl fmt::Display for ImageName {
@@ -103,6 +114,8 @@ mod tests {
         ] {
             let name = ImageName::parse(text).map(|name| name.to_string());
             assert_eq!(name.as_deref(), Ok(expected), "{text}");
+            let names_one = !expected.starts_with("docker.io") || text.contains("docker.io");
+            assert_eq!(ImageName::names_registry(text), names_one, "{text}");
         }
         for text in [
             "",

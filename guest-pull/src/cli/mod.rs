@@ -3,6 +3,7 @@
 //! The commands.
 
 mod inspect;
+mod plan;
 mod progress;
 mod pull;
 mod serve;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use common::auth_json::image::ImageName;
 use guest_pull::credential;
 use guest_pull::encryption::provider;
+use guest_pull::proxy::Proxies;
 use guest_pull::pull::LAYERS_AT_ONCE;
 use guest_pull::question::{Answer, Question};
 use guest_pull::registry::platform::Platform;
@@ -35,6 +37,7 @@ pub struct Command {
 enum Which {
     Pull(pull::Pull),
     Inspect(inspect::Inspect),
+    Plan(plan::Show),
     Serve(serve::Serve),
     /// Fetch and parse, as the process that has no privileges
     #[command(hide = true)]
@@ -47,6 +50,7 @@ impl Command {
         match self.command {
             Which::Pull(pull) => pull.run(),
             Which::Inspect(inspect) => inspect.run(),
+            Which::Plan(plan) => plan.run(),
             Which::Serve(serve) => serve.run(),
             Which::Worker => {
                 worker::run()?;
@@ -64,6 +68,35 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// The daemon, and the configuration that it shares with guest-pull.
+#[derive(Args)]
+pub struct Daemon {
+    /// The daemon's socket, which has the registry's credential
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "unix:///run/confidential-containers/cdh.sock",
+        value_parser = address
+    )]
+    cdh_sock: PathBuf,
+
+    /// The configuration [default: cdh.toml of the pod's initdata, or of peer pods, else the kernel command line]
+    #[arg(long, value_name = "FILE")]
+    cdh_config: Option<PathBuf>,
+}
+
+/// The path of a socket.
+fn address(text: &str) -> Result<PathBuf, String> {
+    let path = text
+        .strip_prefix("unix://")
+        .or_else(|| text.strip_prefix("unix:"))
+        .unwrap_or(text);
+    match Path::new(path).is_absolute() {
+        true => Ok(path.into()),
+        false => Err("write it as unix:///PATH".to_owned()),
+    }
 }
 
 /// The image, and how its registry is asked.
@@ -94,18 +127,6 @@ fn platform(text: &str) -> Result<Platform, String> {
     Platform::parse(text).ok_or_else(|| "write it as linux/amd64 or linux/arm/v7".to_owned())
 }
 
-/// The path of a socket.
-fn address(text: &str) -> Result<PathBuf, String> {
-    let path = text
-        .strip_prefix("unix://")
-        .or_else(|| text.strip_prefix("unix:"))
-        .unwrap_or(text);
-    match Path::new(path).is_absolute() {
-        true => Ok(path.into()),
-        false => Err("write it as unix:///PATH".to_owned()),
-    }
-}
-
 impl Source {
     /// What the worker is asked for.
     fn request(&self, store: &Path) -> anyhow::Result<Request> {
@@ -120,6 +141,7 @@ impl Source {
             places: vec![place],
             platform: self.platform(),
             certificates: self.certificates()?,
+            proxies: Proxies::default(),
             layers_at_once: LAYERS_AT_ONCE,
             store: std::path::absolute(store)?,
         })
@@ -164,6 +186,7 @@ impl Source {
         let options = Options {
             roots,
             plain_http: self.plain_http,
+            ..Options::default()
         };
         let (registry, repository) = (&self.image.registry, &self.image.repository);
         Ok(Client::new(registry, repository, self.login()?, &options))

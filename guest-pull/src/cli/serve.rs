@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::Args;
 use guest_pull::serve::{self, Options};
 
-use crate::cli::address;
+use crate::cli::Daemon;
 
 /// Serve one request of the daemon: PullImage, which comes on standard input
 ///
@@ -20,18 +20,8 @@ use crate::cli::address;
 /// mounted.
 #[derive(Args)]
 pub struct Serve {
-    /// The daemon's socket, which has the registry's credential
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "unix:///run/confidential-containers/cdh.sock",
-        value_parser = address
-    )]
-    cdh_sock: PathBuf,
-
-    /// The configuration [default: cdh.toml of the pod's initdata, or of peer pods]
-    #[arg(long, value_name = "FILE")]
-    cdh_config: Option<PathBuf>,
+    #[command(flatten)]
+    daemon: Daemon,
 
     /// Where the layers are kept [default: work_dir of the configuration]
     #[arg(long, value_name = "DIR")]
@@ -44,8 +34,8 @@ impl Serve {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let store = self.store.map(std::path::absolute).transpose()?;
         let options = Options {
-            daemon: self.cdh_sock,
-            config: self.cdh_config,
+            daemon: self.daemon.cdh_sock,
+            config: self.daemon.cdh_config,
             store,
             // The program itself, even if its file was replaced.
             worker: "/proc/self/exe".into(),

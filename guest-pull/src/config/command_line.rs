@@ -2,12 +2,24 @@
 
 //! The kernel command line, which counts where there is no `cdh.toml`.
 
-use crate::config::Image;
-use crate::credential::Source;
+use crate::config::table::{exceptions, proxy};
+use crate::config::{Image, Text};
+use crate::failure::{Failure, Kind};
+use crate::resource::Source;
+
+/// How it is named.
+pub const NAME: &str = "the kernel command line";
 
 /// Takes the parameters over that kata's runtime writes for the puller.
-pub fn parse(text: &str) -> Image {
-    let mut image = Image::default();
+///
+/// # Errors
+///
+/// If one has a value that it can't have. The reason holds no value.
+pub fn parse(text: &str) -> Result<Image, Failure> {
+    let mut image = Image {
+        source: NAME.to_owned(),
+        ..Image::default()
+    };
     let parameters = text.split_whitespace();
     let parameters: Vec<_> = parameters
         .filter_map(|parameter| parameter.split_once('='))
@@ -20,57 +32,90 @@ pub fn parse(text: &str) -> Image {
             .map(|(_, value)| *value)
             .filter(|value| !value.is_empty())
     };
-    if let Some(uri) = value("agent.image_registry_auth") {
-        match Source::parse(uri) {
-            Some(source) => image.credential = source,
-            None => image.refusals.push(
-                "agent.image_registry_auth on the kernel command line is not kbs:///REPOSITORY/TYPE/TAG or file:///PATH"
-                    .to_owned(),
-            ),
-        }
+    let wrong = |name: &str, wanted: &str| {
+        let text = format!("{name} on {NAME} must be {wanted}");
+        Failure::new(Kind::Configuration, text)
+    };
+    let uri = |name: &str| {
+        let uri =
+            value(name).map(|uri| Source::parse(uri).ok_or_else(|| wrong(name, Source::FORM)));
+        uri.transpose()
+    };
+    let proxy =
+        |name: &str| proxy(value(name).unwrap_or_default()).map_err(|wanted| wrong(name, wanted));
+    if let Some(source) = uri("agent.image_registry_auth")? {
+        image.credential = source;
     }
-    let is_checked = value("agent.enable_signature_verification") == Some("true");
-    let refused = [
-        ("agent.image_policy_file", "image policies", is_checked),
-        ("agent.https_proxy", "proxies", true),
-        ("agent.http_proxy", "proxies", true),
-    ];
-    for (name, what, counts) in refused {
-        if counts && value(name).is_some() {
+    if value("agent.enable_signature_verification") == Some("true") {
+        image.policy = uri("agent.image_policy_file")?.map(Text::At);
+        if image.policy.is_some() {
             image.refusals.push(format!(
-                "{name} is on the kernel command line, and guest-pull does not support {what} yet"
+                "agent.image_policy_file is on {NAME}, and guest-pull does not support image policies yet"
             ));
         }
     }
-    image
+    image.proxies.https = proxy("agent.https_proxy")?;
+    image.proxies.http = proxy("agent.http_proxy")?;
+    let no_proxy = value("agent.no_proxy").unwrap_or_default();
+    image.proxies.except = exceptions("agent.no_proxy", no_proxy, &mut image.warnings);
+    Ok(image)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A policy counts only where checking is switched on, as with the stock puller.
+    /// A policy counts only where checking is switched on, as with the stock puller; of a parameter that comes twice, the
+    /// last counts.
     #[test]
     fn parameters_count() {
         let policy = "agent.image_policy_file=kbs:///a/b/c";
-        for (text, refusals) in [
-            ("root=/dev/vda quiet", 0),
-            (policy, 0),
+        for (text, is_checked) in [
+            ("root=/dev/vda quiet", false),
+            (policy, false),
             (
                 &format!("{policy} agent.enable_signature_verification=false"),
-                0,
+                false,
             ),
             (
                 &format!("{policy} agent.enable_signature_verification=true"),
-                1,
+                true,
             ),
-            ("agent.https_proxy=http://p agent.no_proxy=x", 1),
-            ("agent.https_proxy=", 0),
-            ("agent.image_registry_auth=x", 1),
         ] {
-            assert_eq!(parse(text).refusals.len(), refusals, "{text}");
+            assert_eq!(parse(text).unwrap().policy.is_some(), is_checked, "{text}");
         }
-        let image = parse("agent.image_registry_auth=file:///run/a.json\n");
+        let image = parse(
+            "agent.https_proxy=http://u:p=x@p.example:1 agent.http_proxy=http://no.example agent.http_proxy= \
+             agent.no_proxy=a.example,10.0.0.0/8 agent.image_registry_auth=file:///run/a.json\n",
+        )
+        .unwrap();
         assert_eq!(image.credential, Source::File("/run/a.json".into()));
+        let proxy = image.proxies.of(true, "b.example").unwrap();
+        assert_eq!(
+            (proxy.to_string().as_str(), proxy.login()),
+            ("http://p.example:1", Some(("u", "p=x")))
+        );
+        assert!(image.proxies.of(true, "10.1.2.3:5000").is_none());
+        assert!(image.proxies.of(false, "b.example").is_none());
+    }
+
+    /// A value that can't be meant fails the pull: it may be a policy, or the only way out. It is not shown.
+    #[test]
+    fn wrong_values_are_errors() {
+        for text in [
+            "agent.image_registry_auth=hunter2",
+            "agent.https_proxy=socks5://hunter2",
+            "agent.http_proxy=http://hunter2:x",
+            "agent.enable_signature_verification=true agent.image_policy_file=hunter2",
+        ] {
+            let failure = parse(text).unwrap_err();
+            let (name, _) = text.rsplit(' ').next().unwrap().split_once('=').unwrap();
+            assert!(
+                failure.message.contains(name) && !failure.message.contains("hunter"),
+                "{failure}"
+            );
+            assert_eq!(failure.kind, Kind::Configuration);
+        }
     }
 }

@@ -1,26 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The configuration that the stock puller reads too: `[image]` of `cdh.toml`; without a file, the kernel command line.
+//! The configuration that the stock puller reads too: `[image]` of `cdh.toml`; without one, the kernel command line.
 //!
 //! What is configured and not supported is never passed over in silence. If ignoring it could give a pod another image
 //! than its owner meant, or let it out another way, the pull is refused; else the log has a warning.
+//!
+//! Proxies in environment variables (`HTTPS_PROXY`) do not count: a unit's environment is not the pod owner's to read.
 
 mod command_line;
 mod registries;
 mod table;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use common::auth_json::image::ImageName;
 use common::toml::{self, MAX_COMPONENT_BYTES};
+use zeroize::Zeroizing;
 
-use crate::credential::Source;
+use crate::credential;
 use crate::failure::{Failure, Kind};
+use crate::proxy::Proxies;
 use crate::pull::LAYERS_AT_ONCE;
+use crate::resource::{self, Source};
 
-pub use registries::Registry;
+pub use registries::{Location, Registries};
 
 /// Where `cdh.toml` is, unless a path is given: from the pod's initdata, or from peer pods'.
 const FILES: [&str; 2] = [
@@ -44,6 +49,8 @@ pub const AGENT_SOCKET: &str =
 /// `[image]`: how images are pulled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
+    /// What the configuration is of, for messages.
+    pub source: String,
     /// `work_dir`: where layers are kept.
     pub work_dir: PathBuf,
     /// `extra_root_certificates`: certificates of authorities in PEM, beside the system's.
@@ -52,8 +59,16 @@ pub struct Image {
     pub layers_at_once: usize,
     /// `authenticated_registry_credentials_uri`: where the credential is.
     pub credential: Source,
-    /// `[[registry]]` of `[image.registry_config]`.
-    pub registries: Vec<Registry>,
+    /// `[image.registry_config]`. It counts before the next one, as with the stock puller.
+    pub registries: Option<Registries>,
+    /// `registry_configuration_uri`: where the same is in a file of its own.
+    pub registries_at: Option<Source>,
+    /// `[image.image_pull_proxy]`.
+    pub proxies: Proxies,
+    /// `image_security_policy_uri`, else `image_security_policy`.
+    pub policy: Option<Text>,
+    /// `sigstore_config_uri`, else `sigstore_config`.
+    pub sigstore: Option<Text>,
     /// `[aa] aa_socket`: the attestation-agent's socket.
     pub agent_socket: PathBuf,
     /// Why no image is pulled.
@@ -62,14 +77,51 @@ pub struct Image {
     pub warnings: Vec<String>,
 }
 
+/// A text that the configuration has, or names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// The text itself.
+    Inline(String),
+    /// Where it is.
+    At(Source),
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(_) => f.write_str("the configuration itself"),
+            Self::At(source) => source.fmt(f),
+        }
+    }
+}
+
+impl Text {
+    /// Gets the text, which there must be; `what` names it in messages.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be had, or there is none where it should be.
+    pub fn fetch(&self, daemon: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        match self {
+            Self::Inline(text) => Ok(Zeroizing::new(text.as_bytes().to_vec())),
+            Self::At(source) => resource::fetch_required(source, daemon, what),
+        }
+    }
+}
+
 impl Default for Image {
     fn default() -> Self {
         Self {
+            source: String::new(),
             work_dir: WORK_DIR.into(),
             extra_root_certificates: Vec::new(),
             layers_at_once: LAYERS_AT_ONCE,
-            credential: Source::usual(),
-            registries: Vec::new(),
+            credential: credential::usual(),
+            registries: None,
+            registries_at: None,
+            proxies: Proxies::default(),
+            policy: None,
+            sigstore: None,
             agent_socket: AGENT_SOCKET.into(),
             refusals: Vec::new(),
             warnings: Vec::new(),
@@ -78,8 +130,19 @@ impl Default for Image {
 }
 
 impl Image {
-    /// Reads the configuration: the file at `path`, else the first that there is, else the kernel command line; and
-    /// `variable`, the value of [`CREDENTIAL_VARIABLE`].
+    /// As [`Self::read`], with the variable of this process.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn of_environment(path: Option<&Path>) -> Result<Self, Failure> {
+        let variable = std::env::var_os(CREDENTIAL_VARIABLE);
+        let variable = variable.as_ref().map(|value| value.to_string_lossy());
+        Self::read(path, variable.as_deref())
+    }
+
+    /// Reads the configuration: the file at `path`, else the first that there is; if that has no `[image]`, or there is
+    /// none, the kernel command line. And `variable`, the value of [`CREDENTIAL_VARIABLE`], which wins.
     ///
     /// # Errors
     ///
@@ -89,7 +152,8 @@ impl Image {
         if let Some(uri) = variable.filter(|uri| !uri.is_empty()) {
             image.credential = Source::parse(uri).ok_or_else(|| {
                 let text = format!(
-                    "the environment variable {CREDENTIAL_VARIABLE} is not kbs:///REPOSITORY/TYPE/TAG or file:///PATH"
+                    "the environment variable {CREDENTIAL_VARIABLE} must be {}",
+                    Source::FORM
                 );
                 Failure::new(Kind::Configuration, text)
             })?;
@@ -98,69 +162,86 @@ impl Image {
     }
 
     fn of_files(path: Option<&Path>) -> Result<Self, Failure> {
-        if let Some(path) = path {
-            let error = || io::ErrorKind::NotFound.into();
-            return match read(path) {
-                Ok(Some(text)) => Self::parse(&text, &path.display().to_string()),
-                Ok(None) => Err(unread(path, &error())),
-                Err(error) => Err(unread(path, &error)),
-            };
-        }
-        for path in FILES.map(Path::new) {
-            if let Some(text) = read(path).map_err(|error| unread(path, &error))? {
-                return Self::parse(&text, &path.display().to_string());
+        let found = match path {
+            Some(path) => match read(path).map_err(|error| unread(path, &error))? {
+                Some(text) => Some((path, text)),
+                None => return Err(unread(path, &io::ErrorKind::NotFound.into())),
+            },
+            None => first_of(&FILES)?,
+        };
+        let Some((path, text)) = found else {
+            return Self::of_command_line();
+        };
+        let name = path.display().to_string();
+        let image = match Self::parse(&text, &name)? {
+            Some(image) => image,
+            None => {
+                let image = Self::of_command_line()?;
+                let source = format!("{}, since {name} has no [image]", image.source);
+                Self { source, ..image }
             }
-        }
-        match read(Path::new(COMMAND_LINE)) {
-            Ok(text) => {
-                let text = text.unwrap_or_default();
-                Ok(command_line::parse(&String::from_utf8_lossy(&text)))
-            }
-            Err(error) => Err(unread(Path::new(COMMAND_LINE), &error)),
-        }
+        };
+        let agent_socket = agent_socket(&text, &name)?;
+        Ok(Self {
+            agent_socket,
+            ..image
+        })
     }
 
-    /// Parses the text of a file; `name` is for messages.
+    fn of_command_line() -> Result<Self, Failure> {
+        let path = Path::new(COMMAND_LINE);
+        let text = read(path).map_err(|error| unread(path, &error))?;
+        let text = text.unwrap_or_default();
+        command_line::parse(&String::from_utf8_lossy(&text))
+    }
+
+    /// Parses the text of a file; `name` is for messages. None if it has no `[image]`.
     ///
     /// # Errors
     ///
     /// If it is no TOML, or a known key has a value that it can't have. The reason holds no value.
-    pub fn parse(text: &[u8], name: &str) -> Result<Self, Failure> {
-        let failed = |what: &dyn std::fmt::Display| {
-            Failure::new(Kind::Configuration, format!("{name}: {what}"))
-        };
+    pub fn parse(text: &[u8], name: &str) -> Result<Option<Self>, Failure> {
+        let failed =
+            |what: &dyn fmt::Display| Failure::new(Kind::Configuration, format!("{name}: {what}"));
         let mut file = toml::table(text, MAX_COMPONENT_BYTES).map_err(|error| failed(&error))?;
-        let mut image = Self::default();
-        if let Some(value) = file.get("aa").and_then(|aa| aa.get("aa_socket")) {
-            let address = value
-                .as_str()
-                .map(|text| text.strip_prefix("unix://").unwrap_or(text));
-            let path = address.filter(|path| path.starts_with('/'));
-            image.agent_socket = path
-                .ok_or_else(|| failed(&"[aa] aa_socket must be unix:///PATH"))?
-                .into();
-        }
-        if let Some(value) = file.remove("image") {
-            table::take(&mut image, value).map_err(|error| failed(&error))?;
-        }
+        let Some(value) = file.remove("image") else {
+            return Ok(None);
+        };
+        let mut image = Self {
+            source: name.to_owned(),
+            ..Self::default()
+        };
+        table::take(&mut image, value).map_err(|error| failed(&error))?;
         for text in image.refusals.iter_mut().chain(&mut image.warnings) {
             *text = format!("{name}: {text}");
         }
-        Ok(image)
+        Ok(Some(image))
     }
+}
 
-    /// Whether this image is asked for in plain HTTP.
-    ///
-    /// # Errors
-    ///
-    /// If the configuration does not let it be pulled.
-    pub fn allow(&self, name: &ImageName) -> Result<bool, Failure> {
-        if let Some(refusal) = self.refusals.first() {
-            return Err(Failure::new(Kind::Configuration, refusal));
+/// `[aa] aa_socket` of a file, which need not have an `[image]` for it.
+fn agent_socket(text: &[u8], name: &str) -> Result<PathBuf, Failure> {
+    let failed =
+        |what: &dyn fmt::Display| Failure::new(Kind::Configuration, format!("{name}: {what}"));
+    let file = toml::table(text, MAX_COMPONENT_BYTES).map_err(|error| failed(&error))?;
+    let Some(value) = file.get("aa").and_then(|aa| aa.get("aa_socket")) else {
+        return Ok(AGENT_SOCKET.into());
+    };
+    let address = value.as_str();
+    let path = address.map(|text| text.strip_prefix("unix://").unwrap_or(text));
+    let path = path.filter(|path| path.starts_with('/'));
+    let path = path.ok_or_else(|| failed(&"[aa] aa_socket must be unix:///PATH"))?;
+    Ok(path.into())
+}
+
+/// The first file that there is.
+fn first_of<'p>(paths: &[&'p str]) -> Result<Option<(&'p Path, Vec<u8>)>, Failure> {
+    for path in paths.iter().copied().map(Path::new) {
+        if let Some(text) = read(path).map_err(|error| unread(path, &error))? {
+            return Ok(Some((path, text)));
         }
-        registries::allow(&self.registries, name)
-            .map_err(|what| Failure::new(Kind::Configuration, what))
     }
+    Ok(None)
 }
 
 /// Reads a file, if it is there. What is too much of it is refused by its parser.
@@ -192,41 +273,65 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Image, Failure> {
-        Image::parse(text.as_bytes(), "cdh.toml")
+        Image::parse(text.as_bytes(), "cdh.toml").map(Option::unwrap)
     }
 
-    fn name(text: &str) -> ImageName {
-        ImageName::parse(text).unwrap()
+    fn certificate() -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.self_signed(&key).unwrap().pem()
     }
 
-    /// The keys that are supported; the rest of the file belongs to others.
+    /// Each key is read; the rest of the file belongs to others.
     #[test]
-    fn supported_keys_are_read() {
-        let text = "socket = \"x\"\n[kbc]\nname = \"offline_fs_kbc\"\n[aa]\naa_socket = \"unix:///run/aa.sock\"\n[image]\nwork_dir = \"/mnt/x\"\n\
-            max_concurrent_layer_downloads_per_image = 5\nauthenticated_registry_credentials_uri = \"file:///run/a.json\"\n\
-            extra_root_certificates = [\"one\", \"two\"]\n\
-            [[image.registry_config.registry]]\nlocation = \"r.example:5000\"\ninsecure = true\n";
-        let image = parse(text).unwrap();
+    fn keys_are_read() {
+        let certificate = certificate();
+        let text = format!(
+            "socket = 'x'\n[kbc]\nname = 'offline_fs_kbc'\n[image]\nwork_dir = '/mnt/x'\n\
+             max_concurrent_layer_downloads_per_image = 5\nauthenticated_registry_credentials_uri = 'file:///run/a.json'\n\
+             image_security_policy_uri = 'kbs:///a/policy/c'\nsigstore_config = 'x'\n\
+             registry_configuration_uri = 'file:///run/registries.conf'\n\
+             extra_root_certificates = [\"\"\"{certificate}\"\"\", \"\"\"{certificate}{certificate}\"\"\"]\n\
+             [image.image_pull_proxy]\nhttps_proxy = 'http://p.example:1'\nhttp_proxy = ''\nno_proxy = 'a.example'\n"
+        );
+        let image = parse(&text).unwrap();
         assert_eq!(image.work_dir, Path::new("/mnt/x"));
         assert_eq!(image.layers_at_once, 5);
-        assert_eq!(image.extra_root_certificates, ["one", "two"]);
+        assert_eq!(image.extra_root_certificates.len(), 2);
         assert_eq!(image.credential, Source::File("/run/a.json".into()));
-        assert_eq!(image.agent_socket, Path::new("/run/aa.sock"));
         assert_eq!(
-            (image.refusals.len(), image.warnings.len()),
-            (0, 0),
-            "{image:?}"
+            parse("[image]").unwrap(),
+            Image {
+                source: "cdh.toml".to_owned(),
+                ..Image::default()
+            }
         );
-        assert!(image.allow(&name("r.example:5000/a:1")).unwrap());
-        for other in [
-            "r.example/a",
-            "r.example:50001/a",
-            "alpine",
-            "x.r.example:5000/a",
+        assert_eq!(Image::parse(b"[kbc]\n", "cdh.toml"), Ok(None));
+    }
+
+    /// Of what can be given in two ways, that counts which counts with the stock puller, and a warning names the other.
+    #[test]
+    fn of_two_ways_one_counts() {
+        let image = parse(
+            "[image]\nimage_security_policy = 'x'\nimage_security_policy_uri = 'kbs:///a/b/c'\n\
+             sigstore_config = 'x'\nsigstore_config_uri = 'kbs:///a/b/d'\n\
+             registry_configuration_uri = 'kbs:///a/b/e'\n[image.registry_config]\n",
+        )
+        .unwrap();
+        assert_eq!(image.policy.unwrap().to_string(), "kbs:///a/b/c");
+        assert_eq!(image.sigstore.unwrap().to_string(), "kbs:///a/b/d");
+        assert!(image.registries.is_some() && image.registries_at.is_none());
+        for key in [
+            "image_security_policy:",
+            "sigstore_config:",
+            "registry_configuration_uri:",
         ] {
-            assert!(!image.allow(&name(other)).unwrap(), "{other}");
+            assert!(
+                image.warnings.iter().any(|text| text.contains(key)),
+                "{key}: {:?}",
+                image.warnings
+            );
         }
-        assert_eq!(parse("").unwrap(), Image::default());
     }
 
     /// What is not supported refuses the pull, or is warned about, and is named in either case.
@@ -237,22 +342,30 @@ mod tests {
             ("image_security_policy_uri", "\"kbs:///a/b/c\""),
             ("sigstore_config", "\"\""),
             ("sigstore_config_uri", "\"kbs:///a/b/c\""),
-            ("registry_configuration_uri", "\"kbs:///a/b/c\""),
-            (
-                "image_pull_proxy",
-                "{ https_proxy = \"http://u:hunter2@p\" }",
-            ),
         ] {
             let image = parse(&format!("[image]\n{key} = {value}\n")).unwrap();
-            let failure = image.allow(&name("a")).unwrap_err();
-            assert_eq!(failure.kind, Kind::Configuration);
-            assert!(failure.message.contains(key), "{failure}");
-            assert!(!failure.message.contains("hunter"), "{failure}");
+            assert!(image.refusals[0].contains(key), "{image:?}");
         }
-        let image = parse("[image]\nsurprise = 1\nimage_pull_proxy = {}\n").unwrap();
-        assert!(image.allow(&name("a")).is_ok());
-        assert!(image.warnings[0].contains("surprise"), "{image:?}");
-        assert_eq!(image.warnings.len(), 1);
+        let image = parse(
+            "[image]\nsurprise = 1\nmax_concurrent_layer_downloads_per_image = 99\n\
+             image_pull_proxy = { ftp_proxy = \"x\", no_proxy = \"a,http://b\" }\n\
+             [image.registry_config]\nshort-name-mode = \"disabled\"\n",
+        )
+        .unwrap();
+        assert_eq!(image.refusals, [""; 0]);
+        for part in [
+            "surprise",
+            "16",
+            "ftp_proxy",
+            "no_proxy: number 2",
+            "short-name-mode",
+        ] {
+            assert!(
+                image.warnings.iter().any(|text| text.contains(part)),
+                "{part}: {image:?}"
+            );
+        }
+        assert_eq!(image.warnings.len(), 5, "{image:?}");
     }
 
     /// A value of the wrong kind is an error that names the key, and not the value.
@@ -262,9 +375,16 @@ mod tests {
             "image = \"hunter2\"",
             "[image]\nwork_dir = \"hunter2\"",
             "[image]\nwork_dir = 1",
-            "[aa]\naa_socket = \"hunter2\"",
             "[image]\nextra_root_certificates = \"hunter2\"",
             "[image]\nextra_root_certificates = [1]",
+            "[image]\nextra_root_certificates = [\"hunter2\"]",
+            "[image]\nimage_security_policy_uri = \"hunter2\"",
+            "[image]\nimage_security_policy = 1",
+            "[image]\nregistry_configuration_uri = \"https://hunter2.example\"",
+            "[image]\nimage_pull_proxy = \"hunter2\"",
+            "[image.image_pull_proxy]\nhttps_proxy = \"socks5://hunter2\"",
+            "[image.image_pull_proxy]\nhttp_proxy = \"http://u:hunter2/x@p\"",
+            "[image.image_pull_proxy]\nno_proxy = [\"hunter2\"]",
             "[image]\nmax_concurrent_layer_downloads_per_image = 0",
             "[image]\nmax_concurrent_layer_downloads_per_image = \"hunter2\"",
             "[image]\nauthenticated_registry_credentials_uri = \"hunter2\"",
@@ -279,42 +399,18 @@ mod tests {
         }
     }
 
-    /// The longest prefix counts, as a whole part of the name.
+    /// The attestation-agent's socket is not about images, so a file without `[image]` may name it too.
     #[test]
-    fn the_longest_prefix_counts() {
-        let text = "[[image.registry_config.registry]]\nlocation = \"r.example\"\ninsecure = true\n\
-            [[image.registry_config.registry]]\nprefix = \"r.example/safe\"\nlocation = \"r.example/safe\"\n\
-            [[image.registry_config.registry]]\nlocation = \"r.example/blocked\"\nblocked = true\n\
-            [[image.registry_config.registry]]\nprefix = \"r.example/moved\"\nlocation = \"s.example/here\"\n\
-            [[image.registry_config.registry]]\nprefix = \"*.corp.example\"\ninsecure = true\n\
-            [[image.registry_config.registry]]\nlocation = \"m.example\"\n\
-            [[image.registry_config.registry.mirror]]\nlocation = \"n.example\"\n";
-        let image = parse(text).unwrap();
-        for (image_name, plain) in [
-            ("r.example/a", true),
-            ("r.example/safer", true),
-            ("r.example/safe", false),
-            ("r.example/safe/a:1", false),
-            ("r.example.org/a", false),
-            ("x.corp.example/a", true),
-            ("x.corp.example:5000/a", true),
-            ("corp.example/a", false),
-            ("evil.example/x.corp.example/a", false),
-            ("m.example/a", false),
-        ] {
-            assert_eq!(image.allow(&name(image_name)), Ok(plain), "{image_name}");
+    fn the_agent_is_configured_apart() {
+        let of = |text: &str| agent_socket(text.as_bytes(), "cdh.toml");
+        let named = "[aa]\naa_socket = 'unix:///run/aa.sock'\n";
+        assert_eq!(of(named), Ok("/run/aa.sock".into()));
+        assert_eq!(of("[image]\n"), Ok(AGENT_SOCKET.into()));
+        for text in ["[aa]\naa_socket = 'hunter2'", "[aa]\naa_socket = 1"] {
+            let failure = of(text).unwrap_err();
+            assert!(failure.message.contains("aa_socket"), "{failure}");
+            assert!(!failure.message.contains("hunter"), "{failure}");
         }
-        for (image_name, key) in [
-            ("r.example/blocked/x", "blocked"),
-            ("r.example/moved/x", "location"),
-        ] {
-            let failure = image.allow(&name(image_name)).unwrap_err();
-            assert!(failure.message.contains(key), "{failure}");
-        }
-        assert!(
-            image.warnings.iter().any(|text| text.contains("mirror")),
-            "{image:?}"
-        );
     }
 
     /// The environment names the credential, whatever the file says.

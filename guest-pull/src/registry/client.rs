@@ -18,7 +18,7 @@ use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
 use crate::registry::resume::Blob;
 use crate::registry::retry::{Patience, wait};
 use crate::registry::transport::{Options, Transport};
-use crate::registry::url::{host_of, resolve, same_origin};
+use crate::registry::url::{host_of, resolve, same_origin, server};
 
 /// How many redirects are followed: a blob is one redirect away from its store.
 const MAX_REDIRECTS: usize = 5;
@@ -34,14 +34,9 @@ pub struct Client {
 impl Client {
     /// A client of a repository of a registry.
     pub fn new(registry: &str, repository: &str, login: Option<Login>, options: &Options) -> Self {
-        // Docker Hub's registry has another name than its images.
-        let host = match registry {
-            "docker.io" => "registry-1.docker.io",
-            other => other,
-        };
         Self {
             transport: Transport::new(options),
-            access: Access::new(host.to_owned(), repository.to_owned(), login),
+            access: Access::new(server(registry).to_owned(), repository.to_owned(), login),
             is_patient: true,
         }
     }
@@ -50,6 +45,13 @@ impl Client {
     #[must_use]
     pub fn once(self) -> Self {
         let is_patient = false;
+        Self { is_patient, ..self }
+    }
+
+    /// With trying again, as a new one is.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        let is_patient = true;
         Self { is_patient, ..self }
     }
 

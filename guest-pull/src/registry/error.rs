@@ -91,6 +91,14 @@ pub enum Error {
         /// Its message, with a colon before it.
         message: String,
     },
+    /// The proxy on the way to it refuses to help.
+    #[error("the proxy {proxy} {what}")]
+    Proxy {
+        /// The proxy, without its login.
+        proxy: String,
+        /// What it does, and what to do about it.
+        what: String,
+    },
     /// It answers something else.
     #[error("{host} answers {what}")]
     Answer {

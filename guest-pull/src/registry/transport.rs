@@ -5,13 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::http::Response;
-use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::text::Escaped;
+use ureq::config::Config;
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, PROXY_AUTHORIZATION};
+use ureq::http::{Response, StatusCode};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Body};
 use zeroize::Zeroizing;
 
+use crate::proxy::{Proxies, Proxy};
 use crate::registry::error::Error;
+use crate::registry::forward::Forwarding;
 use crate::registry::url::host_of;
 
 /// How long a server may take to answer a connection. Then it is tried again.
@@ -24,15 +31,21 @@ const STALL: Duration = Duration::from_secs(15);
 /// How servers are asked.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The certificates of authorities that count.
+    /// The certificates of authorities that count, those of proxies too.
     pub roots: Vec<Certificate<'static>>,
     /// Without TLS; only where that is configured.
     pub plain_http: bool,
+    /// Through which servers.
+    pub proxies: Proxies,
 }
 
 /// Sends requests, and follows no redirects.
 pub(super) struct Transport {
-    agent: Agent,
+    direct: Agent,
+    /// One for each proxy, since each has connections of its own.
+    through_https: Option<Agent>,
+    through_http: Option<Agent>,
+    proxies: Proxies,
     /// Whether servers may be asked without TLS.
     pub(super) plain_http: bool,
 }
@@ -44,21 +57,28 @@ impl Transport {
             .root_certs(RootCerts::Specific(Arc::new(options.roots.clone())))
             .unversioned_rustls_crypto_provider(provider)
             .build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .https_only(!options.plain_http)
-            .http_status_as_error(false)
-            // Redirects are followed by the caller, without the login.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(STALL))
-            .timeout_per_read(Some(STALL))
-            .proxy(None)
-            .user_agent(concat!("guest-pull/", env!("CARGO_PKG_VERSION")))
-            .build();
+        let config = |proxy: Option<ureq::Proxy>| {
+            Agent::config_builder()
+                .tls_config(tls.clone())
+                .https_only(!options.plain_http)
+                .http_status_as_error(false)
+                // Redirects are followed by the caller, without the login.
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .timeout_connect(Some(CONNECT))
+                .timeout_recv_response(Some(STALL))
+                .timeout_per_read(Some(STALL))
+                // Stated, since the library would take one from the environment.
+                .proxy(proxy)
+                .user_agent(concat!("guest-pull/", env!("CARGO_PKG_VERSION")))
+                .build()
+        };
+        let through = |proxy: &Option<Proxy>| proxy.as_ref().map(|proxy| agent(proxy, &config));
         Self {
-            agent: config.new_agent(),
+            direct: config(None).new_agent(),
+            through_https: through(&options.proxies.https),
+            through_http: through(&options.proxies.http),
+            proxies: options.proxies.clone(),
             plain_http: options.plain_http,
         }
     }
@@ -70,14 +90,18 @@ impl Transport {
         authorization: Option<&Zeroizing<String>>,
         headers: &[(HeaderName, &str)],
     ) -> Result<Response<Body>, Error> {
-        let mut request = self.agent.get(url);
+        let way = self.way(url);
+        let mut request = way.agent.get(url);
         if let Some(header) = authorization {
             request = request.header(AUTHORIZATION, header.as_str());
         }
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        request.call().map_err(|error| failed(url, &error))
+        if let Some(login) = way.login() {
+            request = request.header(PROXY_AUTHORIZATION, login.as_str());
+        }
+        way.answer(url, request.call())
     }
 
     /// Sends a form, which may have a secret, and gives back the answer, of whatever status.
@@ -86,23 +110,135 @@ impl Transport {
         url: &str,
         form: &Zeroizing<String>,
     ) -> Result<Response<Body>, Error> {
-        let request = self.agent.post(url);
-        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-        let response = request.send(form.as_bytes());
-        response.map_err(|error| failed(url, &error))
+        let way = self.way(url);
+        let request = way.agent.post(url);
+        let mut request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(login) = way.login() {
+            request = request.header(PROXY_AUTHORIZATION, login.as_str());
+        }
+        way.answer(url, request.send(form.as_bytes()))
+    }
+
+    /// How the server of a URL is reached.
+    fn way(&self, url: &str) -> Way<'_> {
+        let has_tls = url.starts_with("https://");
+        let through = match has_tls {
+            true => &self.through_https,
+            false => &self.through_http,
+        };
+        let proxy = self.proxies.of(has_tls, host_of(url));
+        let through = proxy.and(through.as_ref());
+        Way {
+            agent: through.unwrap_or(&self.direct),
+            proxy,
+            has_tls,
+        }
+    }
+}
+
+/// The way to a server.
+struct Way<'t> {
+    agent: &'t Agent,
+    proxy: Option<&'t Proxy>,
+    has_tls: bool,
+}
+
+impl Way<'_> {
+    /// The proxy's login, where it belongs to the request: for a tunnel, the library sends it with the request for that.
+    fn login(&self) -> Option<Zeroizing<String>> {
+        let proxy = self.proxy.filter(|_| !self.has_tls)?;
+        proxy.login().map(basic)
+    }
+
+    /// What came, or why nothing did.
+    fn answer(
+        &self,
+        url: &str,
+        response: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, Error> {
+        match (response, self.proxy) {
+            (Ok(response), Some(proxy))
+                if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
+            {
+                Err(refused(proxy, 407, self.has_tls))
+            }
+            (Ok(response), _) => Ok(response),
+            (Err(error), proxy) => Err(failed(url, &error, proxy)),
+        }
+    }
+}
+
+/// An agent whose requests all go through the proxy.
+fn agent(proxy: &Proxy, config: &dyn Fn(Option<ureq::Proxy>) -> Config) -> Agent {
+    let connector = Forwarding::new(config(None));
+    Agent::with_parts(
+        config(Some(proxy.for_library())),
+        connector,
+        DefaultResolver::default(),
+    )
+}
+
+fn basic((user, password): (&str, &str)) -> Zeroizing<String> {
+    let text = Zeroizing::new([user, ":", password].concat());
+    let encoded = Zeroizing::new(STANDARD.encode(text.as_bytes()));
+    Zeroizing::new(["Basic ", &encoded].concat())
+}
+
+/// A proxy that wants another login, or any.
+fn refused(proxy: &Proxy, status: u16, has_tls: bool) -> Error {
+    let key = if has_tls { "https_proxy" } else { "http_proxy" };
+    let login = match proxy.login() {
+        Some((user, _)) => format!("refuses the login of {}", Escaped(user)),
+        None => "wants a login".to_owned(),
+    };
+    Error::Proxy {
+        proxy: proxy.to_string(),
+        what: format!(
+            "{login} ({status}); set {key} to http://USER:PASSWORD@HOST:PORT with the right ones"
+        ),
     }
 }
 
 /// That there is no answer.
-fn failed(url: &str, error: &ureq::Error) -> Error {
+fn failed(url: &str, error: &ureq::Error, proxy: Option<&Proxy>) -> Error {
     let host = host_of(url).to_owned();
+    if let Some(error) = proxy.and_then(|proxy| no_tunnel(proxy, &host, error)) {
+        return error;
+    }
+    let through = proxy.map_or_else(String::new, |proxy| format!("through the proxy {proxy}: "));
     match why_never(error) {
-        Some(what) => Error::Incompatible { host, what },
+        Some(what) => Error::Incompatible {
+            host,
+            what: format!("{through}{what}"),
+        },
         None => Error::Unreachable {
             host,
-            what: error.to_string(),
+            what: format!("{through}{error}"),
         },
     }
+}
+
+/// Why a proxy makes no connection to a server; none if it doesn't say.
+fn no_tunnel(proxy: &Proxy, host: &str, error: &ureq::Error) -> Option<Error> {
+    // The library has the status in its text alone: `proxy server responded 407/407`.
+    let ureq::Error::ConnectProxyFailed(text) = error else {
+        return None;
+    };
+    let status = text.rsplit('/').next()?.parse::<u16>().ok()?;
+    Some(match status {
+        // To a request for a tunnel nobody else answers, and tinyproxy says 401 to a wrong password.
+        401 | 407 => refused(proxy, status, true),
+        400..=499 => Error::Proxy {
+            proxy: proxy.to_string(),
+            what: format!(
+                "makes no connection to {host} ({status}); allow it in the proxy's configuration, or list the registry in no_proxy"
+            ),
+        },
+        _ => Error::Unreachable {
+            host: host.to_owned(),
+            what: format!("the proxy {proxy} answers {status}"),
+        },
+    })
 }
 
 /// Why it makes no sense to send a request again; none if it does. A URL is not told: it may be a signed one.

@@ -4,6 +4,14 @@
 
 use std::fmt::Write as _;
 
+/// The server of a registry, with its port: Docker Hub's has another name than its images.
+pub fn server(registry: &str) -> &str {
+    match registry {
+        "docker.io" => "registry-1.docker.io",
+        other => other,
+    }
+}
+
 /// The host of a URL, with its port.
 pub(super) fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);

@@ -21,19 +21,19 @@ use nix::unistd::geteuid;
 use thiserror::Error;
 use ttrpc::get_status;
 
-use crate::config::{CREDENTIAL_VARIABLE, Image};
+use crate::config::Image;
 use crate::credential::{self, Found};
 use crate::digest::Digest;
 use crate::encryption::provider;
 use crate::failure::{Failure, Kind};
 use crate::measure::{Measured, measure};
 use crate::mount::{self, By, Mounted};
+use crate::plan::{Plan, Planned};
 use crate::question::{Answer, Question};
-use crate::registry;
 use crate::registry::platform::Platform;
 use crate::store::Store;
 use crate::until::Until;
-use crate::worker::{self, Place};
+use crate::worker;
 use crate::writable;
 
 use answer::{Caller, Taken};
@@ -166,41 +166,28 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     let name = ImageName::parse(&call.image)
         .map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
     check_bundle(&call.bundle)?;
-    let variable = std::env::var_os(CREDENTIAL_VARIABLE);
-    let variable = variable.as_ref().map(|value| value.to_string_lossy());
-    let image = Image::read(options.config.as_deref(), variable.as_deref())?;
-    for warning in &image.warnings {
+    let image = Image::of_environment(options.config.as_deref())?;
+    let plan = Plan::make(&image, &call.image, &options.daemon)?;
+    for warning in &plan.warnings {
         eprintln!("guest-pull: {warning}");
     }
-    let plain_http = image.allow(&name)?;
-    let reference = registry::reference(&name);
-    let reference = reference.map_err(|what| Failure::new(Kind::Invalid, what))?;
-    let reference = reference.to_owned();
+    until.check().map_err(late)?;
+    for place in &plan.places {
+        if let Some(problem) = &place.problem {
+            eprintln!("guest-pull: {}: {problem}: not asked", place.image);
+        }
+        if let Some(why) = &place.why_anonymous {
+            eprintln!("guest-pull: {}: {why}: pulled anonymously", place.image);
+        }
+    }
+    let asked: Vec<_> = plan.asked().collect();
     let directory = options.store.as_ref().unwrap_or(&image.work_dir);
     let store = open(directory)?;
-    let found = credential::fetch(&image.credential, &options.daemon, &name)?;
-    until.check().map_err(late)?;
-    let (login, why_anonymous) = match found {
-        Found::Login(login) => (Some(login), None),
-        Found::Anonymous(why) => {
-            eprintln!(
-                "guest-pull: {}: {why}: pulled anonymously",
-                shown(&call.image)
-            );
-            (None, Some(why))
-        }
-    };
-    let place = Place {
-        registry: name.registry.clone(),
-        repository: name.repository.clone(),
-        reference,
-        login,
-        plain_http,
-    };
     let request = worker::Request {
-        places: vec![place],
+        places: asked.iter().map(|planned| planned.place.clone()).collect(),
         platform: Platform::of_this_machine(),
         certificates: image.extra_root_certificates.clone(),
+        proxies: image.proxies.clone(),
         layers_at_once: image.layers_at_once,
         store: store.directory().to_owned(),
     };
@@ -211,16 +198,33 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
         &options.worker,
         &request,
         &until,
-        &|question| answer_worker(question, &request.places, &image, options),
+        &|question| answer_worker(question, &image, options, &asked),
         &|event| progress.take(event),
     );
     let pulled = pulled.map_err(|failure| {
         // A worker that was ended leaves the layers that it was making.
         store.sweep();
-        let advice = advice(failure.kind, &image, why_anonymous.as_deref(), &store);
+        // The last place has the last word.
+        let last = asked.last();
+        let why_anonymous = last.and_then(|planned| planned.why_anonymous.as_deref());
+        let mut advice = advice(failure.kind, &image, why_anonymous, &store);
+        if failure.kind == Kind::Refused {
+            advice.extend(last.and_then(|planned| doubt(planned)));
+        }
         let message = format!("{}{advice}", failure.message);
         late(Failure::new(failure.kind, message))
     })?;
+    let from = asked
+        .get(pulled.place)
+        .filter(|planned| planned.image != name);
+    if let Some(planned) = from {
+        let mirror = if planned.is_mirror { "the mirror " } else { "" };
+        eprintln!(
+            "guest-pull: {}: pulled from {mirror}{}",
+            shown(&call.image),
+            planned.image
+        );
+    }
     until.check().map_err(late)?;
     let measured = measure(&image.agent_socket, &call.image, &pulled.manifest)?;
     until.check().map_err(late)?;
@@ -250,25 +254,21 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
 /// Answers what the worker asks.
 fn answer_worker(
     question: &Question,
-    places: &[Place],
     image: &Image,
     options: &Options,
+    asked: &[&Planned],
 ) -> Result<Answer, Failure> {
     match question {
         Question::Login(number) => {
-            let place = places.get(*number);
-            let place = place.ok_or_else(|| Failure::new(Kind::Other, "there is no such place"))?;
-            let name = ImageName {
-                registry: place.registry.clone(),
-                repository: place.repository.clone(),
-                suffix: String::new(),
-            };
+            let planned = asked.get(*number);
+            let planned =
+                planned.ok_or_else(|| Failure::new(Kind::Other, "there is no such place"))?;
             eprintln!(
                 "guest-pull: {}/{} refuses what it was asked with: the credential is read anew",
-                Escaped(&place.registry),
-                Escaped(&place.repository)
+                Escaped(&planned.place.registry),
+                Escaped(&planned.place.repository)
             );
-            let found = credential::fetch(&image.credential, &options.daemon, &name);
+            let found = credential::fetch(&image.credential, &options.daemon, &planned.image);
             let found = found.inspect_err(|failure| eprintln!("guest-pull: {failure}"))?;
             Ok(Answer::Login(match found {
                 Found::Login(login) => Some(login),
@@ -317,6 +317,17 @@ fn late(time: Duration, failure: &Failure) -> Failure {
     Failure::new(Kind::Late, text)
 }
 
+/// Without TLS, a proxy's refusal of its own login can look like the registry's: tinyproxy answers 401 to a wrong one.
+fn doubt(planned: &Planned) -> Option<String> {
+    let proxy = planned
+        .proxy
+        .as_ref()
+        .filter(|_| planned.place.plain_http)?;
+    Some(format!(
+        "; or it is the proxy {proxy} that refuses the login in http_proxy"
+    ))
+}
+
 /// What can be done about it.
 fn advice(kind: Kind, image: &Image, why_anonymous: Option<&str>, store: &Store) -> String {
     let credential = &image.credential;
@@ -339,7 +350,8 @@ fn advice(kind: Kind, image: &Image, why_anonymous: Option<&str>, store: &Store)
         (Kind::Missing, None) => "; check the image's name and tag".to_owned(),
         (Kind::Unreachable, _) => {
             "; check the VM's network and name resolution, and extra_root_certificates in [image] of cdh.toml if the \
-             registry's certificate is not from a public authority"
+             registry's certificate is not from a public authority; if the VM reaches registries through a proxy, \
+             image_pull_proxy"
                 .to_owned()
         }
         (Kind::NoRoom, _) => format!(

@@ -2,6 +2,7 @@
 
 //! What mounter and worker write to each other: a JSON object a line.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -13,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
+use crate::proxy::Proxies;
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::registry::platform::Platform;
@@ -22,7 +24,7 @@ use crate::registry::{Login, Secret};
 pub(super) const MAX_LINE: usize = 4 << 20;
 
 /// A place where an image may be.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Place {
     /// The registry, with its port.
     pub registry: String,
@@ -45,6 +47,8 @@ pub struct Request {
     pub platform: Platform,
     /// Certificates of authorities in PEM, beside the system's.
     pub certificates: Vec<String>,
+    /// Through which servers places are asked.
+    pub proxies: Proxies,
     /// How many layers are fetched at once.
     pub layers_at_once: usize,
     /// The store's directory.
@@ -54,10 +58,24 @@ pub struct Request {
 /// The layers that the worker has put into the store.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
+    /// The number of the place that had the image, beginning with 0.
+    pub place: usize,
     /// The digest of the image's manifest.
     pub manifest: Digest,
     /// The digests of the layers' archives, the lowest first.
     pub layers: Vec<Digest>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_digest = self.reference.contains(':');
+        let mark = if is_digest { '@' } else { ':' };
+        write!(
+            f,
+            "{}/{}{mark}{}",
+            self.registry, self.repository, self.reference
+        )
+    }
 }
 
 impl Place {
@@ -115,7 +133,7 @@ impl Request {
         let places: Vec<_> = self.places.iter().map(Place::to_json).collect();
         let request = json!({
             "places": places, "platform": self.platform.to_string(), "certificates": self.certificates,
-            "layers_at_once": self.layers_at_once, "store": self.store,
+            "proxies": self.proxies.to_json(), "layers_at_once": self.layers_at_once, "store": self.store,
         });
         Zeroizing::new(request.to_string())
     }
@@ -129,6 +147,7 @@ impl Request {
             places: places.collect::<Option<_>>()?,
             platform: Platform::parse(value["platform"].as_str()?)?,
             certificates: certificates.collect::<Option<_>>()?,
+            proxies: Proxies::of_json(&value["proxies"])?,
             layers_at_once: value["layers_at_once"].as_u64()?.try_into().ok()?,
             store: value["store"].as_str()?.into(),
         })
@@ -201,7 +220,7 @@ pub(super) fn parse_failure(value: &Value) -> Option<Failure> {
 impl Outcome {
     pub(super) fn to_json(&self) -> Value {
         let layers: Vec<_> = self.layers.iter().map(Digest::to_string).collect();
-        json!({"pulled": {"manifest": self.manifest.to_string(), "layers": layers}})
+        json!({"pulled": {"place": self.place, "manifest": self.manifest.to_string(), "layers": layers}})
     }
 }
 
@@ -213,6 +232,7 @@ pub(super) fn outcome(value: &Value) -> Option<Outcome> {
     }
     let layers = layers.iter().map(|layer| Digest::parse(layer.as_str()?));
     Some(Outcome {
+        place: value["place"].as_u64()?.try_into().ok()?,
         manifest: Digest::parse(value["manifest"].as_str()?)?,
         layers: layers.collect::<Option<_>>()?,
     })
@@ -222,6 +242,7 @@ pub(super) fn outcome(value: &Value) -> Option<Outcome> {
 mod tests {
     #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
+    use crate::proxy::Proxy;
 
     fn login(form: fn(Zeroizing<String>) -> Secret) -> Login {
         Login {
@@ -287,6 +308,10 @@ mod tests {
             }],
             platform: Platform::parse("linux/arm/v7").unwrap(),
             certificates: vec!["x\ny".to_owned()],
+            proxies: Proxies {
+                http: Proxy::parse("http://u:p@h:1"),
+                ..Proxies::default()
+            },
             layers_at_once: 2,
             store: "/a b".into(),
         };
@@ -301,12 +326,13 @@ mod tests {
     #[test]
     fn a_result_has_digests_alone() {
         let id = Digest::of(b"x");
-        let good = json!({"manifest": id.to_string(), "layers": [id.to_string()]});
+        let good = json!({"place": 1, "manifest": id.to_string(), "layers": [id.to_string()]});
         assert_eq!(outcome(&good).unwrap().layers, [id]);
         for bad in [
-            json!({"manifest": id.to_string(), "layers": ["../../etc"]}),
-            json!({"manifest": "sha256:x", "layers": []}),
-            json!({"manifest": id.to_string(), "layers": vec![id.to_string(); 501]}),
+            json!({"place": 0, "manifest": id.to_string(), "layers": ["../../etc"]}),
+            json!({"place": 0, "manifest": "sha256:x", "layers": []}),
+            json!({"place": "x", "manifest": id.to_string(), "layers": []}),
+            json!({"place": 0, "manifest": id.to_string(), "layers": vec![id.to_string(); 501]}),
             json!(null),
         ] {
             assert_eq!(outcome(&bad), None);

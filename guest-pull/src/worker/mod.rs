@@ -17,7 +17,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
 pub use crate::failure::{Failure, Kind};
-use crate::pull::{self, Means};
+use crate::pull::{self, Found, Means};
 use crate::registry::{self, Client, Options};
 use crate::store::Store;
 use message::failure_to_json;
@@ -72,18 +72,12 @@ fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
     })?;
     let store = Store::open(&request.store)
         .map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
-    let place = request
-        .places
-        .first()
-        .ok_or_else(|| other("no place has the image"))?;
-    let options = Options {
+    let mut options = Options {
         roots,
-        plain_http: place.plain_http,
+        plain_http: false,
+        proxies: request.proxies.clone(),
     };
-    let (registry, repository) = (&place.registry, &place.repository);
-    let asked = Arc::clone(mounter);
-    let client = Client::new(registry, repository, place.login.clone(), &options)
-        .renewing(move || asked.login(0).map_err(|failure| failure.message));
+    let (place, client, found) = find(request, &mut options, mounter)?;
     let means = Means {
         client: &client,
         store: &store,
@@ -91,10 +85,54 @@ fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
         events: &|event| mounter.tell(event),
         ask: &|question| mounter.ask(question),
     };
-    let pulled = pull::pull(&means, &place.reference, &request.platform);
+    let pulled = pull::pull(&means, &found, &request.platform);
     let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()))?;
     Ok(Outcome {
+        place,
         manifest: pulled.manifest,
         layers: pulled.layers.into_iter().map(|(id, _)| id).collect(),
     })
+}
+
+/// The first place that has a manifest for the platform. Everything else of the image comes from there too, as with
+/// containers/image: a registry may have changed the tag since.
+fn find(
+    request: &Request,
+    options: &mut Options,
+    mounter: &Arc<Mounter>,
+) -> Result<(usize, Client, Found), Failure> {
+    let mut failures: Vec<(Kind, String)> = Vec::new();
+    for (number, place) in request.places.iter().enumerate() {
+        options.plain_http = place.plain_http;
+        let (registry, repository) = (&place.registry, &place.repository);
+        let asked = Arc::clone(mounter);
+        let client = Client::new(registry, repository, place.login.clone(), options)
+            .renewing(move || asked.login(number).map_err(|failure| failure.message));
+        // Where there is another place, this one is not waited for.
+        let is_last = number + 1 == request.places.len();
+        let client = if is_last { client } else { client.once() };
+        match pull::find(&client, &place.reference, &request.platform) {
+            Ok(found) => return Ok((number, client.patient(), found)),
+            Err(error) if request.places.len() == 1 => {
+                return Err(Failure::new(error.kind(), error.to_string()));
+            }
+            // Whatever it is, another place may have the image, and its own login. That this one refuses ours is told.
+            Err(error) => {
+                let text = format!("{place}: {error}");
+                if number + 1 < request.places.len() {
+                    eprintln!("guest-pull: {text}; the next place is asked");
+                }
+                failures.push((error.kind(), text));
+            }
+        }
+    }
+    // The last is what the image's name means, or stands for; it says best what is wrong.
+    let Some((kind, last)) = failures.pop() else {
+        return Err(Failure::new(Kind::Other, "no place has the image"));
+    };
+    let before: Vec<_> = failures.into_iter().map(|(_, text)| text).collect();
+    Err(Failure::new(
+        kind,
+        format!("{last} (before that, {})", before.join("; ")),
+    ))
 }

@@ -14,6 +14,8 @@ mod host;
 mod image;
 #[path = "../support/played.rs"]
 mod played;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/raw_tar.rs"]
 mod raw_tar;
 #[path = "../support/registry.rs"]
@@ -32,6 +34,7 @@ mod archives_bombs;
 mod archives_headers;
 mod archives_refused;
 mod archives_taken;
+mod configuration;
 mod credentials;
 mod credentials_changed;
 mod encrypted;
@@ -39,6 +42,9 @@ mod indexes;
 mod manifests;
 mod measurement;
 mod network;
+mod proxies;
 mod references;
 mod registries;
 mod registries_of_clouds;
+mod registry_configuration;
+mod registry_configuration_oracle;

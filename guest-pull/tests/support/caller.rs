@@ -131,19 +131,25 @@ impl Place {
 
     /// Starts the program with a connection as standard input.
     pub fn serve(&self) -> Serve {
+        self.serve_into(Some(&self.at("store")))
+    }
+
+    /// The same with another store, or that of the configuration.
+    pub fn serve_into(&self, store: Option<&Path>) -> Serve {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let [daemon, config, store] =
-            ["cdh.sock", "cdh.toml", "store"].map(|name| self.at(name).display().to_string());
+        let [daemon, config] =
+            ["cdh.sock", "cdh.toml"].map(|name| self.at(name).display().to_string());
         let mut command = guest_pull(&["serve", "--cdh-sock"]);
-        command.args([
-            &format!("unix://{daemon}"),
-            "--cdh-config",
-            &config,
-            "--store",
-            &store,
-        ]);
+        command.args([&format!("unix://{daemon}"), "--cdh-config", &config]);
+        if let Some(store) = store {
+            command.arg("--store").arg(store);
+        }
         command
             .env_remove("CDH_DEFAULT_IMAGE_AUTHENTICATED_REGISTRY_CREDENTIALS")
+            // They count for nothing, and would be asked for everything if they did.
+            .env("HTTPS_PROXY", "http://127.0.0.1:1")
+            .env("HTTP_PROXY", "http://127.0.0.1:1")
+            .env("ALL_PROXY", "http://127.0.0.1:1")
             .stdin(OwnedFd::from(theirs))
             .stderr(fs::File::create(self.at("log")).unwrap());
         Serve {
@@ -259,6 +265,14 @@ pub fn runs(id: u32) -> bool {
 
 /// A daemon on `cdh.sock` that answers each request for the credential in the same way, and tells what it was asked for.
 pub fn daemon(place: &Place, answer: Result<Vec<u8>, Code>) -> Receiver<String> {
+    daemon_with(place, move |_| answer.clone())
+}
+
+/// A daemon that answers as the function says, to the URI of a resource.
+pub fn daemon_with(
+    place: &Place,
+    answer: impl Fn(&str) -> Result<Vec<u8>, Code> + Send + 'static,
+) -> Receiver<String> {
     let path = place.at("cdh.sock");
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(path).unwrap();
@@ -275,7 +289,7 @@ pub fn daemon(place: &Place, answer: Result<Vec<u8>, Code>) -> Receiver<String> 
 
 fn answer_one(
     mut stream: UnixStream,
-    answer: &Result<Vec<u8>, Code>,
+    answer: &dyn Fn(&str) -> Result<Vec<u8>, Code>,
     asked: &Sender<String>,
 ) -> Option<()> {
     let (header, body) = read_frame(&mut stream, Instant::now() + PATIENCE).ok()??;
@@ -285,19 +299,20 @@ fn answer_one(
         ("api.GetResourceService", "GetResource")
     );
     let resource = GetResourceRequest::parse_from_bytes(&request.payload).ok()?;
+    let mut response = Response::new();
+    let answer = answer(&resource.ResourcePath);
     // The test need not look at it.
     let _ = asked.send(resource.ResourcePath);
-    let mut response = Response::new();
     match answer {
         Ok(text) => {
             response.set_status(get_status(Code::OK, ""));
             let answer = GetResourceResponse {
-                Resource: text.clone(),
+                Resource: text,
                 ..Default::default()
             };
             response.payload = answer.write_to_bytes().ok()?;
         }
-        Err(code) => response.set_status(get_status(*code, "no such thing")),
+        Err(code) => response.set_status(get_status(code, "no such thing")),
     }
     reply(&mut stream, header.stream_id, &response)
 }

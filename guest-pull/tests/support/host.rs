@@ -65,6 +65,17 @@ pub fn is_root() -> bool {
     is_root
 }
 
+/// Whether a program is there that a variable of the environment may name. Where it must be (CI is set), it fails without.
+pub fn has_tool(name: &str, default: &str) -> bool {
+    let is_there = std::env::var_os(name).is_some()
+        || std::env::var_os("PATH").is_some_and(|path| {
+            std::env::split_paths(&path).any(|directory| directory.join(default).exists())
+        });
+    let must = std::env::var_os("CI").is_some();
+    assert!(is_there || !must, "this test needs {default}");
+    is_there
+}
+
 /// A mount that goes with the test.
 pub struct Mounted(pub PathBuf);
 

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a pull of an image would do, found out without asking a registry: which places it asks in which order, each by
+//! which login and through which proxy.
+
+use std::path::Path;
+
+use common::auth_json::image::ImageName;
+use common::text::RegistryName;
+use serde_json::{Value, json};
+
+use crate::config::{Image, Location, Registries};
+use crate::credential::{self, Found};
+use crate::failure::{Failure, Kind};
+use crate::registry;
+use crate::resource;
+use crate::worker::Place;
+
+/// What a pull would do.
+#[derive(Debug)]
+pub struct Plan {
+    /// The image, as it was asked for.
+    pub image: String,
+    /// Where it may be, in the order in which that is tried.
+    pub places: Vec<Planned>,
+    /// What of the configuration is ignored.
+    pub warnings: Vec<String>,
+}
+
+/// A place where the image may be.
+#[derive(Debug)]
+pub struct Planned {
+    /// The image's name there.
+    pub image: ImageName,
+    /// Whether it is a mirror of the place that the name means.
+    pub is_mirror: bool,
+    /// What the worker is told of it.
+    pub place: Place,
+    /// The proxy on the way, without its login.
+    pub proxy: Option<String>,
+    /// The key of the credential's entry that the login is of.
+    pub entry: Option<String>,
+    /// Why it is asked without a login.
+    pub why_anonymous: Option<String>,
+    /// Why it is not asked.
+    pub problem: Option<String>,
+}
+
+impl Plan {
+    /// Makes the plan. The daemon at the socket `daemon` is asked for the credential, and for what the configuration says
+    /// that it has.
+    ///
+    /// # Errors
+    ///
+    /// If nothing would be asked.
+    pub fn make(config: &Image, image: &str, daemon: &Path) -> Result<Self, Failure> {
+        let refused = |what: String| Failure::new(Kind::Configuration, what);
+        let invalid = |what: String| Failure::new(Kind::Invalid, what);
+        let name = ImageName::parse(image).map_err(|error| invalid(error.to_string()))?;
+        if let Some(refusal) = config.refusals.first() {
+            return Err(refused(refusal.clone()));
+        }
+        registry::reference(&name).map_err(invalid)?;
+        let mut warnings = config.warnings.clone();
+        let registries = registries(config, daemon, &mut warnings)?;
+        let locations = registries.places(image).map_err(refused)?;
+        let text = resource::fetch(&config.credential, daemon, credential::WHAT)?;
+        let text = text.as_ref().map(|text| text.as_slice());
+        let places = locations.into_iter();
+        let places = places.map(|location| planned(config, location, text));
+        let places = places.collect::<Result<Vec<_>, _>>()?;
+        let problems = places.iter().map(|place| place.problem.clone());
+        match problems.collect::<Option<Vec<_>>>() {
+            Some(mut all) => Err(refused(all.pop().unwrap_or_default())),
+            None => Ok(Self {
+                image: image.to_owned(),
+                places,
+                warnings,
+            }),
+        }
+    }
+
+    /// The places that are asked.
+    pub fn asked(&self) -> impl Iterator<Item = &Planned> {
+        self.places.iter().filter(|place| place.problem.is_none())
+    }
+
+    /// For programs. It holds no secret.
+    pub fn to_json(&self, config: &Image) -> Value {
+        let places: Vec<_> = self.places.iter().map(Planned::to_json).collect();
+        let shown = |text: &Option<_>| text.as_ref().map(ToString::to_string);
+        json!({
+            "image": RegistryName(&self.image).plain(), "configuration": config.source, "places": places,
+            "credential": config.credential.to_string(), "policy": shown(&config.policy),
+            "sigstore": shown(&config.sigstore), "work_dir": config.work_dir.display().to_string(),
+            "layers_at_once": config.layers_at_once, "warnings": self.warnings,
+        })
+    }
+}
+
+impl Planned {
+    fn to_json(&self) -> Value {
+        let Place {
+            registry,
+            repository,
+            reference,
+            plain_http,
+            ..
+        } = &self.place;
+        json!({
+            "image": self.image.to_string(), "registry": registry, "repository": repository, "reference": reference,
+            "mirror": self.is_mirror, "plain_http": plain_http, "proxy": self.proxy,
+            "user": self.place.login.as_ref().map(|login| &login.user), "entry": self.entry,
+            "anonymous": self.why_anonymous, "problem": self.problem,
+        })
+    }
+}
+
+/// The registries' configuration, wherever it is.
+fn registries(
+    config: &Image,
+    daemon: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<Registries, Failure> {
+    if let Some(registries) = &config.registries {
+        return Ok(registries.clone());
+    }
+    let Some(source) = &config.registries_at else {
+        return Ok(Registries::default());
+    };
+    let text = resource::fetch_required(source, daemon, "the registry configuration")?;
+    let parsed = Registries::parse(&text, &source.to_string(), warnings);
+    parsed.map_err(|what| {
+        Failure::new(
+            Kind::Configuration,
+            format!("the registry configuration {what}"),
+        )
+    })
+}
+
+fn planned(
+    config: &Image,
+    location: Location,
+    credential: Option<&[u8]>,
+) -> Result<Planned, Failure> {
+    let Location {
+        image,
+        plain_http,
+        is_mirror,
+    } = location;
+    let reference = registry::reference(&image);
+    let reference = reference.map_err(|what| Failure::new(Kind::Invalid, what))?;
+    let server = registry::server(&image.registry);
+    let proxy = config.proxies.of(!plain_http, server);
+    let mut planned = Planned {
+        place: Place {
+            registry: image.registry.clone(),
+            repository: image.repository.clone(),
+            reference: reference.to_owned(),
+            login: None,
+            plain_http,
+        },
+        proxy: proxy.map(ToString::to_string),
+        entry: None,
+        why_anonymous: None,
+        problem: None,
+        is_mirror,
+        image,
+    };
+    match credential::find(&config.credential, credential, &planned.image) {
+        Ok(Found::Login(login)) => {
+            planned.entry = Some(login.entry.clone());
+            planned.place.login = Some(login);
+        }
+        Ok(Found::Anonymous(why)) => planned.why_anonymous = Some(why),
+        // An entry that is broken is no reason to ask without a login.
+        Err(failure) => planned.problem = Some(failure.message),
+    }
+    Ok(planned)
+}
