@@ -4,5 +4,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/containerd.rs"]
+mod containerd;
+mod foreign;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/image.rs"]
+mod image;
+#[path = "../support/stand_in.rs"]
+mod stand_in;

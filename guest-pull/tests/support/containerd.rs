@@ -2,6 +2,9 @@
 
 //! Debian's containerd (`CONTAINERD`, `CTR`) as the oracle: what it makes of an image is what the image was tested with.
 
+// Each of the tests' programs uses a part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::host::{Mounted, PATIENCE, run, text, tool};
+use crate::host::{Mounted, PATIENCE, output, run, text, tool};
 
 /// A private instance, which ends with the test.
 pub struct Containerd {
@@ -59,13 +62,15 @@ impl Containerd {
     }
 
     /// Extracts the image `test` of a layout, and mounts what came of it.
-    ///
-    /// It keeps layers apart (its overlayfs snapshotter, which most machines use): where it copies each layer with those
-    /// below it (its native one), the times of all directories are lost.
     pub fn mount(&self, layout: &Path, name: &str) -> (PathBuf, Mounted) {
+        self.import(layout, name);
+        self.extract(name, "test")
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Takes the images of a layout, and doesn't extract them yet.
+    pub fn import(&self, layout: &Path, name: &str) {
         let archive = self.dir.path().join(format!("{name}.tar"));
-        let at = self.dir.path().join(name);
-        fs::create_dir(&at).unwrap();
         run(Command::new("tar")
             .arg("-C")
             .arg(layout)
@@ -74,6 +79,15 @@ impl Containerd {
             .arg("."));
         let import = ["images", "import", "--no-unpack", "--base-name", name];
         run(self.ctr(&import).arg(&archive));
+    }
+
+    /// Extracts an image that was taken, and mounts what came of it; or why it can't.
+    ///
+    /// It keeps layers apart (its overlayfs snapshotter, which most machines use): where it copies each layer with those
+    /// below it (its native one), the times of all directories are lost.
+    pub fn extract(&self, name: &str, tag: &str) -> Result<(PathBuf, Mounted), String> {
+        let at = self.dir.path().join(format!("{name}-{tag}"));
+        fs::create_dir(&at).unwrap();
         let mount = [
             "images",
             "mount",
@@ -82,8 +96,12 @@ impl Containerd {
             "--platform",
             "linux/amd64",
         ];
-        run(self.ctr(&mount).args([&format!("{name}:test"), text(&at)]));
-        (at.clone(), Mounted(at))
+        let image = format!("{name}:{tag}");
+        let (_, stderr, code) = output(self.ctr(&mount).args([&image, text(&at)]));
+        match code {
+            Some(0) => Ok((at.clone(), Mounted(at))),
+            _ => Err(format!("{image}: {stderr}")),
+        }
     }
 }
 
