@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use common::text::Escaped;
 use thiserror::Error;
 
-use crate::compression::decompressed;
+use crate::compression::{self, decompressed};
 use crate::digest::{Digest, Digesting};
 use crate::erofs;
 use crate::failure::{Failure, Kind};
@@ -326,7 +327,7 @@ fn fetch_watched(
         .map_err(|error| other(error.to_string()))?;
     let (blob, summary, found) = thread::scope(|scope| {
         let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
-        let (summary, found) = convert(&mut blob, file, diff_id)?;
+        let (summary, found) = convert(&mut blob, layer, file, diff_id)?;
         // What follows the archive in the blob belongs to the blob's digest.
         io::copy(&mut blob, &mut io::sink())
             .map_err(|error| other(format!("its blob: {error}")))?;
@@ -364,11 +365,13 @@ fn fetch_watched(
 /// Makes a file system of the archive in a blob, and the digest of the archive.
 fn convert(
     blob: &mut Pipe,
+    layer: &Descriptor,
     file: File,
     diff_id: &Digest,
 ) -> Result<(layer::Summary, Digest), Failure> {
     thread::scope(|scope| {
         let archive = decompressed(blob).map_err(|error| other(format!("its blob: {error}")))?;
+        warn_of_label(layer, archive.kind());
         let (archive, decompressing) = Pipe::start(scope, archive);
         let (mut archive, hashing) = archive.digested(scope);
         let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
@@ -378,6 +381,19 @@ fn convert(
         let digest = hashing.join().map_err(panicked)?;
         Ok((summary.map_err(|error| of_layer(&error))?, digest))
     })
+}
+
+/// Says that a layer's media type is wrong, as it is now and then: its content counts.
+fn warn_of_label(layer: &Descriptor, kind: compression::Kind) {
+    let media_type = &layer.media_type;
+    if compression::Kind::of_media_type(media_type).is_some_and(|label| label != kind) {
+        eprintln!(
+            "guest-pull: the layer {} is labelled \"{}\" and is {}; its content counts",
+            layer.digest,
+            Escaped(media_type),
+            kind.name()
+        );
+    }
 }
 
 fn other(message: String) -> Failure {

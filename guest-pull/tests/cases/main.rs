@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod both;
+mod compression;
 #[path = "../support/containerd.rs"]
 mod containerd;
 mod foreign;

@@ -24,7 +24,12 @@ pub struct Containerd {
 impl Containerd {
     /// Starts it. All that it writes is below a directory of its own.
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(&std::env::temp_dir())
+    }
+
+    /// Starts it, with its directory in another one. It waits for the disk at each step; in memory it is twice as fast.
+    pub fn start_in(directory: &Path) -> Self {
+        let dir = tempfile::tempdir_in(directory).unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         // The one plugin would make /opt/containerd, and the other looks for a network.
         let config = format!(
