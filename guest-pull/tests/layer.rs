@@ -78,8 +78,11 @@ fn an_archive_comes_out_as_gnu_tar_extracts_it() {
         ("ustar", &[]),
         ("gnu", &["--sparse"]),
         ("posix", &["--xattrs", "--xattrs-include=*"]),
+        ("posix", &["--sparse", "--sparse-version=0.0"]),
+        ("posix", &["--sparse", "--sparse-version=0.1"]),
+        ("posix", &["--sparse", "--sparse-version=1.0"]),
     ];
-    for (format, more) in cases {
+    for (number, (format, more)) in cases.into_iter().enumerate() {
         if format == "gnu" {
             // What the formats above can't hold.
             fs::create_dir(tree.join(&long)).unwrap();
@@ -89,13 +92,13 @@ fn an_archive_comes_out_as_gnu_tar_extracts_it() {
                 .arg("3000000:4000000")
                 .arg(tree.join("deep")));
         }
-        if format == "posix" {
+        if number == 3 {
             let attribute = rustix::fs::XattrFlags::empty();
             rustix::fs::setxattr(tree.join("a"), "user.note", b"a value\0of bytes", attribute)
                 .unwrap();
         }
         let [archive, theirs, file, ours] =
-            ["tar", "theirs", "erofs", "ours"].map(|name| at(format!("{format}.{name}")));
+            ["tar", "theirs", "erofs", "ours"].map(|name| at(format!("{number}-{format}.{name}")));
         fs::create_dir(&theirs).unwrap();
         let mut create = Command::new("tar");
         create

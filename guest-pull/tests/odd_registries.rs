@@ -336,8 +336,8 @@ fn pulls_at_once_fetch_each_layer_once() {
     assert_eq!(stored(dir.path()).len(), 6, "{:?}", stored(dir.path()));
 }
 
-/// An entry of an archive that would lead to names or paths that no file system has, or whose content the archive has in
-/// parts, is refused with its name; nothing runs on without end, and nothing is stored.
+/// An entry of an archive that would lead to names or paths that no file system has, or whose map
+/// is broken, is refused with its name; nothing runs on without end, and nothing is stored.
 #[test]
 fn entries_that_no_file_system_can_have_are_refused() {
     let link = |archive: &mut tar::Builder<Vec<u8>>, name: &str, target: &str| {
@@ -365,7 +365,7 @@ fn entries_that_no_file_system_can_have_are_refused() {
     cases.push((archive.into_inner().unwrap(), "l0/l1/f", "4095 bytes"));
     let mut archive = new();
     archive
-        .append_pax_extensions([("SCHILY.xattr.user.a", &b""[..])])
+        .append_pax_extensions([("SCHILY.xattr.security.a", &b""[..])])
         .unwrap();
     link(&mut archive, "long", &"y".repeat(4090));
     cases.push((archive.into_inner().unwrap(), "", "don't fit a block"));
@@ -374,13 +374,14 @@ fn entries_that_no_file_system_can_have_are_refused() {
         ("GNU.sparse.major", &b"1"[..]),
         ("GNU.sparse.minor", b"0"),
         ("GNU.sparse.name", b"holes"),
+        ("GNU.sparse.realsize", b"1000"),
     ];
     archive.append_pax_extensions(sparse).unwrap();
     file(&mut archive, "GNUSparseFile.1/holes");
     cases.push((
         archive.into_inner().unwrap(),
-        "GNUSparseFile.1/holes",
-        "sparse",
+        "holes",
+        "the map of a sparse file",
     ));
     for (archive, entry, expected) in cases {
         let (repository, _) = Repository::of(&[archive]);

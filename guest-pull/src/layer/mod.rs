@@ -6,11 +6,17 @@
 //! overlayfs: a name that a layer takes away is a character device 0/0, a directory that hides what is below it has the
 //! attribute `trusted.overlay.opaque`.
 
+mod acl;
 mod archive;
+mod attributes;
+mod header;
 pub(crate) mod path;
+mod pax;
 mod place;
+mod reader;
+mod sparse;
 
-pub(crate) use place::is_kept;
+pub(crate) use attributes::is_kept;
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -15,9 +15,6 @@ pub const MAX_NAME: usize = 255;
 /// If a part is `..`, which would lead out of a directory, or a part or the whole is longer than the kernel takes, or has
 /// a NUL byte.
 pub fn parts(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
-    if path.len() >= MAX_PATH {
-        return Err("the path is longer than 4095 bytes");
-    }
     if path.contains(&0) {
         return Err("the path has a NUL byte");
     }
@@ -26,8 +23,12 @@ pub fn parts(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     if parts.contains(&&b".."[..]) {
         return Err("the path has \"..\", which no image needs");
     }
-    match parts.iter().any(|part| part.len() > MAX_NAME) {
-        true => Err("a part of the path is longer than 255 bytes"),
+    if parts.iter().any(|part| part.len() > MAX_NAME) {
+        return Err("a part of the path is longer than 255 bytes");
+    }
+    let length: usize = parts.iter().map(|part| 1 + part.len()).sum();
+    match length >= MAX_PATH {
+        true => Err("the path is longer than 4095 bytes"),
         false => Ok(parts),
     }
 }

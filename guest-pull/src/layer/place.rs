@@ -2,15 +2,31 @@
 
 //! Puts entries into the tree of a layer.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
-use crate::erofs::{self, Attributes, ContentWriter, Device, Kind, NodeId, ROOT, Tree, Xattr};
+use crate::erofs::{
+    self, Attributes, Content, ContentWriter, Device, Kind, NodeId, ROOT, Tree, Xattr,
+};
+use crate::layer::attributes::{fitting, sorted};
 use crate::layer::path::{MAX_NAME, MAX_PATH, parts};
 use crate::layer::{Error, Summary};
 
 /// How many inodes a layer has at most: five times those of a whole distribution with its documentation.
 pub const MAX_INODES: usize = 2_000_000;
+
+/// How much memory a layer may take for what is written last: inodes, names, targets of links, extended attributes, and the
+/// ends of contents. Most take 200 bytes an inode, and less than 10 MiB. It leaves the worker a third of its own for the rest.
+const MAX_MEMORY: usize = 448 << 20;
+
+/// What an inode and a name take, about, beside the text.
+const INODE_BYTES: usize = 160;
+const NAME_BYTES: usize = 48;
+
+/// How many parts of paths a layer's entries may lead through: twelve for each of the most entries, and a few seconds' worth.
+/// Without it, long paths through many links would take hours.
+const MAX_STEPS: u64 = 50_000_000;
 
 /// How many symbolic links one path leads through at most, as containerd counts them.
 const MAX_LINKS: usize = 255;
@@ -38,6 +54,10 @@ pub struct Layer {
     opaque: BTreeSet<NodeId>,
     /// Hard links whose targets were not there yet.
     late: Vec<LateLink>,
+    /// How much memory all of it takes.
+    memory: usize,
+    /// How many parts of paths were walked.
+    steps: Cell<u64>,
     pub(super) entries: usize,
 }
 
@@ -99,6 +119,8 @@ impl Layer {
             whiteouts: BTreeSet::new(),
             opaque: BTreeSet::new(),
             late: Vec::new(),
+            memory: 0,
+            steps: Cell::new(0),
             entries: 0,
         }
     }
@@ -116,32 +138,45 @@ impl Layer {
         kind: Kind,
     ) -> Result<(), String> {
         let (directory, name) = self.resolve(path)?;
+        let attributes = fitting(attributes, &kind)?;
+        self.count(memory_of(&kind) + memory_of_all(&attributes.xattrs) + name.len())?;
         let id = self.add(attributes, kind)?;
         self.tree.link(directory, &name, id);
         Ok(())
     }
 
-    /// Puts a directory at a path. If there is one, it keeps what is in it, and gets these attributes.
+    /// Leaves nothing at a path.
+    pub(super) fn put_nothing(&mut self, path: &[u8]) -> Result<(), String> {
+        let (directory, name) = self.resolve(path)?;
+        self.tree.unlink(directory, &name);
+        Ok(())
+    }
+
+    /// Gives the root directory the time of its entry. containerd makes nothing else of that entry, and images of which the
+    /// entry has the mode of a temporary directory work there.
+    pub(super) fn put_root(&mut self, attributes: &Attributes) {
+        self.implied.remove(&ROOT);
+        let root = &mut self.tree.get_mut(ROOT).attributes;
+        (root.seconds, root.nanoseconds) = (attributes.seconds, attributes.nanoseconds);
+    }
+
+    /// Puts a directory at a path. If there is one, it keeps what is in it, and its extended attributes.
     pub(super) fn put_directory(
         &mut self,
         path: &[u8],
         attributes: Attributes,
     ) -> Result<(), String> {
-        if parts(path)?.is_empty() {
-            self.implied.remove(&ROOT);
-            self.tree.get_mut(ROOT).attributes = attributes;
-            return Ok(());
-        }
         let (directory, name) = self.resolve(path)?;
         let entries = self.tree.entries(directory);
         let before = entries.and_then(|entries| entries.get(&*name).copied());
         match before.filter(|id| self.tree.entries(*id).is_some()) {
             Some(id) => {
                 self.implied.remove(&id);
-                self.tree.get_mut(id).attributes = attributes;
+                self.overwrite(id, attributes)?;
             }
             None => {
-                let id = self.add_directory(attributes, directory, name.len())?;
+                let id = self.add_directory(Attributes::default(), directory, name.len())?;
+                self.overwrite(id, attributes)?;
                 self.tree.link(directory, &name, id);
             }
         }
@@ -156,15 +191,17 @@ impl Layer {
         target: &[u8],
         attributes: Attributes,
     ) -> Result<(), String> {
-        let found = self.link_target(target)?;
+        // First what has the name goes, as for containerd: if it was the target, the link leads to nothing.
         let (directory, name) = self.resolve(path)?;
-        match found {
+        self.count(NAME_BYTES + name.len())?;
+        self.tree.unlink(directory, &name);
+        match self.link_target(target)? {
             Some(id) => {
-                self.overwrite(id, attributes);
+                self.overwrite(id, attributes)?;
                 self.tree.link(directory, &name, id);
             }
             None if self.late.len() < MAX_LATE_LINKS => {
-                self.tree.unlink(directory, &name);
+                self.count(path.len() + target.len())?;
                 self.late.push(LateLink {
                     path: path.into(),
                     directory,
@@ -200,21 +237,19 @@ impl Layer {
     }
 
     /// Gives an inode that has attributes those of another entry for it.
-    fn overwrite(&mut self, id: NodeId, attributes: Attributes) {
+    fn overwrite(&mut self, id: NodeId, attributes: Attributes) -> Result<(), String> {
+        self.count(memory_of_all(&attributes.xattrs))?;
         let node = self.tree.get_mut(id);
         let mut xattrs = std::mem::take(&mut node.attributes.xattrs);
         // The kernel takes it away at each change of the owner.
         xattrs.retain(|(name, _)| **name != *CAPABILITY);
         xattrs.extend(attributes.xattrs);
-        let mode = match node.kind {
-            Kind::Symlink(_) => node.attributes.mode,
-            _ => attributes.mode,
-        };
-        node.attributes = Attributes {
-            mode,
+        let attributes = Attributes {
             xattrs: sorted(xattrs),
             ..attributes
         };
+        node.attributes = fitting(attributes, &node.kind)?;
+        Ok(())
     }
 
     /// Makes the hard links whose targets came after them. A link to such a link may stand before or after it: going
@@ -229,8 +264,10 @@ impl Layer {
         }
         for link in missing.into_iter().rev() {
             if !self.put_late_link(&link)? {
+                // containerd refuses it too, since it extracts a layer into a directory of its own.
                 let what = format!(
-                    "a hard link to {}, which the layer doesn't have",
+                    "a hard link to {}, which the layer doesn't have; \
+                     a link to a file of a lower layer must be a copy of the file",
                     link.target.escape_ascii()
                 );
                 return Err(link.refused(what));
@@ -257,6 +294,7 @@ impl Layer {
     pub(super) fn put_whiteout(&mut self, directory: &[u8], name: &[u8]) -> Result<(), String> {
         if let Some(directory) = self.directory(directory)? {
             self.bound()?;
+            self.count(INODE_BYTES + NAME_BYTES + name.len())?;
             self.whiteouts.insert((directory, name.into()));
         }
         Ok(())
@@ -300,13 +338,17 @@ impl Layer {
         }
     }
 
-    /// The directory at a path. What is missing, and what is neither directory nor link, becomes a directory.
+    /// The directory at a path. What is missing becomes a directory.
     fn walk(&mut self, parts: &[&[u8]]) -> Result<NodeId, String> {
         let mut way = Way::new(parts);
         loop {
             match self.follow(&mut way)? {
                 Stop::End => return Ok(way.at),
-                Stop::Missing(part) | Stop::Other(part) => {
+                Stop::Other(part) => {
+                    let part = part.escape_ascii();
+                    return Err(format!("it is below {part}, which is no directory"));
+                }
+                Stop::Missing(part) => {
                     let attributes = Attributes {
                         mode: 0o755,
                         ..Attributes::default()
@@ -323,6 +365,12 @@ impl Layer {
     /// Goes on along a way, as far as there are directories. Symbolic links of this layer are followed within it.
     fn follow(&self, way: &mut Way) -> Result<Stop, String> {
         while let Some(part) = way.rest.pop() {
+            self.steps.set(self.steps.get() + 1);
+            if self.steps.get() > MAX_STEPS {
+                return Err(format!(
+                    "the paths of the layer have more than {MAX_STEPS} parts"
+                ));
+            }
             let Kind::Directory { entries, parent } = &self.tree.get(way.at).kind else {
                 return Err("it is below something that is no directory".to_owned());
             };
@@ -373,6 +421,7 @@ impl Layer {
         name: usize,
     ) -> Result<NodeId, String> {
         self.bound()?;
+        self.count(INODE_BYTES + NAME_BYTES + name)?;
         let length = self.lengths.get(&parent).copied().unwrap_or_default() + 1 + name;
         if length >= MAX_PATH {
             return Err("links make its path longer than 4095 bytes".to_owned());
@@ -381,6 +430,18 @@ impl Layer {
         let id = id.ok_or_else(too_many)?;
         self.lengths.insert(id, length);
         Ok(id)
+    }
+
+    /// Counts the memory that something takes.
+    fn count(&mut self, bytes: usize) -> Result<(), String> {
+        self.memory = self.memory.saturating_add(bytes);
+        match self.memory <= MAX_MEMORY {
+            true => Ok(()),
+            false => Err(format!(
+                "the names, attributes and ends of files up to here take more than {} MiB",
+                MAX_MEMORY >> 20
+            )),
+        }
     }
 
     fn bound(&self) -> Result<(), String> {
@@ -432,20 +493,22 @@ impl Layer {
     }
 }
 
+/// How much memory an inode with a name takes.
+fn memory_of(kind: &Kind) -> usize {
+    let more = match kind {
+        Kind::File(Content::Plain { tail, .. }) => tail.len(),
+        Kind::File(Content::Compressed { clusters, .. }) => size_of_val(&**clusters),
+        Kind::Symlink(target) => target.len(),
+        _ => 0,
+    };
+    INODE_BYTES + NAME_BYTES + more
+}
+
+fn memory_of_all(xattrs: &[Xattr]) -> usize {
+    let lengths = xattrs.iter().map(|(name, value)| name.len() + value.len());
+    lengths.map(|length| NAME_BYTES + length).sum()
+}
+
 fn too_many() -> String {
     format!("the layer has more than {MAX_INODES} inodes")
-}
-
-/// The attributes of an archive's entry that a layer keeps: overlayfs' own would be obeyed, and SELinux labels are those of
-/// the machine that made the image. containerd drops the same.
-pub(crate) fn is_kept(name: &[u8]) -> bool {
-    !name.starts_with(b"trusted.overlay.") && name != b"security.selinux"
-}
-
-/// Sorts attributes, and of those that come twice keeps the last.
-pub(super) fn sorted(mut xattrs: Vec<Xattr>) -> Vec<Xattr> {
-    xattrs.reverse();
-    xattrs.sort_by(|a, b| a.0.cmp(&b.0));
-    xattrs.dedup_by(|later, earlier| later.0 == earlier.0);
-    xattrs
 }

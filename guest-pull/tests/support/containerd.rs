@@ -68,9 +68,14 @@ impl Containerd {
 
     /// Extracts the image `test` of a layout, and mounts what came of it.
     pub fn mount(&self, layout: &Path, name: &str) -> (PathBuf, Mounted) {
+        let mounted = self.try_mount(layout, name);
+        mounted.unwrap_or_else(|said| panic!("containerd refuses {name}: {said}"))
+    }
+
+    /// The same for an image that may be refused: what is said then.
+    pub fn try_mount(&self, layout: &Path, name: &str) -> Result<(PathBuf, Mounted), String> {
         self.import(layout, name);
         self.extract(name, "test")
-            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Takes the images of a layout, and doesn't extract them yet.
