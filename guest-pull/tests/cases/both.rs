@@ -100,7 +100,7 @@ impl Both {
 
 impl Pulled {
     /// How the two differ, if they do. The time of a directory without an entry is not containerd's to say, since it writes
-    /// into that directory while it extracts. There it is 0.
+    /// into that directory while it extracts: there it is 0. Nor is the root's, even with an entry.
     pub fn difference(&self) -> Option<(How, String)> {
         let (ours, theirs) = match (&self.ours, &self.theirs) {
             (Err(_), Err(_)) => return None,
@@ -109,12 +109,15 @@ impl Pulled {
             (Ok(ours), Ok(theirs)) => (ours, theirs),
         };
         let mut theirs = theirs.clone();
-        for entry in theirs.values_mut() {
+        for (name, entry) in &mut theirs {
             let is_new = entry[TIME]
                 .parse()
                 .is_ok_and(|time: u128| time >= self.start);
             if entry[0].starts_with("'0o4") && is_new {
-                entry[TIME] = "0".to_owned();
+                entry[TIME] = match (name.as_str(), ours.get(name)) {
+                    ("b'.'", Some(ours)) => ours[TIME].clone(),
+                    _ => "0".to_owned(),
+                };
             }
         }
         let names = ours.keys().chain(theirs.keys());
