@@ -90,9 +90,12 @@ REGISTRY := target/registry/usr/bin/docker-registry
 TOOLS := target/tools
 # A skopeo that supports key providers: that of Debian 13, with its libraries.
 SKOPEO := target/skopeo/usr/bin/skopeo
+# Archives with which other readers of tar archives are tested.
+ARCHIVES := target/archives
 TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) \
 	DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
-	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO) GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL)
+	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO) GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL) \
+	FOREIGN_ARCHIVES=$(CURDIR)/$(ARCHIVES)
 SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
 # Programs that the tests call and that a small machine may lack: strace, systemd's tools that read units, and what reads
@@ -230,7 +233,7 @@ deb rpm: image image-manual
 
 # The tests run the release binary, which is built separately: built together with the tests, it would get the crate
 # features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process.
-test: build registry go-client skopeo $(TOOLS)/fetched $(SYSTEM_CALLS)
+test: build registry go-client skopeo $(TOOLS)/fetched $(ARCHIVES)/fetched $(SYSTEM_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked --lib --bins --examples --test project
 	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-common --package guest-pull
 	$(TEST_ENV) $(CARGO) test --locked --doc
@@ -293,6 +296,9 @@ $(TOOLS)/fetched:
 		printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$$@"\n' "$$libraries" "$$program" \
 			>$(TOOLS)/run/$$tool && chmod +x $(TOOLS)/run/$$tool || exit 1; \
 	done
+
+$(ARCHIVES)/fetched: tests/fetch-archives
+	tests/fetch-archives $(CURDIR)/$(ARCHIVES)
 
 demo: build registry
 	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL) \

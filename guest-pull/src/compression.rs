@@ -7,32 +7,110 @@ use std::io::{self, BufRead, Read};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
-/// The largest window of zstd, as an exponent of two: what the format's `--long` needs at most in images, and what is held
-/// in memory for it. Without flags, zstd and containerd take up to 2^27.
+/// The largest window of zstd, as an exponent of two: 128 MiB. That is what zstd's own tool takes without flags, and the most
+/// that it writes without them; builders of images write at most 8 MiB.
+///
+/// Each layer that is being decompressed holds as much memory as its window, or as its content if that is less. Three at once
+/// of the largest window fit into the worker's memory, and three of containerd's largest, 512 MiB, would not.
 const MAX_WINDOW: u32 = 27;
 
+/// How many bytes tell how a blob is compressed.
+const START: u64 = 10;
+
+/// How something is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// With gzip.
+    Gzip,
+    /// With zstd.
+    Zstd,
+    /// Not at all.
+    None,
+}
+
+impl Kind {
+    /// By its first bytes; or the name of a compression that no layer has.
+    fn of(start: &[u8]) -> Result<Self, &'static str> {
+        match start {
+            [0x1f, 0x8b, ..] => Ok(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err("xz"),
+            // So long because the name of an archive's first entry is here too.
+            [
+                b'B',
+                b'Z',
+                b'h',
+                b'1'..=b'9',
+                0x31,
+                0x41,
+                0x59,
+                0x26,
+                0x53,
+                0x59,
+                ..,
+            ] => Err("bzip2"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Err("lz4"),
+            _ => Ok(Self::None),
+        }
+    }
+
+    /// What a layer's media type says; none if it doesn't. Docker's without an end says nothing, since its layers may be
+    /// compressed all the same.
+    pub fn of_media_type(media_type: &str) -> Option<Self> {
+        let plain = media_type.strip_suffix("+encrypted").unwrap_or(media_type);
+        match plain.rsplit(['+', '.']).next() {
+            Some("gzip") => Some(Self::Gzip),
+            Some("zstd") => Some(Self::Zstd),
+            Some("tar") if plain.starts_with("application/vnd.oci.") => Some(Self::None),
+            _ => None,
+        }
+    }
+
+    /// What a blob is.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::None => "not compressed",
+        }
+    }
+}
+
 /// The archive in a blob: decompressed, if it is compressed.
+pub struct Decompressed<'r> {
+    kind: Kind,
+    archive: Box<dyn Read + Send + 'r>,
+}
+
+impl Decompressed<'_> {
+    /// How the blob is compressed.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl Read for Decompressed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.archive.read(buffer);
+        read.map_err(|error| explained(self.kind, error))
+    }
+}
+
+/// Begins to decompress a blob.
 ///
 /// # Errors
 ///
-/// If the blob's beginning can't be read.
-pub fn decompressed<'r, R: BufRead + Send + 'r>(
-    mut blob: R,
-) -> io::Result<Box<dyn Read + Send + 'r>> {
-    // A reader gives at least one byte, but need not give four.
+/// If the blob's beginning can't be read, or it is compressed in another way.
+pub fn decompressed<'r, R: BufRead + Send + 'r>(mut blob: R) -> io::Result<Decompressed<'r>> {
     let mut start = Vec::new();
-    while start.len() < 4 {
-        let mut byte = [0];
-        match blob.read(&mut byte) {
-            Ok(0) => break,
-            Ok(_) => start.push(byte[0]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let kind = Kind::of(&start);
+    blob.by_ref().take(START).read_to_end(&mut start)?;
+    let kind = Kind::of(&start).map_err(|other| {
+        io::Error::other(format!(
+            "compressed with {other}; layers are compressed with gzip, zstd or not at all: push the image again as one of these"
+        ))
+    })?;
     let whole = io::Cursor::new(start).chain(blob);
-    Ok(match kind {
+    let archive: Box<dyn Read + Send + 'r> = match kind {
         // Several members are one archive.
         Kind::Gzip => Box::new(MultiGzDecoder::new(whole)),
         // Several frames too, and skippable ones among them.
@@ -42,26 +120,42 @@ pub fn decompressed<'r, R: BufRead + Send + 'r>(
             Box::new(decoder)
         }
         Kind::None => Box::new(whole),
-    })
+    };
+    Ok(Decompressed { kind, archive })
 }
 
-/// How something is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Gzip,
-    Zstd,
-    None,
-}
-
-impl Kind {
-    /// By its first bytes.
-    fn of(start: &[u8]) -> Self {
-        match start {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            _ => Self::None,
+/// The same error in words for who has the image, if it is a decoder's own.
+fn explained(kind: Kind, error: io::Error) -> io::Error {
+    let text = match (kind, error.to_string().as_str()) {
+        (Kind::None, _) => return error,
+        (_, "incomplete deflate stream" | "incomplete frame" | "unexpected end of file") => {
+            format!("it ends within its {} data", kind.name())
         }
-    }
+        (Kind::Gzip, "invalid gzip header") => {
+            "something else follows its gzip data, or a broken header".to_owned()
+        }
+        (Kind::Zstd, "Unknown frame descriptor") => {
+            "something else follows its zstd data".to_owned()
+        }
+        (Kind::Zstd, "Frame requires too much memory for decoding") => format!(
+            "its zstd data has a window over {} MiB; push the image again, compressed without a larger one (zstd: --long)",
+            (1 << MAX_WINDOW) >> 20
+        ),
+        (Kind::Zstd, "Allocation error : not enough memory") => {
+            "there is not enough memory for the window of its zstd data; fewer layers at once need less \
+             (max_concurrent_layer_downloads_per_image)"
+                .to_owned()
+        }
+        (Kind::Zstd, "Dictionary mismatch") => {
+            "its zstd data was compressed with a dictionary, which an image can't bring along"
+                .to_owned()
+        }
+        (Kind::Zstd, "Restored data doesn't match checksum") => {
+            "its zstd data doesn't match its checksum".to_owned()
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), text)
 }
 
 #[cfg(test)]
@@ -107,5 +201,37 @@ mod tests {
         for short in [&b""[..], b"a", b"abc"] {
             assert_eq!(read(short).unwrap(), short);
         }
+    }
+
+    /// What media types say, and when they say nothing.
+    #[test]
+    fn media_types_say_how_a_layer_is_compressed() {
+        let oci = "application/vnd.oci.image.layer.v1.tar";
+        let docker = "application/vnd.docker.image.rootfs.diff.tar";
+        for (media_type, expected) in [
+            (oci.to_owned(), Some(Kind::None)),
+            (format!("{oci}+gzip"), Some(Kind::Gzip)),
+            (format!("{oci}+zstd"), Some(Kind::Zstd)),
+            (format!("{oci}+encrypted"), Some(Kind::None)),
+            (format!("{oci}+zstd+encrypted"), Some(Kind::Zstd)),
+            (format!("{docker}.gzip"), Some(Kind::Gzip)),
+            (format!("{docker}.zstd"), Some(Kind::Zstd)),
+            (docker.to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(Kind::of_media_type(&media_type), expected, "{media_type}");
+        }
+    }
+
+    /// What a layer of a large window says where there is no memory for it: libzstd's words for it are known.
+    #[test]
+    fn too_little_memory_is_explained() {
+        // Error codes are the last numbers, and this one is 64.
+        let name = zstd::zstd_safe::get_error_name(0_usize.wrapping_sub(64));
+        let text = explained(Kind::Zstd, io::Error::other(name)).to_string();
+        assert!(
+            text.contains("max_concurrent_layer_downloads_per_image"),
+            "{name}"
+        );
     }
 }

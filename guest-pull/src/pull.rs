@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use common::text::Escaped;
 use thiserror::Error;
 
-use crate::compression::decompressed;
+use crate::compression::{self, decompressed};
 use crate::digest::{Digest, Digesting};
 use crate::encryption::{self, Decryptor};
 use crate::erofs;
@@ -253,8 +254,8 @@ fn fetch_watched(
     let (blob, converted) = thread::scope(|scope| {
         let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
         let converted = match decryptor {
-            None => Ok(convert(&mut blob, file, diff_id)?),
-            Some(decryptor) => convert_encrypted(&mut blob, decryptor, file, diff_id)?,
+            None => Ok(convert(&mut blob, layer, file, diff_id)?),
+            Some(decryptor) => convert_encrypted(&mut blob, decryptor, layer, file, diff_id)?,
         };
         // What follows the archive in the blob belongs to the blob's digest.
         io::copy(&mut blob, &mut io::sink())
@@ -294,11 +295,13 @@ fn fetch_watched(
 /// Makes a file system of the archive in a blob, and the digest of the archive.
 fn convert(
     blob: &mut Pipe,
+    layer: &Descriptor,
     file: File,
     diff_id: &Digest,
 ) -> Result<(layer::Summary, Digest), Failure> {
     thread::scope(|scope| {
         let archive = decompressed(blob).map_err(|error| other(format!("its blob: {error}")))?;
+        warn_of_label(layer, archive.kind());
         let (archive, decompressing) = Pipe::start(scope, archive);
         let (mut archive, hashing) = archive.digested(scope);
         let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
@@ -315,12 +318,13 @@ fn convert(
 fn convert_encrypted(
     blob: &mut Pipe,
     decryptor: Decryptor,
+    layer: &Descriptor,
     file: File,
     diff_id: &Digest,
 ) -> Result<Result<(layer::Summary, Digest), Failure>, Failure> {
     thread::scope(|scope| {
         let (mut plain, decrypting) = Pipe::start(scope, decryptor.decrypt(blob));
-        let converted = match convert(&mut plain, file, diff_id) {
+        let converted = match convert(&mut plain, layer, file, diff_id) {
             Err(failure) if failure.kind == Kind::NoRoom => return Err(failure),
             converted => converted,
         };
@@ -342,6 +346,19 @@ fn convert_encrypted(
             false => Err(other(WRONG_HMAC.to_owned())),
         })
     })
+}
+
+/// Says that a layer's media type is wrong, as it is now and then: its content counts.
+fn warn_of_label(layer: &Descriptor, kind: compression::Kind) {
+    let media_type = &layer.media_type;
+    if compression::Kind::of_media_type(media_type).is_some_and(|label| label != kind) {
+        eprintln!(
+            "guest-pull: the layer {} is labelled \"{}\" and is {}; its content counts",
+            layer.digest,
+            Escaped(media_type),
+            kind.name()
+        );
+    }
 }
 
 fn other(message: String) -> Failure {

@@ -19,6 +19,17 @@ use crate::stand_in::Answer;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// The media type of a layer that is not compressed.
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A layer, as a manifest and a configuration say it.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub media_type: String,
+    pub blob: Vec<u8>,
+    pub diff_id: String,
+}
+
 /// What a repository has: documents and layers by their digests, and the digest of the tag `1`.
 #[derive(Clone, Debug, Default)]
 pub struct Repository {
@@ -84,14 +95,28 @@ impl Repository {
     /// Adds an image whose configuration says these diff ids.
     pub fn add_with_diff_ids(&mut self, archives: &[Vec<u8>], diff_ids: Vec<String>) -> Image {
         let mut layers = Vec::new();
-        for archive in archives {
+        for (archive, diff_id) in archives.iter().zip(diff_ids) {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
             encoder.write_all(archive).unwrap();
-            let blob = encoder.finish().unwrap();
-            let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+            layers.push(Layer {
+                media_type: format!("{LAYER}+gzip"),
+                blob: encoder.finish().unwrap(),
+                diff_id,
+            });
+        }
+        self.add_layers(layers)
+    }
+
+    /// Adds an image of these layers, the lowest first.
+    pub fn add_layers(&mut self, all: Vec<Layer>) -> Image {
+        let mut layers = Vec::new();
+        let mut diff_ids = Vec::new();
+        for layer in all {
+            let size = layer.blob.len();
             layers.push(
-                json!({"mediaType": media_type, "size": blob.len(), "digest": self.put(blob)}),
+                json!({"mediaType": layer.media_type, "size": size, "digest": self.put(layer.blob)}),
             );
+            diff_ids.push(layer.diff_id);
         }
         let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
         let config = self.put_document("application/vnd.oci.image.config.v1+json", &config);
@@ -105,6 +130,37 @@ impl Repository {
                 .collect(),
             diff_ids,
         }
+    }
+
+    /// Writes all of it as an image layout, with these images by their names.
+    pub fn write_layout_of(&self, layout: &Path, images: &[(String, &Image)]) {
+        let named = images.iter().map(|(name, image)| (name, &image.descriptor));
+        self.write(layout, named);
+    }
+
+    /// Writes an image layout, in which the tag is `test`.
+    pub fn write_layout(&self, layout: &Path) {
+        let tagged: Value = serde_json::from_slice(&self.blobs[&self.tag]).unwrap();
+        let size = self.blobs[&self.tag].len();
+        let entry = json!({"mediaType": tagged["mediaType"], "size": size, "digest": self.tag});
+        self.write(layout, [(&"test".to_owned(), &entry)].into_iter());
+    }
+
+    fn write<'a>(&self, layout: &Path, images: impl Iterator<Item = (&'a String, &'a Value)>) {
+        let blobs = layout.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).unwrap();
+        for (digest, blob) in &self.blobs {
+            std::fs::write(blobs.join(digest.trim_start_matches("sha256:")), blob).unwrap();
+        }
+        let named = images.map(|(name, descriptor)| {
+            let mut descriptor = descriptor.clone();
+            descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+            descriptor
+        });
+        let index = json!({"schemaVersion": 2, "manifests": named.collect::<Vec<_>>()});
+        std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+        let version = r#"{"imageLayoutVersion": "1.0.0"}"#;
+        std::fs::write(layout.join("oci-layout"), version).unwrap();
     }
 
     /// Gives the tag to an index of these descriptors.
@@ -148,22 +204,6 @@ impl Repository {
     /// Gives the tag to what a descriptor names.
     pub fn tag(&mut self, descriptor: &Value) {
         self.tag = descriptor["digest"].as_str().unwrap().to_owned();
-    }
-
-    /// Writes an image layout, in which the tag is `test`.
-    pub fn write_layout(&self, directory: &Path) {
-        let blobs = directory.join("blobs/sha256");
-        std::fs::create_dir_all(&blobs).unwrap();
-        for (digest, blob) in &self.blobs {
-            std::fs::write(blobs.join(digest.trim_start_matches("sha256:")), blob).unwrap();
-        }
-        let tagged: Value = serde_json::from_slice(&self.blobs[&self.tag]).unwrap();
-        let entry = json!({"mediaType": tagged["mediaType"], "size": self.blobs[&self.tag].len(), "digest": self.tag,
-                           "annotations": {"org.opencontainers.image.ref.name": "test"}});
-        let index = json!({"schemaVersion": 2, "manifests": [entry]});
-        std::fs::write(directory.join("index.json"), index.to_string()).unwrap();
-        let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
-        std::fs::write(directory.join("oci-layout"), version).unwrap();
     }
 
     /// What a registry answers to the path of a request.
