@@ -75,11 +75,7 @@ pub enum Found {
 ///
 /// If the daemon can't be asked or refuses, or what there is for the image can't be used.
 pub fn fetch(source: &Source, daemon: &Path, image: &ImageName) -> Result<Found, Failure> {
-    let text = match source {
-        Source::Resource(path) => ask(path, daemon)?,
-        Source::File(path) => read(path)?,
-    };
-    let Some(text) = text else {
+    let Some(text) = text("the credential", source, daemon)? else {
         return Ok(Found::Anonymous(format!("there is no credential {source}")));
     };
     match login(&text, image) {
@@ -117,8 +113,24 @@ pub fn login(text: &[u8], image: &ImageName) -> Result<Option<Login>, String> {
     }
 }
 
+/// What is at a place, if it is there; `what` it is, for messages.
+///
+/// # Errors
+///
+/// If the daemon can't be asked or refuses, or the file can't be read.
+pub fn text(
+    what: &str,
+    source: &Source,
+    daemon: &Path,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    match source {
+        Source::Resource(path) => ask(what, path, daemon),
+        Source::File(path) => read(what, path),
+    }
+}
+
 /// The resource of the daemon, if it has it.
-fn ask(path: &str, daemon: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+fn ask(what: &str, path: &str, daemon: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
     let request = GetResourceRequest {
         ResourcePath: format!("kbs:///{path}"),
         ..Default::default()
@@ -126,7 +138,7 @@ fn ask(path: &str, daemon: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure>
     let method = ("api.GetResourceService", "GetResource");
     let answer = client::call::<GetResourceResponse>(daemon, method, &request, ANSWER_TIME);
     let shown = daemon.display();
-    let asking = format!("the credential kbs:///{}", Escaped(path));
+    let asking = format!("{what} kbs:///{}", Escaped(path));
     match answer {
         Ok(answer) => Ok(Some(Zeroizing::new(answer.Resource))),
         Err(Error::Refused(status)) if status.code() == Code::NOT_FOUND => Ok(None),
@@ -152,9 +164,9 @@ fn ask(path: &str, daemon: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure>
 }
 
 /// The file, if it is there.
-fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
-    let failed = |what: String| {
-        let text = format!("the credential {}: {what}", path.display());
+fn read(what: &str, path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    let failed = |problem: String| {
+        let text = format!("{what} {}: {problem}", path.display());
         Err(Failure::new(Kind::Configuration, text))
     };
     let mut file = match File::open(path) {

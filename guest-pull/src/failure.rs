@@ -51,12 +51,13 @@ pub enum Kind {
 
 impl Kind {
     /// Those that the worker can find, which it names on the wire.
-    const NAMES: [(Self, &'static str); 6] = [
+    const NAMES: [(Self, &'static str); 7] = [
         (Self::Refused, "refused"),
         (Self::Forbidden, "forbidden"),
         (Self::Missing, "missing"),
         (Self::Unreachable, "unreachable"),
         (Self::NoRoom, "no-room"),
+        (Self::Configuration, "configuration"),
         (Self::Other, "other"),
     ];
 

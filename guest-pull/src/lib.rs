@@ -13,6 +13,7 @@ pub mod layer;
 mod loop_device;
 pub mod mount;
 pub mod pipe;
+pub mod policy;
 pub mod pull;
 pub mod question;
 pub mod registry;

@@ -16,6 +16,7 @@ use crate::erofs;
 use crate::failure::{Failure, Kind};
 use crate::layer;
 use crate::pipe::Pipe;
+use crate::policy::{self, Rules};
 use crate::question::{Answer, Question};
 use crate::registry::manifest::{self, Descriptor, Document, Manifest};
 use crate::registry::platform::Platform;
@@ -51,6 +52,9 @@ pub enum Error {
     /// Indexes lead to indexes.
     #[error("the image is an index within more than {MAX_INDEXES} others")]
     TooManyIndexes,
+    /// The policy doesn't let it in.
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     /// A layer can't be had, or made into a file system.
     #[error("layer {number} of {layers} ({digest}): {failure}")]
     Layer {
@@ -72,7 +76,10 @@ impl Error {
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Registry(error) => of_registry(error),
+            Self::Registry(error) | Self::Policy(policy::Error::Registry(error)) => {
+                of_registry(error)
+            }
+            Self::Policy(policy::Error::Refused(_)) => Kind::Configuration,
             Self::Layer { failure, .. } => failure.kind,
             Self::Store(error) => Kind::of_io(error.io()),
             _ => Kind::Other,
@@ -127,6 +134,8 @@ pub struct Means<'m> {
     pub client: &'m Client,
     /// Where layers go.
     pub store: &'m Store,
+    /// The signatures that the image must have, if any.
+    pub rules: Option<&'m Rules>,
     /// How many layers are fetched at once.
     pub at_once: usize,
     /// Who is told what happens.
@@ -143,6 +152,9 @@ pub struct Means<'m> {
 pub fn pull(means: &Means<'_>, reference: &str, platform: &Platform) -> Result<Pulled, Error> {
     let Means { client, events, .. } = means;
     let found = find(client, reference, platform)?;
+    if let Some(rules) = means.rules {
+        rules.check(client, &found.documents)?;
+    }
     let manifest = &found.manifest;
     let config = client.small_blob(&manifest.config.digest)?;
     check("configuration", &manifest.config.digest, &config)?;

@@ -106,6 +106,7 @@ impl Source {
         Ok(Request {
             places: vec![place],
             platform: self.platform(),
+            rules: None,
             certificates: self.certificates()?,
             layers_at_once: LAYERS_AT_ONCE,
             store: std::path::absolute(store)?,

@@ -4,6 +4,7 @@
 
 use crate::config::Image;
 use crate::credential::Source;
+use crate::policy::Text;
 
 /// Takes the parameters over that kata's runtime writes for the puller.
 pub fn parse(text: &str) -> Image {
@@ -30,13 +31,21 @@ pub fn parse(text: &str) -> Image {
         }
     }
     let is_checked = value("agent.enable_signature_verification") == Some("true");
+    if let Some(uri) = value("agent.image_policy_file").filter(|_| is_checked) {
+        match Source::parse(uri) {
+            Some(source) => image.signatures.policy = Some(Text::At(source)),
+            None => image.refusals.push(
+                "agent.image_policy_file on the kernel command line is not kbs:///REPOSITORY/TYPE/TAG or file:///PATH"
+                    .to_owned(),
+            ),
+        }
+    }
     let refused = [
-        ("agent.image_policy_file", "image policies", is_checked),
-        ("agent.https_proxy", "proxies", true),
-        ("agent.http_proxy", "proxies", true),
+        ("agent.https_proxy", "proxies"),
+        ("agent.http_proxy", "proxies"),
     ];
-    for (name, what, counts) in refused {
-        if counts && value(name).is_some() {
+    for (name, what) in refused {
+        if value(name).is_some() {
             image.refusals.push(format!(
                 "{name} is on the kernel command line, and guest-pull does not support {what} yet"
             ));
@@ -62,6 +71,10 @@ mod tests {
             ),
             (
                 &format!("{policy} agent.enable_signature_verification=true"),
+                0,
+            ),
+            (
+                "agent.image_policy_file=x agent.enable_signature_verification=true",
                 1,
             ),
             ("agent.https_proxy=http://p agent.no_proxy=x", 1),
@@ -69,6 +82,16 @@ mod tests {
             ("agent.image_registry_auth=x", 1),
         ] {
             assert_eq!(parse(text).refusals.len(), refusals, "{text}");
+        }
+        let source = Some(Text::At(Source::Resource("a/b/c".to_owned())));
+        let is_on = format!("{policy} agent.enable_signature_verification=true");
+        assert_eq!(parse(&is_on).signatures.policy, source);
+        for off in [
+            policy,
+            &is_on.replace("true", "false"),
+            "agent.enable_signature_verification=true",
+        ] {
+            assert_eq!(parse(off).signatures.policy, None, "{off}");
         }
         let image = parse("agent.image_registry_auth=file:///run/a.json\n");
         assert_eq!(image.credential, Source::File("/run/a.json".into()));

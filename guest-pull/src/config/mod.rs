@@ -18,6 +18,7 @@ use common::toml::{self, MAX_COMPONENT_BYTES};
 
 use crate::credential::Source;
 use crate::failure::{Failure, Kind};
+use crate::policy::Configured;
 use crate::pull::LAYERS_AT_ONCE;
 
 pub use registries::Registry;
@@ -48,6 +49,8 @@ pub struct Image {
     pub layers_at_once: usize,
     /// `authenticated_registry_credentials_uri`: where the credential is.
     pub credential: Source,
+    /// `image_security_policy`, `sigstore_config`, and the same as URIs.
+    pub signatures: Configured,
     /// `[[registry]]` of `[image.registry_config]`.
     pub registries: Vec<Registry>,
     /// Why no image is pulled.
@@ -63,6 +66,7 @@ impl Default for Image {
             extra_root_certificates: Vec::new(),
             layers_at_once: LAYERS_AT_ONCE,
             credential: Source::usual(),
+            signatures: Configured::default(),
             registries: Vec::new(),
             refusals: Vec::new(),
             warnings: Vec::new(),
@@ -174,6 +178,7 @@ fn unread(path: &Path, error: &io::Error) -> Failure {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::policy::Text;
 
     fn parse(text: &str) -> Result<Image, Failure> {
         Image::parse(text.as_bytes(), "cdh.toml")
@@ -216,10 +221,6 @@ mod tests {
     #[test]
     fn nothing_is_passed_over_in_silence() {
         for (key, value) in [
-            ("image_security_policy", "\"{}\""),
-            ("image_security_policy_uri", "\"kbs:///a/b/c\""),
-            ("sigstore_config", "\"\""),
-            ("sigstore_config_uri", "\"kbs:///a/b/c\""),
             ("registry_configuration_uri", "\"kbs:///a/b/c\""),
             (
                 "image_pull_proxy",
@@ -232,6 +233,12 @@ mod tests {
             assert!(failure.message.contains(key), "{failure}");
             assert!(!failure.message.contains("hunter"), "{failure}");
         }
+        let text = "[image]\nimage_security_policy = \"{}\"\nimage_security_policy_uri = \"kbs:///a/b/c\"\n\
+            sigstore_config = \"x\"\n";
+        let signatures = parse(text).unwrap().signatures;
+        let uri = Source::Resource("a/b/c".to_owned());
+        assert_eq!(signatures.policy, Some(Text::At(uri)));
+        assert_eq!(signatures.sigstore, Some(Text::Inline("x".to_owned())));
         let image = parse("[image]\nsurprise = 1\nimage_pull_proxy = {}\n").unwrap();
         assert!(image.allow(&name("a")).is_ok());
         assert!(image.warnings[0].contains("surprise"), "{image:?}");
@@ -251,6 +258,10 @@ mod tests {
             "[image]\nmax_concurrent_layer_downloads_per_image = \"hunter2\"",
             "[image]\nauthenticated_registry_credentials_uri = \"hunter2\"",
             "[image]\nregistry_config = \"hunter2\"",
+            "[image]\nimage_security_policy = 1",
+            "[image]\nimage_security_policy_uri = \"hunter2\"",
+            "[image]\nsigstore_config = [\"hunter2\"]",
+            "[image]\nsigstore_config_uri = \"hunter2\"",
             "[[image.registry_config.registry]]\nlocation = \"a\"\ninsecure = \"hunter2\"",
             "[[image.registry_config.registry]]\ninsecure = true",
             "[image\nhunter2",

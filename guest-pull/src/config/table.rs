@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Image, registries};
 use crate::credential::Source;
+use crate::policy::Text;
 
 /// The most layers of one image that are fetched at once, whatever is configured: each takes a connection, threads, and
 /// the memory of its archive's names.
@@ -79,10 +80,10 @@ pub fn take(image: &mut Image, value: Value) -> Result<(), Wrong> {
             }
             "registry_config" => registries::take(image, value)?,
             "image_security_policy" | "image_security_policy_uri" => {
-                image.refusals.push(refusal(&key, "image policies"));
+                take_text(&mut image.signatures.policy, &key, &value).map_err(wrong)?;
             }
             "sigstore_config" | "sigstore_config_uri" => {
-                image.refusals.push(refusal(&key, "signatures"));
+                take_text(&mut image.signatures.sigstore, &key, &value).map_err(wrong)?;
             }
             "registry_configuration_uri" => {
                 image
@@ -100,6 +101,20 @@ pub fn take(image: &mut Image, value: Value) -> Result<(), Wrong> {
                 image.warnings.push(text);
             }
         }
+    }
+    Ok(())
+}
+
+/// A text, or its URI, which wins over the text, as it does with the stock puller.
+fn take_text(place: &mut Option<Text>, key: &str, value: &Value) -> Result<(), &'static str> {
+    let text = value.as_str();
+    if key.ends_with("_uri") {
+        let source = text.and_then(Source::parse);
+        let source = source.ok_or("kbs:///REPOSITORY/TYPE/TAG or file:///PATH")?;
+        *place = Some(Text::At(source));
+    } else {
+        let text = text.ok_or("a text")?;
+        place.get_or_insert_with(|| Text::Inline(text.to_owned()));
     }
     Ok(())
 }

@@ -79,6 +79,17 @@ impl Client {
         self.small(response, &what)
     }
 
+    /// The index of what refers to a digest, by the registry's API for it, which many don't have.
+    ///
+    /// # Errors
+    ///
+    /// If the registry doesn't give it, or it is too large.
+    pub fn referrers(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+        let what = format!("list of what refers to {digest}");
+        let response = self.get(&format!("referrers/{digest}"), &what, Some(ACCEPTED))?;
+        self.small(response, &what)
+    }
+
     /// A blob, to be read as it comes.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ use crate::credential::{self, Found};
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::mount::{self, By, Mounted};
+use crate::policy;
 use crate::question::{Answer, Question};
 use crate::registry;
 use crate::registry::platform::Platform;
@@ -164,6 +165,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
     let reference = reference.to_owned();
     let directory = options.store.as_ref().unwrap_or(&image.work_dir);
     let store = open(directory)?;
+    let rules = policy::rules_for(&image.signatures, &options.daemon, &name)?;
     let found = credential::fetch(&image.credential, &options.daemon, &name)?;
     until.check().map_err(late)?;
     let (login, why_anonymous) = match found {
@@ -186,6 +188,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<(Digest, Moun
     let request = worker::Request {
         places: vec![place],
         platform: Platform::of_this_machine(),
+        rules,
         certificates: image.extra_root_certificates.clone(),
         layers_at_once: image.layers_at_once,
         store: store.directory().to_owned(),

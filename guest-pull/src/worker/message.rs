@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
+use crate::policy::Rules;
 use crate::question::{Answer, Question};
 use crate::registry::Login;
 use crate::registry::manifest::MAX_LAYERS;
@@ -41,6 +42,8 @@ pub struct Request {
     pub places: Vec<Place>,
     /// The platform.
     pub platform: Platform,
+    /// The signatures that the image must have, if any.
+    pub rules: Option<Rules>,
     /// Certificates of authorities in PEM, beside the system's.
     pub certificates: Vec<String>,
     /// How many layers are fetched at once.
@@ -99,6 +102,7 @@ impl Request {
         let request = json!({
             "places": places, "platform": self.platform.to_string(), "certificates": self.certificates,
             "layers_at_once": self.layers_at_once, "store": self.store,
+            "rules": self.rules.as_ref().map(Rules::to_json),
         });
         Zeroizing::new(request.to_string())
     }
@@ -111,6 +115,10 @@ impl Request {
         Some(Self {
             places: places.collect::<Option<_>>()?,
             platform: Platform::parse(value["platform"].as_str()?)?,
+            rules: match value.get("rules")? {
+                Value::Null => None,
+                rules => Some(Rules::of_json(rules)?),
+            },
             certificates: certificates.collect::<Option<_>>()?,
             layers_at_once: value["layers_at_once"].as_u64()?.try_into().ok()?,
             store: value["store"].as_str()?.into(),
@@ -257,6 +265,7 @@ mod tests {
                 plain_http: true,
             }],
             platform: Platform::parse("linux/arm/v7").unwrap(),
+            rules: None,
             certificates: vec!["x\ny".to_owned()],
             layers_at_once: 2,
             store: "/a b".into(),

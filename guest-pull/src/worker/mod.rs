@@ -83,6 +83,7 @@ fn pull(request: &Request, mounter: &Mounter) -> Result<Outcome, Failure> {
     let means = Means {
         client: &client,
         store: &store,
+        rules: request.rules.as_ref(),
         at_once: request.layers_at_once,
         events: &|event| mounter.tell(event),
         ask: &|question| mounter.ask(question),
