@@ -4,5 +4,17 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/caller.rs"]
+mod caller;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/image.rs"]
+mod image;
+mod policy;
+#[path = "../support/registry.rs"]
+mod registry;
+mod signatures;
+#[path = "../support/signing.rs"]
+mod signing;
+#[path = "../support/stand_in.rs"]
+mod stand_in;

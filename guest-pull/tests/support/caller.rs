@@ -2,6 +2,9 @@
 
 //! The other ends of `guest-pull serve`: its caller, the daemon that has the credential, and a registry that stalls.
 
+// Each of the tests' programs uses a part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -253,6 +256,14 @@ pub fn runs(id: u32) -> bool {
 
 /// A daemon on `cdh.sock` that answers each request for the credential in the same way, and tells what it was asked for.
 pub fn daemon(place: &Place, answer: Result<Vec<u8>, Code>) -> Receiver<String> {
+    daemon_with(place, move |_| answer.clone())
+}
+
+/// A daemon on `cdh.sock` that answers as it is asked.
+pub fn daemon_with(
+    place: &Place,
+    answer: impl Fn(&str) -> Result<Vec<u8>, Code> + Send + 'static,
+) -> Receiver<String> {
     let path = place.at("cdh.sock");
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(path).unwrap();
@@ -269,7 +280,7 @@ pub fn daemon(place: &Place, answer: Result<Vec<u8>, Code>) -> Receiver<String> 
 
 fn answer_one(
     mut stream: UnixStream,
-    answer: &Result<Vec<u8>, Code>,
+    answer: &dyn Fn(&str) -> Result<Vec<u8>, Code>,
     asked: &Sender<String>,
 ) -> Option<()> {
     let (header, body) = read_frame(&mut stream, Instant::now() + PATIENCE).ok()??;
@@ -279,6 +290,7 @@ fn answer_one(
         ("api.GetResourceService", "GetResource")
     );
     let resource = GetResourceRequest::parse_from_bytes(&request.payload).ok()?;
+    let answer = answer(&resource.ResourcePath);
     // The test need not look at it.
     let _ = asked.send(resource.ResourcePath);
     let mut response = Response::new();
@@ -286,12 +298,12 @@ fn answer_one(
         Ok(text) => {
             response.set_status(get_status(Code::OK, ""));
             let answer = GetResourceResponse {
-                Resource: text.clone(),
+                Resource: text,
                 ..Default::default()
             };
             response.payload = answer.write_to_bytes().ok()?;
         }
-        Err(code) => response.set_status(get_status(*code, "no such thing")),
+        Err(code) => response.set_status(get_status(code, "no such thing")),
     }
     let body = response.write_to_bytes().ok()?;
     let header = MessageHeader {
