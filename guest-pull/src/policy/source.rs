@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::auth_json::image::ImageName;
 use common::base64;
-use common::text::Escaped;
+use common::text::{Escaped, RegistryName};
 use zeroize::Zeroizing;
 
 use crate::credential::{self, Source};
@@ -140,7 +140,8 @@ fn key_text(
                 false => Source::parse(path),
             };
             let source = source.ok_or_else(|| {
-                let path = Escaped(path);
+                let path = RegistryName(path).plain();
+                let path = Escaped(&path);
                 let text = format!(
                     "the image policy names the key {path}, which is not kbs:///REPOSITORY/TYPE/TAG, file:///PATH or /PATH"
                 );

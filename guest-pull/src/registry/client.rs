@@ -90,6 +90,40 @@ impl Client {
         self.small(response, &what)
     }
 
+    /// What is at another URL, small and whole: it is asked for without the login.
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing, or it is too large.
+    pub fn elsewhere(&self, url: &str) -> Result<Vec<u8>, Error> {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.transport.send(&url, None, None)?;
+            let location = response.headers().get(LOCATION);
+            let location = location.and_then(|value| value.to_str().ok());
+            let host = host_of(&url).to_owned();
+            match (response.status(), location.and_then(|to| resolve(&url, to))) {
+                (StatusCode::OK, _) => return self.small(response, &url),
+                (status, Some(next)) if status.is_redirection() => url = next,
+                (StatusCode::NOT_FOUND, _) => {
+                    return Err(Error::Missing {
+                        host,
+                        what: url,
+                        message: String::new(),
+                    });
+                }
+                (status, _) => {
+                    let what = format!("{status} to the request for {url}");
+                    return Err(Error::Answer { host, what });
+                }
+            }
+        }
+        Err(Error::Answer {
+            host: host_of(&url).to_owned(),
+            what: format!("with more than {MAX_REDIRECTS} redirects"),
+        })
+    }
+
     /// A blob, to be read as it comes.
     ///
     /// # Errors

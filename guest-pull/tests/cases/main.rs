@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod bundles;
 #[path = "../support/caller.rs"]
 mod caller;
 #[path = "../support/host.rs"]
@@ -14,6 +15,7 @@ mod policy;
 #[path = "../support/registry.rs"]
 mod registry;
 mod signatures;
+mod signed_by;
 #[path = "../support/signing.rs"]
 mod signing;
 #[path = "../support/stand_in.rs"]
