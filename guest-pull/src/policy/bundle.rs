@@ -18,13 +18,16 @@ use crate::registry::{self, Client};
 /// What media types of bundles begin with: of all versions, `…bundle.v0.3+json` and `…bundle+json;version=0.2`.
 const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle";
 
+/// The media type of a configuration that says nothing.
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+
 /// The payload that a bundle's envelope has.
 const STATEMENT: &str = "application/vnd.in-toto+json";
 
 /// The only statement that is a signature. Others, made by the same key, say how the image was built, or that it has flaws.
 const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
 
-/// The manifests of the bundles that refer to what has this digest.
+/// The manifests that refer to what has this digest, and may have bundles.
 pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Vec<Digest>, Error> {
     let list = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).ok();
     let listed = |value: &Value| value["manifests"].is_array();
@@ -46,7 +49,10 @@ pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Vec<Digest>,
     let bundles = entries.filter(|entry| {
         let of = |name: &str| entry["annotations"][name].as_str();
         let predicate = of("dev.sigstore.bundle.predicateType");
-        is_bundle(&entry["artifactType"]) && predicate.is_none_or(|predicate| predicate == SIGNED)
+        let kind = &entry["artifactType"];
+        // Where it writes the list itself, cosign 3.1 says nothing there but that the configuration is empty.
+        let may_be = is_bundle(kind) || kind.is_null() || kind == EMPTY;
+        may_be && predicate.is_none_or(|predicate| predicate == SIGNED)
     });
     let digests = bundles.filter_map(|entry| Digest::parse(entry["digest"].as_str()?));
     Ok(digests.take(MAX_SIGNATURES + 1).collect())
@@ -58,23 +64,26 @@ fn is_bundle(media_type: &Value) -> bool {
         .is_some_and(|text| text.starts_with(MEDIA_TYPE))
 }
 
-/// Fetches the bundle that a manifest has; else why it can't be used.
-pub(super) fn fetch(client: &Client, manifest: &Digest) -> Result<Result<Value, String>, Error> {
+/// Fetches the bundle that a manifest has, if it has any; else why it can't be used.
+pub(super) fn fetch(
+    client: &Client,
+    manifest: &Digest,
+) -> Result<Option<Result<Value, String>>, Error> {
     let bytes = match client.manifest(&manifest.to_string()) {
         Ok(bytes) => bytes,
         Err(registry::Error::Missing { .. }) => {
-            return Ok(Err(format!("the registry has no {manifest}")));
+            return Ok(Some(Err(format!("the registry has no {manifest}"))));
         }
         Err(error) => return Err(Error::Registry(error)),
     };
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let mut layers = value["layers"].as_array().into_iter().flatten();
     let Some(layer) = layers.find(|layer| is_bundle(&layer["mediaType"])) else {
-        return Ok(Err("it has no bundle".to_owned()));
+        return Ok(None);
     };
-    Ok(small(client, layer)?.and_then(|bytes| {
+    Ok(Some(small(client, layer)?.and_then(|bytes| {
         serde_json::from_slice(&bytes).map_err(|_| "the bundle is not JSON".to_owned())
-    }))
+    })))
 }
 
 /// Whether the bundle is the signature by one of the keys of one of the documents.

@@ -111,7 +111,10 @@ impl Rules {
                     problems.too_many();
                     break;
                 }
-                let checked = bundle::fetch(client, &manifest)?.and_then(|found| {
+                let Some(found) = bundle::fetch(client, &manifest)? else {
+                    continue;
+                };
+                let checked = found.and_then(|found| {
                     bundle::verify(&found, keys, documents)?;
                     identity.check_nameless()
                 });

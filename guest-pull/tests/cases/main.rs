@@ -7,6 +7,7 @@
 mod bundles;
 #[path = "../support/caller.rs"]
 mod caller;
+mod cosign;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/image.rs"]

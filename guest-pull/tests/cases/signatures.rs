@@ -8,47 +8,19 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::auth_json::image::ImageName;
-use guest_pull::policy::{Configured, Rules, Text, rules_for};
-use guest_pull::pull;
 use guest_pull::registry::platform::Platform;
-use guest_pull::registry::{Client, Options};
 use serde_json::{Value, json};
 
 use crate::host::{output, run, support, tool};
 use crate::registry::Registry;
 use crate::signing::{
-    INDEX, Pushed, Repository, SigningKey, digest_of, payload, put_signatures, signed_by,
+    INDEX, Pushed, Repository, SigningKey, check_policy, digest_of, payload, put_signatures, rules,
+    signed_by,
 };
-
-/// The rules of a policy for an image.
-fn rules(policy: &str, image: &str) -> Result<Option<Rules>, String> {
-    let configured = Configured {
-        policy: Some(Text::Inline(policy.to_owned())),
-        sigstore: None,
-    };
-    let image = ImageName::parse(image).unwrap();
-    let rules = rules_for(&configured, Path::new("/nowhere"), &image);
-    rules.map_err(|failure| failure.message)
-}
 
 /// Checks the policy as a pull does; else the reason.
 pub fn check(policy: &str, image: &str) -> Result<(), String> {
-    let Some(rules) = rules(policy, image)? else {
-        return Ok(());
-    };
-    // As the worker gets them.
-    let rules = Rules::of_json(&rules.to_json()).unwrap();
-    let name = ImageName::parse(image).unwrap();
-    let options = Options {
-        plain_http: true,
-        ..Options::default()
-    };
-    let client = Client::new(&name.registry, &name.repository, None, &options);
-    let found = pull::find(&client, &name.suffix[1..], &Platform::of_this_machine());
-    let documents = found.map_err(|error| error.to_string())?.documents;
-    let checked = rules.check(&client, &documents);
-    checked.map_err(|error| error.to_string())
+    check_policy(policy, None, image)
 }
 
 pub fn check_refused(policy: &str, image: &str, what: &str) {
@@ -487,5 +459,5 @@ fn policy_json_what_is_not_understood_refuses() {
     }
     // The stock puller takes the key itself for keyData.
     let policy = json!({"default": [{"type": "sigstoreSigned", "keyData": key.pem()}]});
-    assert!(rules(&policy.to_string(), image).unwrap().is_some());
+    assert!(rules(&policy.to_string(), None, image).unwrap().is_some());
 }

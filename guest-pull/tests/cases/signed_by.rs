@@ -8,17 +8,12 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::auth_json::image::ImageName;
-use guest_pull::policy::{Configured, Rules, Text, rules_for};
-use guest_pull::pull;
-use guest_pull::registry::platform::Platform;
-use guest_pull::registry::{Client, Options};
 use tempfile::TempDir;
 
 use crate::caller::wait_until;
 use crate::host::{output, run, support, tool};
 use crate::registry::Registry;
-use crate::signing::digest_of;
+use crate::signing::{check_policy, digest_of};
 use crate::stand_in::{Answer, StandIn};
 
 /// A registry, a home of gpg, and a storage of signatures.
@@ -171,23 +166,7 @@ impl Place {
 }
 
 fn check(policy: &str, image: &str, lookaside: &str) -> Result<(), String> {
-    let configured = Configured {
-        policy: Some(Text::Inline(policy.to_owned())),
-        sigstore: Some(Text::Inline(lookaside.to_owned())),
-    };
-    let name = ImageName::parse(image).unwrap();
-    let rules = rules_for(&configured, Path::new("/nowhere"), &name);
-    let rules = rules.map_err(|failure| failure.message)?.unwrap();
-    let rules = Rules::of_json(&rules.to_json()).unwrap();
-    let options = Options {
-        plain_http: true,
-        ..Options::default()
-    };
-    let client = Client::new(&name.registry, &name.repository, None, &options);
-    let found = pull::find(&client, &name.suffix[1..], &Platform::of_this_machine());
-    let documents = found.map_err(|error| error.to_string())?.documents;
-    let checked = rules.check(&client, &documents);
-    checked.map_err(|error| error.to_string())
+    check_policy(policy, Some(lookaside), image)
 }
 
 fn signed_by(key: &Path, more: &str) -> String {

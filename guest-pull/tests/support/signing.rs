@@ -11,7 +11,12 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use common::auth_json::image::ImageName;
 use guest_pull::digest::Digest;
+use guest_pull::policy::{Configured, Rules, Text, rules_for};
+use guest_pull::pull;
+use guest_pull::registry::platform::Platform;
+use guest_pull::registry::{Client, Options};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -231,4 +236,35 @@ pub fn signed_by(key: &Path, more: &str) -> String {
         r#"{{"default": [{{"type": "sigstoreSigned", "keyPath": "{}"{more}}}]}}"#,
         key.display()
     )
+}
+
+/// The rules of a policy for an image; `lookaside` is the configuration that says where GPG's signatures are.
+pub fn rules(policy: &str, lookaside: Option<&str>, image: &str) -> Result<Option<Rules>, String> {
+    let inline = |text: &str| Text::Inline(text.to_owned());
+    let configured = Configured {
+        policy: Some(inline(policy)),
+        sigstore: lookaside.map(inline),
+    };
+    let image = ImageName::parse(image).unwrap();
+    let rules = rules_for(&configured, Path::new("/nowhere"), &image);
+    rules.map_err(|failure| failure.message)
+}
+
+/// Checks the policy as a pull does; else the reason.
+pub fn check_policy(policy: &str, lookaside: Option<&str>, image: &str) -> Result<(), String> {
+    let Some(rules) = rules(policy, lookaside, image)? else {
+        return Ok(());
+    };
+    // As the worker gets them.
+    let rules = Rules::of_json(&rules.to_json()).unwrap();
+    let name = ImageName::parse(image).unwrap();
+    let options = Options {
+        plain_http: true,
+        ..Options::default()
+    };
+    let client = Client::new(&name.registry, &name.repository, None, &options);
+    let found = pull::find(&client, &name.suffix[1..], &Platform::of_this_machine());
+    let documents = found.map_err(|error| error.to_string())?.documents;
+    let checked = rules.check(&client, &documents);
+    checked.map_err(|error| error.to_string())
 }
