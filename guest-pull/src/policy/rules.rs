@@ -202,8 +202,10 @@ impl Problems {
     }
 
     pub(super) fn too_many(&mut self) {
-        self.0.push(format!(
-            "there are more than {MAX_SIGNATURES} signatures, and no more are looked at"
-        ));
+        let text =
+            format!("there are more than {MAX_SIGNATURES} signatures, and no more are looked at");
+        if !self.0.contains(&text) {
+            self.0.push(text);
+        }
     }
 }
