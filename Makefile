@@ -92,10 +92,13 @@ TOOLS := target/tools
 SKOPEO := target/skopeo/usr/bin/skopeo
 # Archives with which other readers of tar archives are tested.
 ARCHIVES := target/archives
+# The newest cosign of Debian, and that of Debian 13, which signs in another way.
+COSIGN := target/cosign/usr/bin/cosign
+COSIGN_2 := target/cosign-2/usr/bin/cosign
 TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) \
 	DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
-	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO) GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL) \
-	FOREIGN_ARCHIVES=$(CURDIR)/$(ARCHIVES)
+	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO) COSIGN=$(CURDIR)/$(COSIGN) COSIGN_2=$(CURDIR)/$(COSIGN_2) \
+	GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL) FOREIGN_ARCHIVES=$(CURDIR)/$(ARCHIVES)
 SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
 # Programs that the tests call and that a small machine may lack: strace, systemd's tools that read units, and what reads
@@ -233,7 +236,7 @@ deb rpm: image image-manual
 
 # The tests run the release binary, which is built separately: built together with the tests, it would get the crate
 # features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process.
-test: build registry go-client skopeo $(TOOLS)/fetched $(ARCHIVES)/fetched $(SYSTEM_CALLS)
+test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(ARCHIVES)/fetched $(SYSTEM_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked --lib --bins --examples --test project
 	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-common --package guest-pull
 	$(TEST_ENV) $(CARGO) test --locked --doc
@@ -312,11 +315,21 @@ $(REGISTRY):
 skopeo: $(SKOPEO)
 
 # The loader of its own C library runs it, because this machine's C library may be older.
-$(SKOPEO): tests/fetch-debs tests/skopeo
+$(SKOPEO): tests/fetch-debs tests/debian-program
 	tests/fetch-debs --suite trixie $(CURDIR)/target/skopeo skopeo libc6 libgpgme11t64 libassuan9 \
 		libgpg-error0 libsqlite3-0
 	mv $(SKOPEO) $(SKOPEO).elf
-	install -m 0755 tests/skopeo $(SKOPEO)
+	install -m 0755 tests/debian-program $(SKOPEO)
+
+$(COSIGN): tests/fetch-debs tests/debian-program
+	tests/fetch-debs --suite forky $(CURDIR)/target/cosign cosign libc6
+	mv $(COSIGN) $(COSIGN).elf
+	install -m 0755 tests/debian-program $(COSIGN)
+
+$(COSIGN_2): tests/fetch-debs tests/debian-program
+	tests/fetch-debs --suite trixie $(CURDIR)/target/cosign-2 cosign libc6
+	mv $(COSIGN_2) $(COSIGN_2).elf
+	install -m 0755 tests/debian-program $(COSIGN_2)
 
 go-client: $(GO_CLIENT)
 

@@ -17,6 +17,7 @@ pub mod measure;
 pub mod mount;
 pub mod pipe;
 pub mod plan;
+pub mod policy;
 pub mod proxy;
 pub mod pull;
 pub mod question;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::config::{Image, Location, Registries};
 use crate::credential::{self, Found};
 use crate::failure::{Failure, Kind};
+use crate::policy::{self, Rules};
 use crate::registry;
 use crate::resource;
 use crate::worker::Place;
@@ -57,9 +58,6 @@ impl Plan {
         let refused = |what: String| Failure::new(Kind::Configuration, what);
         let invalid = |what: String| Failure::new(Kind::Invalid, what);
         let name = ImageName::parse(image).map_err(|error| invalid(error.to_string()))?;
-        if let Some(refusal) = config.refusals.first() {
-            return Err(refused(refusal.clone()));
-        }
         registry::reference(&name).map_err(invalid)?;
         let mut warnings = config.warnings.clone();
         let registries = registries(config, daemon, &mut warnings)?;
@@ -67,7 +65,7 @@ impl Plan {
         let text = resource::fetch(&config.credential, daemon, credential::WHAT)?;
         let text = text.as_ref().map(|text| text.as_slice());
         let places = locations.into_iter();
-        let places = places.map(|location| planned(config, location, text));
+        let places = places.map(|location| planned(config, location, text, daemon));
         let places = places.collect::<Result<Vec<_>, _>>()?;
         let problems = places.iter().map(|place| place.problem.clone());
         match problems.collect::<Option<Vec<_>>>() {
@@ -111,7 +109,7 @@ impl Planned {
             "image": self.image.to_string(), "registry": registry, "repository": repository, "reference": reference,
             "mirror": self.is_mirror, "plain_http": plain_http, "proxy": self.proxy,
             "user": self.place.login.as_ref().map(|login| &login.user), "entry": self.entry,
-            "anonymous": self.why_anonymous, "problem": self.problem,
+            "anonymous": self.why_anonymous, "rules": self.place.rules.as_ref().map(Rules::shown), "problem": self.problem,
         })
     }
 }
@@ -142,9 +140,11 @@ fn planned(
     config: &Image,
     location: Location,
     credential: Option<&[u8]>,
+    daemon: &Path,
 ) -> Result<Planned, Failure> {
     let Location {
         image,
+        named,
         plain_http,
         is_mirror,
     } = location;
@@ -159,6 +159,7 @@ fn planned(
             reference: reference.to_owned(),
             login: None,
             plain_http,
+            rules: None,
         },
         proxy: proxy.map(ToString::to_string),
         entry: None,
@@ -174,6 +175,16 @@ fn planned(
         }
         Ok(Found::Anonymous(why)) => planned.why_anonymous = Some(why),
         // An entry that is broken is no reason to ask without a login.
+        Err(failure) => planned.problem = Some(failure.message),
+    }
+    // The policy is about the image that was meant, and not about where it comes from.
+    match policy::rules_for(
+        config.policy.as_ref(),
+        config.sigstore.as_ref(),
+        daemon,
+        &named,
+    ) {
+        Ok(rules) => planned.place.rules = rules,
         Err(failure) => planned.problem = Some(failure.message),
     }
     Ok(planned)

@@ -20,6 +20,7 @@ use crate::failure::{Failure, Kind};
 use crate::layer;
 use crate::lookup::{self, configuration, of_registry, warn_of_platform};
 use crate::pipe::Pipe;
+use crate::policy::{self, Rules};
 use crate::question::{Answer, Question};
 use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
@@ -43,6 +44,9 @@ pub enum Error {
     /// The registry has no image that can be used.
     #[error(transparent)]
     Lookup(#[from] lookup::Error),
+    /// The policy doesn't let it in.
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     /// A layer can't be had, or made into a file system.
     #[error("layer {number} of {layers} ({digest}): {failure}")]
     Layer {
@@ -65,6 +69,8 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Lookup(error) => error.kind(),
+            Self::Policy(policy::Error::Registry(error)) => of_registry(error),
+            Self::Policy(policy::Error::Refused(_)) => Kind::Configuration,
             Self::Layer { failure, .. } => failure.kind,
             Self::Store(error) => Kind::of_io(error.io()),
         }
@@ -108,6 +114,8 @@ pub struct Means<'m> {
     pub client: &'m Client,
     /// Where layers go.
     pub store: &'m Store,
+    /// The signatures that the image must have, if any.
+    pub rules: Option<&'m Rules>,
     /// How many layers are fetched at once.
     pub at_once: usize,
     /// Who is told what happens.
@@ -125,6 +133,9 @@ pub use crate::lookup::{Found, find};
 /// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
 pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pulled, Error> {
     let Means { client, events, .. } = means;
+    if let Some(rules) = means.rules {
+        rules.check(client, &found.documents)?;
+    }
     let manifest = &found.manifest;
     let config = match &found.config {
         Some(config) => Cow::Borrowed(config),

@@ -136,6 +136,7 @@ impl Source {
             reference: self.reference()?.to_owned(),
             login: self.login()?,
             plain_http: self.plain_http,
+            rules: None,
         };
         Ok(Request {
             places: vec![place],

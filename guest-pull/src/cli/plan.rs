@@ -10,6 +10,7 @@ use common::text::{Escaped, RegistryName};
 use guest_pull::config::Image;
 use guest_pull::failure::Failure;
 use guest_pull::plan::{Plan, Planned};
+use guest_pull::policy::Rules;
 use serde_json::json;
 
 use crate::cli::{Daemon, Format};
@@ -23,8 +24,8 @@ use crate::cli::{Daemon, Format};
 /// asked; "credential", "policy" and "sigstore", where each of these is, or null; "work_dir"; "layers_at_once";
 /// "warnings", a list of texts. Each place has "image", its name there; "registry", "repository" and "reference";
 /// "mirror" and "plain_http", true or false; "proxy", or null; "user" and "entry", the login's user name and the
-/// credential's entry that it is of, or null; "anonymous", why it is asked without a login, or null; "problem", why it is
-/// not asked, or null. If there is no place to ask: "image", "error", a text, and "kind".
+/// credential's entry that it is of, or null; "anonymous", why it is asked without a login, or null; "rules", the signatures
+/// that the policy wants, a list of texts, or null; "problem", why it is not asked, or null. If there is no place to ask: "image", "error", a text, and "kind".
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Show {
@@ -113,5 +114,11 @@ fn one(planned: &Planned) -> String {
             format!("anonymously: {why}")
         }
     };
-    format!("{}{mirror}: {way}; {login}", planned.image)
+    let rules = planned.place.rules.as_ref().map(Rules::shown);
+    let rules = rules.map(|rules| format!("; signed: {}", rules.join("; and ")));
+    format!(
+        "{}{mirror}: {way}; {login}{}",
+        planned.image,
+        rules.unwrap_or_default()
+    )
 }

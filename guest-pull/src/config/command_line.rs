@@ -48,11 +48,6 @@ pub fn parse(text: &str) -> Result<Image, Failure> {
     }
     if value("agent.enable_signature_verification") == Some("true") {
         image.policy = uri("agent.image_policy_file")?.map(Text::At);
-        if image.policy.is_some() {
-            image.refusals.push(format!(
-                "agent.image_policy_file is on {NAME}, and guest-pull does not support image policies yet"
-            ));
-        }
     }
     image.proxies.https = proxy("agent.https_proxy")?;
     image.proxies.http = proxy("agent.http_proxy")?;

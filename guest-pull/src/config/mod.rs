@@ -71,8 +71,6 @@ pub struct Image {
     pub sigstore: Option<Text>,
     /// `[aa] aa_socket`: the attestation-agent's socket.
     pub agent_socket: PathBuf,
-    /// Why no image is pulled.
-    pub refusals: Vec<String>,
     /// What is ignored.
     pub warnings: Vec<String>,
 }
@@ -123,7 +121,6 @@ impl Default for Image {
             policy: None,
             sigstore: None,
             agent_socket: AGENT_SOCKET.into(),
-            refusals: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -212,7 +209,7 @@ impl Image {
             ..Self::default()
         };
         table::take(&mut image, value).map_err(|error| failed(&error))?;
-        for text in image.refusals.iter_mut().chain(&mut image.warnings) {
+        for text in &mut image.warnings {
             *text = format!("{name}: {text}");
         }
         Ok(Some(image))
@@ -334,25 +331,15 @@ mod tests {
         }
     }
 
-    /// What is not supported refuses the pull, or is warned about, and is named in either case.
+    /// What is not known is warned about, and named.
     #[test]
     fn nothing_is_passed_over_in_silence() {
-        for (key, value) in [
-            ("image_security_policy", "\"{}\""),
-            ("image_security_policy_uri", "\"kbs:///a/b/c\""),
-            ("sigstore_config", "\"\""),
-            ("sigstore_config_uri", "\"kbs:///a/b/c\""),
-        ] {
-            let image = parse(&format!("[image]\n{key} = {value}\n")).unwrap();
-            assert!(image.refusals[0].contains(key), "{image:?}");
-        }
         let image = parse(
             "[image]\nsurprise = 1\nmax_concurrent_layer_downloads_per_image = 99\n\
              image_pull_proxy = { ftp_proxy = \"x\", no_proxy = \"a,http://b\" }\n\
              [image.registry_config]\nshort-name-mode = \"disabled\"\n",
         )
         .unwrap();
-        assert_eq!(image.refusals, [""; 0]);
         for part in [
             "surprise",
             "16",
@@ -389,6 +376,10 @@ mod tests {
             "[image]\nmax_concurrent_layer_downloads_per_image = \"hunter2\"",
             "[image]\nauthenticated_registry_credentials_uri = \"hunter2\"",
             "[image]\nregistry_config = \"hunter2\"",
+            "[image]\nimage_security_policy = 1",
+            "[image]\nimage_security_policy_uri = \"hunter2\"",
+            "[image]\nsigstore_config = [\"hunter2\"]",
+            "[image]\nsigstore_config_uri = \"hunter2\"",
             "[[image.registry_config.registry]]\nlocation = \"a\"\ninsecure = \"hunter2\"",
             "[[image.registry_config.registry]]\ninsecure = true",
             "[image\nhunter2",

@@ -95,26 +95,11 @@ pub fn take(image: &mut Image, value: Value) -> Result<(), Wrong> {
     }
     image.policy = policy.chosen("image_security_policy", &mut image.warnings);
     image.sigstore = sigstore.chosen("sigstore_config", &mut image.warnings);
-    let policy = ("image_security_policy", &image.policy, "image policies");
-    for (key, text, what) in [policy, ("sigstore_config", &image.sigstore, "signatures")] {
-        match text {
-            Some(Text::Inline(_)) => image.refusals.push(refusal(key, what)),
-            Some(Text::At(_)) => image.refusals.push(refusal(&format!("{key}_uri"), what)),
-            None => {}
-        }
-    }
     if image.registries.is_some() && image.registries_at.take().is_some() {
         let text = "[image] registry_configuration_uri: ignored, since registry_config counts";
         image.warnings.push(text.to_owned());
     }
     Ok(())
-}
-
-/// A reason why nothing is pulled.
-fn refusal(key: &str, what: &str) -> String {
-    format!(
-        "[image] {key} is configured, and guest-pull does not support {what} yet; remove the key, or use the stock puller"
-    )
 }
 
 /// A text that can be given in two ways.

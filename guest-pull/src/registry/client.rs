@@ -107,6 +107,51 @@ impl Client {
         Ok(answer.0)
     }
 
+    /// The index of what refers to a digest, by the registry's API for it, which many don't have.
+    ///
+    /// # Errors
+    ///
+    /// If the registry doesn't give it, or it is too large.
+    pub fn referrers(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+        let what = format!("list of what refers to {digest}");
+        let answer = self.small(&format!("referrers/{digest}"), &what, Some(ACCEPTED))?;
+        Ok(answer.0)
+    }
+
+    /// What is at a URL of anybody's, small and whole: it is asked for without the login.
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing, or it is too large.
+    pub fn public(&self, url: &str) -> Result<Vec<u8>, Error> {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.transport.send(&url, None, &[])?;
+            let location = response.headers().get(LOCATION);
+            let location = location.and_then(|value| value.to_str().ok());
+            let host = host_of(&url).to_owned();
+            match (response.status(), location.and_then(|to| resolve(&url, to))) {
+                (StatusCode::OK, _) => return Ok(self.read_small(response, &url)?.0),
+                (status, Some(next)) if is_redirect(status) => url = next,
+                (StatusCode::NOT_FOUND, _) => {
+                    return Err(Error::Missing {
+                        host,
+                        what: url,
+                        message: String::new(),
+                    });
+                }
+                (status, _) => {
+                    let what = format!("{status} to the request for {url}");
+                    return Err(Error::Answer { host, what });
+                }
+            }
+        }
+        Err(Error::Answer {
+            host: host_of(&url).to_owned(),
+            what: format!("with more than {MAX_REDIRECTS} redirects"),
+        })
+    }
+
     /// A blob of this size, to be read as it comes. It goes on after failures that pass, until `stop` is set.
     ///
     /// # Errors

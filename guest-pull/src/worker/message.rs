@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
+use crate::policy::Rules;
 use crate::proxy::Proxies;
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
@@ -36,6 +37,8 @@ pub struct Place {
     pub login: Option<Login>,
     /// Without TLS.
     pub plain_http: bool,
+    /// The signatures that the image must have there, if any.
+    pub rules: Option<Rules>,
 }
 
 /// What the worker is to do.
@@ -83,6 +86,7 @@ impl Place {
         json!({
             "registry": self.registry, "repository": self.repository, "reference": self.reference,
             "login": self.login.as_ref().map(login_to_json), "plain_http": self.plain_http,
+            "rules": self.rules.as_ref().map(Rules::to_json),
         })
     }
 
@@ -94,6 +98,10 @@ impl Place {
             reference: text("reference")?,
             login: parse_login(&value["login"])?,
             plain_http: value["plain_http"].as_bool()?,
+            rules: match value.get("rules")? {
+                Value::Null => None,
+                rules => Some(Rules::of_json(rules)?),
+            },
         })
     }
 }
@@ -305,6 +313,7 @@ mod tests {
                 reference: "1".to_owned(),
                 login: Some(login(Secret::IdentityToken)),
                 plain_http: true,
+                rules: None,
             }],
             platform: Platform::parse("linux/arm/v7").unwrap(),
             certificates: vec!["x\ny".to_owned()],

@@ -78,9 +78,11 @@ fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
         proxies: request.proxies.clone(),
     };
     let (place, client, found) = find(request, &mut options, mounter)?;
+    let rules = request.places.get(place).map(|place| &place.rules);
     let means = Means {
         client: &client,
         store: &store,
+        rules: rules.and_then(Option::as_ref),
         at_once: request.layers_at_once,
         events: &|event| mounter.tell(event),
         ask: &|question| mounter.ask(question),

@@ -24,6 +24,8 @@ mod registry;
 mod repositories;
 #[path = "../support/sealed.rs"]
 mod sealed;
+#[path = "../support/signing.rs"]
+mod signing;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 
@@ -35,8 +37,10 @@ mod archives_headers;
 mod archives_refused;
 mod archives_taken;
 mod both;
+mod bundles;
 mod compression;
 mod configuration;
+mod cosign;
 mod credentials;
 mod credentials_changed;
 mod encrypted;
@@ -45,9 +49,12 @@ mod indexes;
 mod manifests;
 mod measurement;
 mod network;
+mod policy;
 mod proxies;
 mod references;
 mod registries;
 mod registries_of_clouds;
 mod registry_configuration;
 mod registry_configuration_oracle;
+mod signatures;
+mod signed_by;

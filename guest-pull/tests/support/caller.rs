@@ -268,7 +268,7 @@ pub fn daemon(place: &Place, answer: Result<Vec<u8>, Code>) -> Receiver<String> 
     daemon_with(place, move |_| answer.clone())
 }
 
-/// A daemon that answers as the function says, to the URI of a resource.
+/// A daemon on `cdh.sock` that answers as the function says, to the URI of a resource.
 pub fn daemon_with(
     place: &Place,
     answer: impl Fn(&str) -> Result<Vec<u8>, Code> + Send + 'static,

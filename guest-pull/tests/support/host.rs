@@ -39,6 +39,18 @@ pub fn tool(name: &str, default: &str) -> Command {
     Command::new(std::env::var_os(name).unwrap_or_else(|| default.into()))
 }
 
+/// A program that a variable of the environment may name, and that few machines have. Where it must be there (CI is set),
+/// the test fails if it isn't.
+pub fn rare_tool(name: &str, default: &str) -> Option<Command> {
+    let found = tool(name, default).arg("version").output().is_ok();
+    let must = std::env::var_os("CI").is_some();
+    assert!(
+        found || !must,
+        "this test needs {default}; name it by {name}"
+    );
+    found.then(|| tool(name, default))
+}
+
 /// A program beside this file.
 pub fn support(name: &str) -> Command {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");

@@ -55,6 +55,8 @@ enum Pulls {
 pub struct Location {
     /// The image's name there.
     pub image: ImageName,
+    /// The image that it stands for: what was asked for, with a registry.
+    pub named: ImageName,
     /// Whether it is asked in plain HTTP.
     pub plain_http: bool,
     /// Whether it is a mirror of the place that the name means.
@@ -97,6 +99,7 @@ impl Registries {
                 Some((registry, rest)) => places.extend(registry.places(name, &rest)?),
                 None => places.push(Location {
                     image: name.clone(),
+                    named: name.clone(),
                     plain_http: false,
                     is_mirror: false,
                 }),
@@ -134,20 +137,22 @@ impl Registry {
                 Pulls::ByTag => !is_digest,
             };
             if counts {
-                let image = rest.at(&mirror.location)?;
+                let at = rest.at(&mirror.location)?;
                 places.push(Location {
-                    image,
+                    image: at,
+                    named: image.clone(),
                     plain_http: mirror.insecure,
                     is_mirror: true,
                 });
             }
         }
-        let image = match &self.location {
+        let at = match &self.location {
             Some(location) => rest.at(location)?,
             None => image.clone(),
         };
         places.push(Location {
-            image,
+            image: at,
+            named: image.clone(),
             plain_http: self.insecure,
             is_mirror: false,
         });

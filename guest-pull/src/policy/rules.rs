@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The signatures that an image must have, and the check of them.
+
+use common::auth_json::image::ImageName;
+use serde_json::{Value, json};
+
+use crate::digest::Digest;
+use crate::policy::identity::Identity;
+use crate::policy::keys::PublicKey;
+use crate::policy::payload::{Claim, OF_COSIGN};
+use crate::policy::signed_by::SignedBy;
+use crate::policy::{Error, MAX_SIGNATURES, bundle, cosign};
+use crate::registry::Client;
+
+/// The signatures that an image must have, by a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The image that was asked for, whatever place it comes from.
+    pub(super) image: ImageName,
+    /// The part of the policy, for messages.
+    pub(super) scope: String,
+    /// All of them must hold.
+    pub(super) signed: Vec<Signed>,
+}
+
+fn by_sigstore(keys: &[PublicKey]) -> String {
+    let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
+    format!("sigstoreSigned by {}", names.join(" or "))
+}
+
+/// A signature that there must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Signed {
+    /// By cosign.
+    Sigstore {
+        keys: Vec<PublicKey>,
+        identity: Identity,
+    },
+    /// By GPG.
+    By(SignedBy),
+}
+
+impl Rules {
+    /// What must hold, for people: the part of the policy, and the keys.
+    pub fn shown(&self) -> Vec<String> {
+        let by = self.signed.iter().map(|signed| match signed {
+            Signed::Sigstore { keys, .. } => by_sigstore(keys),
+            Signed::By(by) => by.shown(),
+        });
+        by.map(|by| format!("{}, {by}", self.scope)).collect()
+    }
+
+    /// Checks what a registry has under the image's name: `documents` are indexes, and at last the image's manifest, each
+    /// of them bound to the one before by its digest.
+    ///
+    /// A signature of any of them counts. Who signs an index vouches for all images that it names; cosign signs that,
+    /// unless told otherwise, and others sign the manifest.
+    ///
+    /// # Errors
+    ///
+    /// If one of the signatures is missing, with what was found in its place; or if the registry can't be asked.
+    pub fn check(&self, client: &Client, documents: &[(Digest, Vec<u8>)]) -> Result<(), Error> {
+        for signed in &self.signed {
+            let (by, problems) = match signed {
+                Signed::Sigstore { keys, identity } => {
+                    let by = by_sigstore(keys);
+                    (by, self.check_sigstore(client, documents, keys, identity)?)
+                }
+                Signed::By(by) => (by.shown(), by.check(client, &self.image, documents)?),
+            };
+            let Some(problems) = problems else {
+                continue;
+            };
+            let digests: Vec<_> = documents.iter().map(|(id, _)| id.to_string()).collect();
+            let what = match problems.is_empty() {
+                true => format!("there is no signature of {}", digests.join(" or ")),
+                false => problems.join("; "),
+            };
+            return Err(Error::Refused(format!("{}, {by}: {what}", self.scope)));
+        }
+        Ok(())
+    }
+
+    /// Looks for a good signature; none if there is one, else what is wrong with those that there are.
+    fn check_sigstore(
+        &self,
+        client: &Client,
+        documents: &[(Digest, Vec<u8>)],
+        keys: &[PublicKey],
+        identity: &Identity,
+    ) -> Result<Option<Vec<String>>, Error> {
+        let mut problems = Problems::default();
+        let mut looked_at = 0;
+        for (digest, _) in documents {
+            for descriptor in cosign::descriptors(client, digest)? {
+                looked_at += 1;
+                if looked_at > MAX_SIGNATURES {
+                    problems.too_many();
+                    break;
+                }
+                let checked = cosign::fetch(client, &descriptor)?.and_then(|found| {
+                    let is_good = |key: &PublicKey| key.verifies(&found.payload, &found.signature);
+                    if !keys.iter().any(is_good) {
+                        return Err("it is by another key".to_owned());
+                    }
+                    self.check_claim(
+                        &Claim::parse(&found.payload, OF_COSIGN)?,
+                        identity,
+                        documents,
+                    )
+                });
+                match checked {
+                    Ok(()) => return Ok(None),
+                    Err(problem) => problems.add(&format!("a signature of {digest}"), problem),
+                }
+            }
+        }
+        let mut looked_at = 0;
+        for (digest, _) in documents {
+            for manifest in bundle::referrers(client, digest)? {
+                looked_at += 1;
+                if looked_at > MAX_SIGNATURES {
+                    problems.too_many();
+                    break;
+                }
+                let Some(found) = bundle::fetch(client, &manifest)? else {
+                    continue;
+                };
+                let checked = found.and_then(|found| {
+                    bundle::verify(&found, keys, documents)?;
+                    identity.check_nameless()
+                });
+                match checked {
+                    Ok(()) => return Ok(None),
+                    Err(problem) => problems.add(&format!("a bundle of {digest}"), problem),
+                }
+            }
+        }
+        Ok(Some(problems.0))
+    }
+
+    /// Checks what a good signature claims.
+    fn check_claim(
+        &self,
+        claim: &Claim,
+        identity: &Identity,
+        documents: &[(Digest, Vec<u8>)],
+    ) -> Result<(), String> {
+        check_claim(claim, &self.image, identity, documents)
+    }
+
+    /// As a value that [`Rules::of_json`] takes.
+    pub fn to_json(&self) -> Value {
+        let signed = self.signed.iter().map(|signed| match signed {
+            Signed::Sigstore { keys, identity } => {
+                let keys = keys.iter().map(|key| json!([key.name, key.pem]));
+                json!({"sigstore": keys.collect::<Vec<_>>(), "identity": identity.text()})
+            }
+            Signed::By(by) => by.to_json(),
+        });
+        json!({"image": self.image.to_string(), "scope": self.scope, "signed": signed.collect::<Vec<_>>()})
+    }
+
+    /// The rules in a value; none if it has none.
+    pub fn of_json(value: &Value) -> Option<Self> {
+        let signed = value["signed"].as_array()?.iter().map(|value| {
+            if value["signed_by"].is_array() {
+                return Some(Signed::By(SignedBy::of_json(value)?));
+            }
+            let keys = value["sigstore"].as_array()?.iter();
+            let keys = keys
+                .map(|key| PublicKey::parse(key[0].as_str()?, key[1].as_str()?.as_bytes()).ok());
+            let identity = match &value["identity"] {
+                Value::Null => Identity::unstated(),
+                text => Identity::parse(text.as_str()?).ok()?,
+            };
+            let keys = keys.collect::<Option<_>>()?;
+            Some(Signed::Sigstore { keys, identity })
+        });
+        Some(Self {
+            image: ImageName::parse(value["image"].as_str()?).ok()?,
+            scope: value["scope"].as_str()?.to_owned(),
+            signed: signed.collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// Checks what a good signature claims: the digest, and for which name.
+pub(super) fn check_claim(
+    claim: &Claim,
+    image: &ImageName,
+    identity: &Identity,
+    documents: &[(Digest, Vec<u8>)],
+) -> Result<(), String> {
+    if !documents.iter().any(|(digest, _)| *digest == claim.digest) {
+        return Err(format!("it is for another digest, {}", claim.digest));
+    }
+    identity.check(image, &claim.reference)
+}
+
+/// What is wrong with signatures; each thing once, and a few of them: it becomes an event of the pod.
+#[derive(Default)]
+pub(super) struct Problems(pub Vec<String>);
+
+impl Problems {
+    /// How many are told.
+    const MOST: usize = 5;
+
+    pub(super) fn add(&mut self, which: &str, problem: String) {
+        let text = format!("{which}: {problem}");
+        if self.0.len() < Self::MOST && !self.0.contains(&text) {
+            self.0.push(text);
+        }
+    }
+
+    pub(super) fn too_many(&mut self) {
+        let text =
+            format!("there are more than {MAX_SIGNATURES} signatures, and no more are looked at");
+        if !self.0.contains(&text) {
+            self.0.push(text);
+        }
+    }
+}
