@@ -213,6 +213,7 @@ impl Client {
             }
         }
         let mut url = url;
+        let mut is_elsewhere = false;
         for _ in 0..MAX_REDIRECTS {
             if !is_redirect(response.status()) {
                 break;
@@ -228,6 +229,7 @@ impl Client {
             // Another server, which holds the blob, must not learn the login.
             if !is_same_server(&url, &next) {
                 authorization = None;
+                is_elsewhere = true;
             }
             response = self
                 .transport
@@ -246,6 +248,7 @@ impl Client {
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(Error::Refused {
                 host,
                 login: match &self.login {
+                    _ if is_elsewhere => format!("what {} sends there for the {what}", self.host),
                     Some(login) => format!("the login of {}", login.user.escape_debug()),
                     None => "an anonymous pull".to_owned(),
                 },

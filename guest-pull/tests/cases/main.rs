@@ -13,6 +13,7 @@ mod image;
 mod indexes;
 mod manifests;
 mod network;
+mod redirects;
 mod references;
 #[path = "../support/registry.rs"]
 mod registry;
