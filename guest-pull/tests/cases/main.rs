@@ -26,6 +26,7 @@ mod credentials_changed;
 mod indexes;
 mod manifests;
 mod network;
+mod redirects;
 mod references;
 mod registries;
 mod registries_of_clouds;
