@@ -16,6 +16,9 @@ const MAX_INDEXES: usize = 4;
 /// How many manifests and indexes are looked at for one image: entries of an index that name no platform are tried in turn.
 const MAX_DOCUMENTS: usize = 32;
 
+/// How many platforms a message lists: real indexes have up to about twenty.
+const SHOWN_PLATFORMS: usize = 30;
+
 /// Why a registry has no image that can be used.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -123,13 +126,23 @@ pub fn find(client: &Client, reference: &str, platform: &Platform) -> Result<Fou
     match search.look_at(reference, None, false, 0)? {
         Some(found) => Ok(found),
         None => {
-            let found = match search.platforms.is_empty() {
-                true => "nothing with a platform".to_owned(),
-                false => search.platforms.join(", "),
-            };
+            let found = list(search.platforms);
             let wanted = platform.clone();
             Err(manifest::Error::Platform { wanted, found }.into())
         }
+    }
+}
+
+/// The platforms that there are, for a message.
+fn list(mut platforms: Vec<String>) -> String {
+    platforms.sort();
+    platforms.dedup();
+    let others = platforms.len().saturating_sub(SHOWN_PLATFORMS);
+    platforms.truncate(SHOWN_PLATFORMS);
+    match (platforms.is_empty(), others) {
+        (true, _) => "nothing with a platform".to_owned(),
+        (false, 0) => platforms.join(", "),
+        (false, others) => format!("{} and {others} others", platforms.join(", ")),
     }
 }
 

@@ -51,6 +51,7 @@ mod measurement;
 mod network;
 mod policy;
 mod proxies;
+mod redirects;
 mod references;
 mod registries;
 mod registries_of_clouds;

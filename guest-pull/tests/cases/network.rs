@@ -22,7 +22,7 @@ use crate::stand_in::{Answer, Asked, CUT, StandIn};
 const LENGTH: usize = 2_000_000;
 
 /// An image with one layer that doesn't shrink.
-fn repository() -> (Repository, Image) {
+pub fn repository() -> (Repository, Image) {
     Repository::of(&[archive(&[("noise".to_owned(), noise(1, LENGTH))])])
 }
 
@@ -35,17 +35,17 @@ fn pull(address: &str, store: &Path, args: &[&str]) -> (String, Option<i32>) {
 }
 
 /// Pulls into a new store without TLS.
-fn pull_once(server: &StandIn) -> (String, Option<i32>) {
+pub fn pull_once(server: &StandIn) -> (String, Option<i32>) {
     let dir = tempfile::tempdir().unwrap();
     pull(&server.address, dir.path(), &["--plain-http"])
 }
 
-fn assert_pulled((said, code): (String, Option<i32>)) -> String {
+pub fn assert_pulled((said, code): (String, Option<i32>)) -> String {
     assert_eq!(code, Some(0), "{said}");
     said
 }
 
-fn assert_failed((said, code): (String, Option<i32>), parts: &[&str]) -> String {
+pub fn assert_failed((said, code): (String, Option<i32>), parts: &[&str]) -> String {
     assert_ne!(code, Some(0), "{said}");
     for part in parts {
         assert!(said.contains(part), "{part:?} is not in {said}");
@@ -55,11 +55,11 @@ fn assert_failed((said, code): (String, Option<i32>), parts: &[&str]) -> String 
 
 /// Counts requests for the same path.
 #[derive(Default)]
-struct Count(Mutex<HashMap<String, usize>>);
+pub struct Count(Mutex<HashMap<String, usize>>);
 
 impl Count {
     /// How many there were before.
-    fn before(&self, path: &str) -> usize {
+    pub fn before(&self, path: &str) -> usize {
         let mut counts = self.0.lock().unwrap();
         let count = counts.entry(path.to_owned()).or_default();
         *count += 1;
@@ -185,7 +185,7 @@ fn read_until(stream: &mut impl Read, text: &str) -> String {
 }
 
 /// Asks for a token before it answers.
-fn with_token(asked: &Asked, answer: impl Fn(&Asked) -> Answer) -> Answer {
+pub fn with_token(asked: &Asked, answer: impl Fn(&Asked) -> Answer) -> Answer {
     if asked.path.starts_with("/token") {
         return Answer::new(200, r#"{"token":"tok-en"}"#);
     }
@@ -502,59 +502,6 @@ fn dns_failing_at_first() {
     let code = child.wait().unwrap().code();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("is tried again in"), "{said}");
-}
-
-/// A blob on another server: the login does not go there. When the connection breaks, the registry is asked anew, since
-/// signed URLs end; the rest is asked of where it leads then.
-#[test]
-fn redirect_of_a_blob_to_another_host() {
-    let (repository, image) = repository();
-    let blob = repository.blobs[&image.layers[0]].clone();
-    let count = Count::default();
-    let elsewhere = StandIn::start(move |asked| match count.before(&asked.path) {
-        0 => Answer::rest(&blob, asked.from).cut(300_000),
-        _ => Answer::new(403, "this URL has ended"),
-    });
-    let layer = image.layers[0].clone();
-    let address = elsewhere.address.clone();
-    let count = Count::default();
-    let registry = StandIn::start(move |asked| {
-        with_token(asked, |asked| {
-            if !asked.path.ends_with(&layer) {
-                return repository.answer(&asked.path);
-            }
-            let number = count.before(&asked.path);
-            let location = format!("http://{address}/blob?signature={number}");
-            Answer::new(307, "").with("Location", location)
-        })
-    });
-    assert_pulled(pull_once(&registry));
-    let asked = elsewhere.asked();
-    assert!(asked.len() > 5, "{asked:?}");
-    assert!(asked.iter().all(|asked| asked.authorization.is_none()));
-    let froms: Vec<_> = asked.iter().map(|asked| asked.from.unwrap_or(0)).collect();
-    let expected: Vec<_> = (0..froms.len()).map(|number| number * 300_000).collect();
-    assert_eq!(froms, expected);
-}
-
-/// A redirect within the registry keeps the login, as other clients do; redirects without end are an error.
-#[test]
-fn redirect_within_the_registry() {
-    let (repository, image) = repository();
-    let layer = image.layers[0].clone();
-    let registry = StandIn::start(move |asked| {
-        with_token(asked, |asked| match asked.path.ends_with(&layer) {
-            true if asked.path.starts_with("/v2/") => {
-                Answer::new(302, "").with("Location", format!("/moved/{layer}"))
-            }
-            _ => repository.answer(&asked.path),
-        })
-    });
-    assert_pulled(pull_once(&registry));
-
-    let registry = StandIn::start(|asked| Answer::new(302, "").with("Location", &*asked.path));
-    let said = assert_failed(pull_once(&registry), &["redirect"]);
-    assert_eq!(registry.asked().len(), 6, "{said}");
 }
 
 /// A token that ends while a layer comes: another is asked for, and the layer goes on.
