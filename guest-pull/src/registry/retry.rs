@@ -205,6 +205,25 @@ mod tests {
         assert_eq!(tries, MAX_TRIES_OF_ALL);
     }
 
+    /// No try begins after a minute of silence; but only while somebody listens, and nothing new came.
+    #[test]
+    fn silence_ends() {
+        let Some(long_ago) = Instant::now().checked_sub(SILENCE) else {
+            return;
+        };
+        let mut patience = Patience::new();
+        patience.heard = long_ago;
+        assert!(patience.wait_after(&busy(None)).is_none());
+        patience.listening();
+        assert!(patience.wait_after(&busy(None)).is_none());
+        patience.heard();
+        assert!(patience.wait_after(&busy(None)).is_some());
+        patience.advanced();
+        patience.heard = long_ago;
+        patience.listening();
+        assert!(patience.wait_after(&busy(None)).is_some());
+    }
+
     /// Dates are read as the command `date -d` reads them.
     #[test]
     fn dates_are_read() {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
 use crate::host::is_root;
@@ -154,6 +154,37 @@ fn attestations_and_other_entries() {
     assert_pulled(&repository, &right);
     repository.tag_index(&entries[..5]);
     assert_refused(&repository, &["nothing for linux/amd64"]);
+}
+
+/// Entries without a platform are as for containerd: after those with one, and by the image's configuration. It gives up where
+/// the first of them does not fit.
+#[test]
+fn entries_without_a_platform_as_containerd() {
+    if !is_root() {
+        return;
+    }
+    let containerd = Containerd::start();
+    let mut repository = Repository::default();
+    let other = image_for(&mut repository, "entry-0", "linux/arm64").descriptor;
+    let right = image_for(&mut repository, "entry-1", "linux/amd64").descriptor;
+    let named = entry_for(&mut repository, 2, "linux/amd64");
+    let nested = repository.add_index(&[right.clone(), other.clone()]);
+    let indexes: [(&[&Value], usize, bool); 4] = [
+        (&[&right, &other], 1, true),
+        (&[&other, &right, &named], 2, true),
+        (&[&nested], 1, true),
+        (&[&other, &right], 1, false),
+    ];
+    for (number, (entries, expected, is_same)) in indexes.into_iter().enumerate() {
+        let entries: Vec<_> = entries.iter().copied().cloned().collect();
+        repository.tag_index(&entries);
+        assert_pulled(&repository, [&other, &right, &named][expected]);
+        let dir = tempfile::tempdir().unwrap();
+        repository.write_layout(dir.path());
+        let theirs = containerd.mount_for(dir.path(), &format!("without-{number}"), "linux/amd64");
+        let theirs = theirs.ok().map(|(root, _mounted)| entry_in(&root));
+        assert_eq!(theirs, Some(expected).filter(|_| is_same), "{number}");
+    }
 }
 
 /// Entries without a platform come after those with one, and the image's configuration decides. An index of one such entry
