@@ -10,6 +10,7 @@ mod directories;
 pub mod erofs;
 pub mod failure;
 pub mod layer;
+mod links;
 mod loop_device;
 pub mod mount;
 pub mod pipe;
