@@ -7,12 +7,12 @@
 //! have it. So it is made once more in the writable layer, which is on top of all, with the attributes of the topmost
 //! layer whose archive had an entry for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
@@ -21,26 +21,41 @@ use nix::sys::time::TimeSpec;
 use crate::layer::is_kept;
 use crate::store::Stored;
 
-/// Makes the directories below `upper`, which becomes the writable layer. The layers are mounted at `0`, `1` and so on
-/// in the current directory; those below `lowest` are not seen.
-pub fn prepare(upper: &Path, stored: &[&Stored], lowest: usize) -> io::Result<()> {
+/// The layers that are seen, the topmost first. They are mounted at `0`, `1` and so on in the current directory; those below
+/// `lowest` are not seen.
+pub fn layers<'l>(stored: &[&'l Stored], lowest: usize) -> Vec<Layer<'l>> {
+    let layer = |at: usize| Layer {
+        root: PathBuf::from(at.to_string()),
+        implied: stored[at].implied.iter().map(Vec::as_slice).collect(),
+        links: &stored[at].links,
+        targets: stored[at]
+            .links
+            .iter()
+            .map(|(path, target)| (path.as_slice(), target.as_slice()))
+            .collect(),
+    };
+    (lowest..stored.len()).rev().map(layer).collect()
+}
+
+/// Makes directories below `upper`, which becomes the writable layer: those that need their attributes said once more, and
+/// `more`. Gives all that it made; their times are to be set when nothing is put into them any more.
+pub fn make_all(
+    upper: &Path,
+    layers: &[Layer<'_>],
+    more: &BTreeSet<Vec<u8>>,
+) -> io::Result<BTreeSet<Vec<u8>>> {
     // Parents first. The root is the writable layer's own, so it always needs its attributes.
     let mut wanted = BTreeSet::from([b"/".to_vec()]);
-    for layer in &stored[lowest.min(stored.len())..] {
-        wanted.extend(layer.implied.iter().cloned());
+    wanted.extend(more.iter().cloned());
+    for layer in layers {
+        wanted.extend(layer.implied.iter().map(|path| path.to_vec()));
     }
-    let layers: Vec<_> = (lowest..stored.len())
-        .rev()
-        .map(|at| Layer {
-            root: PathBuf::from(at.to_string()),
-            implied: stored[at].implied.iter().map(Vec::as_slice).collect(),
-        })
-        .collect();
     let mut made = BTreeSet::new();
     for path in &wanted {
-        let (top, attributes) = find(&layers, path);
+        let (top, attributes) = find(layers, path);
         // Where the topmost layer says what the directory is like, or none does, the overlay shows what is right.
-        if path != b"/" && (top == attributes || attributes.is_none()) {
+        let is_right = top == attributes || attributes.is_none();
+        if path != b"/" && is_right && !more.contains(path) {
             continue;
         }
         // The directories above it are made too, and must not lose their own attributes.
@@ -49,13 +64,17 @@ pub fn prepare(upper: &Path, stored: &[&Stored], lowest: usize) -> io::Result<()
         for end in ends.chain([path.len()]) {
             let path = &path[..end];
             if made.insert(path.to_vec()) {
-                make(upper, path, &layers)?;
+                make(upper, path, layers)?;
             }
         }
     }
-    // Times last, since making an entry changes its directory's.
+    Ok(made)
+}
+
+/// Sets the times of directories that were made.
+pub fn set_times(upper: &Path, layers: &[Layer<'_>], made: &BTreeSet<Vec<u8>>) -> io::Result<()> {
     for path in made.iter().rev() {
-        let time = match find(&layers, path) {
+        let time = match find(layers, path) {
             (_, Some(at)) => {
                 let from = fs::symlink_metadata(below(&layers[at].root, path))?;
                 TimeSpec::new(from.mtime(), from.mtime_nsec())
@@ -63,25 +82,58 @@ pub fn prepare(upper: &Path, stored: &[&Stored], lowest: usize) -> io::Result<()
             // As in a layer that says nothing about it.
             (_, None) => TimeSpec::new(0, 0),
         };
-        let flags = UtimensatFlags::NoFollowSymlink;
-        utimensat(
-            nix::fcntl::AT_FDCWD,
-            &below(upper, path),
-            &time,
-            &time,
-            flags,
-        )?;
+        set_time(&below(upper, path), time)?;
     }
     Ok(())
 }
 
-/// A mounted layer.
-struct Layer<'l> {
-    root: PathBuf,
-    implied: BTreeSet<&'l [u8]>,
+/// Sets the time of what is at a path, be it a link.
+pub fn set_time(path: &Path, time: TimeSpec) -> io::Result<()> {
+    let flags = UtimensatFlags::NoFollowSymlink;
+    utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, flags)?;
+    Ok(())
 }
 
-fn below(root: &Path, path: &[u8]) -> PathBuf {
+/// A mounted layer.
+pub struct Layer<'l> {
+    pub root: PathBuf,
+    implied: BTreeSet<&'l [u8]>,
+    /// The hard links to files of lower layers, and those files.
+    pub links: &'l [(Vec<u8>, Vec<u8>)],
+    targets: BTreeMap<&'l [u8], &'l [u8]>,
+}
+
+impl<'l> Layer<'l> {
+    /// What a hard link to a file of a lower layer links to; none if there is no such link at a path.
+    pub fn target(&self, path: &[u8]) -> Option<&'l [u8]> {
+        self.targets.get(path).copied()
+    }
+}
+
+/// The topmost of the layers that has something at a path, if it is seen.
+pub fn topmost(layers: &[Layer<'_>], path: &[u8]) -> Option<usize> {
+    let name = path.iter().rposition(|byte| *byte == b'/')?;
+    for (at, layer) in layers.iter().enumerate() {
+        let hides = match look(layer, &path[..name]) {
+            Found::Directory { hides } => {
+                let found = fs::symlink_metadata(below(&layer.root, path));
+                match found {
+                    Ok(found) if found.file_type().is_char_device() && found.rdev() == 0 => true,
+                    Ok(_) => return Some(at),
+                    Err(_) => hides,
+                }
+            }
+            Found::Nothing { hides } => hides,
+        };
+        if hides {
+            return None;
+        }
+    }
+    None
+}
+
+/// A path of a layer, below where it is mounted.
+pub fn below(root: &Path, path: &[u8]) -> PathBuf {
     let relative = path.strip_prefix(b"/").unwrap_or(path);
     match relative.is_empty() {
         true => root.to_owned(),
@@ -165,7 +217,7 @@ fn is_acl(name: &[u8]) -> bool {
 }
 
 /// Copies the extended attributes, but for those that no layer has.
-fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
+pub fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
     let mut names = vec![0; 65_536];
     let length = rustix::fs::llistxattr(from, &mut names)?;
     let mut value = vec![0; 65_536];

@@ -11,6 +11,7 @@ pub mod encryption;
 pub mod erofs;
 pub mod failure;
 pub mod layer;
+mod links;
 pub mod lookup;
 mod loop_device;
 pub mod measure;

@@ -21,7 +21,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use thiserror::Error;
 
 use crate::digest::Digest;
-use crate::directories;
+use crate::links;
 use crate::loop_device;
 use crate::store::{self, Store, Stored};
 use crate::writable::{self, Writable};
@@ -282,8 +282,8 @@ fn mount_apart(
         fs::create_dir("empty").map_err(step("a directory for no layers"))?;
         lower.push("empty".to_owned());
     }
-    directories::prepare(&places.upper, stored, lowest)
-        .map_err(step("the directories of the writable layer"))?;
+    links::prepare(&places.upper, stored, lowest)
+        .map_err(step("what the writable layer has at first"))?;
     fs::create_dir("root").map_err(step("a directory for the overlay"))?;
     let options = format!(
         "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=off,xino=off",

@@ -55,6 +55,8 @@ pub struct Store {
 pub struct Stored {
     /// The directories that the archive had no entry for.
     pub implied: Vec<Vec<u8>>,
+    /// The hard links to files of lower layers, and those files.
+    pub links: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether it hides everything below it.
     pub hides_all: bool,
 }
@@ -244,17 +246,18 @@ impl Making {
     pub fn finish(mut self, summary: &Summary) -> Result<Stored, Error> {
         let stored = Stored {
             implied: summary.implied.clone(),
+            links: summary.links.clone(),
             hides_all: summary.hides_all,
         };
         let notes = stored.encode();
         if notes.len() as u64 > MAX_NOTES_BYTES {
-            let what = "the layer has too many directories that it has no entry for";
+            let what =
+                "the layer has too many directories without entries, or links to lower layers";
             return Err(at(&self.notes)(io::Error::other(what)));
         }
         // The notes come first, since the layer counts as stored when its own file has its name.
         if Stored::parse(&notes).is_none() {
-            let what =
-                "a directory that the layer has no entry for has a name that no path can have";
+            let what = "a directory without an entry, or a link to a lower layer, has a name that no path can have";
             return Err(at(&self.notes)(io::Error::other(what)));
         }
         let write = || {
@@ -284,7 +287,7 @@ impl Drop for Making {
 
 impl Stored {
     /// The notes: a line that says whether the layer hides all below it, then the directories, each with a NUL byte at its
-    /// end.
+    /// end; then the links, after an equals sign, each with its target behind it.
     fn encode(&self) -> Vec<u8> {
         let mut text = NOTES.to_vec();
         text.extend(if self.hides_all {
@@ -295,6 +298,9 @@ impl Stored {
         for path in &self.implied {
             text.extend(path);
             text.push(0);
+        }
+        for (path, target) in &self.links {
+            text.extend([b"=", &path[..], b"\0", target, b"\0"].concat());
         }
         text
     }
@@ -312,15 +318,24 @@ impl Stored {
             _ => return None,
         };
         let list = &text[end + 1..];
-        let implied = match list.strip_suffix(&[0]) {
-            Some(list) => {
-                let paths = list.split(|byte| *byte == 0);
-                paths.map(normal).collect::<Option<_>>()?
-            }
-            None if list.is_empty() => Vec::new(),
-            None => return None,
+        let mut stored = Self {
+            hides_all,
+            ..Self::default()
         };
-        Some(Self { implied, hides_all })
+        if list.is_empty() {
+            return Some(stored);
+        }
+        let mut paths = list.strip_suffix(&[0])?.split(|byte| *byte == 0);
+        while let Some(path) = paths.next() {
+            match path.strip_prefix(b"=") {
+                Some(link) => {
+                    let target = paths.next()?;
+                    stored.links.push((normal(link)?, normal(target)?));
+                }
+                None => stored.implied.push(normal(path)?),
+            }
+        }
+        Some(stored)
     }
 }
 
@@ -406,6 +421,7 @@ mod tests {
         made.file.write_all(b"layer").unwrap();
         let summary = Summary {
             implied: vec![b"/".to_vec(), b"/a\nb".to_vec()],
+            links: vec![(b"/a/link".to_vec(), b"/b".to_vec())],
             hides_all: true,
             ..Summary::default()
         };

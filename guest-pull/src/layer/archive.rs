@@ -14,6 +14,9 @@ use crate::layer::{Error, path};
 /// How many entries an archive has at most: each name may come twice in an archive, and hard links take no inode.
 const MAX_ENTRIES: usize = 4_000_000;
 
+/// The longest content of a file: its index, which is put together in memory, has a 512th of that.
+const MAX_FILE: i64 = 64 << 30;
+
 /// The prefix of names that take something away.
 const WHITEOUT: &[u8] = b".wh.";
 
@@ -73,6 +76,11 @@ fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Re
         b'1' => {
             let target = target(&header).map_err(refused)?;
             return layer.put_link(name, target, attributes).map_err(refused);
+        }
+        b'0' | b'S' if header.size > MAX_FILE => {
+            let (bytes, most) = (header.size, MAX_FILE >> 30);
+            let what = format!("it has {bytes} bytes, and a file can have {most} GiB");
+            return Err(refused(what));
         }
         b'0' | b'S' => {
             let entries = layer.entries;

@@ -69,6 +69,9 @@ pub struct Summary {
     /// The directories that the archive has no entry for, although it has entries below them: absolute paths, sorted. In an
     /// overlay they should have the attributes of the lower layers' directories.
     pub implied: Vec<Vec<u8>>,
+    /// The hard links to files that the layer doesn't have, and those files: absolute paths. There is an empty file with the
+    /// link's attributes in the place of each.
+    pub links: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether the layer hides everything that is below it.
     pub hides_all: bool,
 }

@@ -54,6 +54,8 @@ pub struct Layer {
     opaque: BTreeSet<NodeId>,
     /// Hard links whose targets were not there yet.
     late: Vec<LateLink>,
+    /// The files in the place of links to lower layers, and what each links to.
+    lower: BTreeMap<NodeId, Vec<u8>>,
     /// How much memory all of it takes.
     memory: usize,
     /// How many parts of paths were walked.
@@ -68,6 +70,7 @@ struct LateLink {
     directory: NodeId,
     name: Box<[u8]>,
     target: Box<[u8]>,
+    attributes: Attributes,
 }
 
 impl LateLink {
@@ -119,6 +122,7 @@ impl Layer {
             whiteouts: BTreeSet::new(),
             opaque: BTreeSet::new(),
             late: Vec::new(),
+            lower: BTreeMap::new(),
             memory: 0,
             steps: Cell::new(0),
             entries: 0,
@@ -201,12 +205,13 @@ impl Layer {
                 self.tree.link(directory, &name, id);
             }
             None if self.late.len() < MAX_LATE_LINKS => {
-                self.count(path.len() + target.len())?;
+                self.count(path.len() + target.len() + memory_of_all(&attributes.xattrs))?;
                 self.late.push(LateLink {
                     path: path.into(),
                     directory,
                     name,
                     target: target.into(),
+                    attributes,
                 });
             }
             None => {
@@ -264,15 +269,36 @@ impl Layer {
         }
         for link in missing.into_iter().rev() {
             if !self.put_late_link(&link)? {
-                // containerd refuses it too, since it extracts a layer into a directory of its own.
-                let what = format!(
-                    "a hard link to {}, which the layer doesn't have; \
-                     a link to a file of a lower layer must be a copy of the file",
-                    link.target.escape_ascii()
-                );
-                return Err(link.refused(what));
+                self.put_lower_link(link)?;
             }
         }
+        Ok(())
+    }
+
+    /// Leaves an empty file with the attributes of the link's entry where a link to a file of a lower layer is: the mount
+    /// puts a copy of that file there, since only then are the lower layers known.
+    fn put_lower_link(&mut self, link: LateLink) -> Result<(), Error> {
+        let entries = self.tree.entries(link.directory);
+        if entries.is_some_and(|entries| entries.contains_key(&link.name)) {
+            return Ok(());
+        }
+        let parts = |path| parts(path).map_err(|what| link.refused(what.to_owned()));
+        let names = parts(&link.target)?;
+        if names == parts(&link.path)? {
+            return Err(link.refused("a hard link to itself".to_owned()));
+        }
+        let mut target = Vec::new();
+        for part in names {
+            target.push(b'/');
+            target.extend(part);
+        }
+        let kind = Kind::File(Content::empty());
+        let attributes = fitting(link.attributes.clone(), &kind);
+        let attributes = attributes.map_err(|what| link.refused(what))?;
+        let id = self.add(attributes, kind);
+        let id = id.map_err(|what| link.refused(what))?;
+        self.tree.link(link.directory, &link.name, id);
+        self.lower.insert(id, target);
         Ok(())
     }
 
@@ -452,6 +478,26 @@ impl Layer {
         }
     }
 
+    /// The links to files of lower layers, in the order of their entries: absolute paths.
+    fn lower_links(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut links = Vec::new();
+        if self.lower.is_empty() {
+            return Vec::new();
+        }
+        for (directory, path) in self.tree.directories() {
+            for (name, id) in self.tree.entries(directory).into_iter().flatten() {
+                if let Some(target) = self.lower.get(id) {
+                    let path = path.strip_suffix(b"/").unwrap_or(&path);
+                    let path = [path, b"/", name].concat();
+                    links.push((*id, path, target.clone()));
+                }
+            }
+        }
+        links.sort();
+        let links = links.into_iter();
+        links.map(|(_, path, target)| (path, target)).collect()
+    }
+
     /// Writes the file system.
     pub(super) fn finish(mut self, uuid: [u8; 16]) -> Result<Summary, Error> {
         self.put_late_links()?;
@@ -482,12 +528,14 @@ impl Layer {
             let these = directories.filter(|(id, _)| self.implied.contains(id));
             implied.extend(these.map(|(_, path)| path));
         }
+        let links = self.lower_links();
         let hides_all = self.opaque.contains(&ROOT);
         let bytes = erofs::finish(&self.tree, self.contents, uuid)?;
         Ok(Summary {
             bytes,
             entries: self.entries,
             implied,
+            links,
             hides_all,
         })
     }

@@ -7,7 +7,6 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::containerd::Containerd;
 use crate::host::{Mounted, TIME, assert_equal, guest_pull, listing, run, text, tool};
@@ -82,7 +81,7 @@ pub fn refusals(
     name: &str,
     archives: &[Vec<u8>],
 ) -> (Option<String>, Option<String>) {
-    let directory: TempDir = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let repository = write_layout(archives, directory.path());
     let ours = ours(repository, directory.path()).err();
     let layout = directory.path().join("layout");
@@ -91,13 +90,30 @@ pub fn refusals(
 
 /// What guest-pull makes of an image of one layer that containerd refuses.
 pub fn refused_by_containerd(archive: Vec<u8>) -> Listing {
-    let directory: TempDir = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let repository = write_layout(&[archive], directory.path());
     let ours = ours(repository, directory.path()).unwrap();
     let layout = directory.path().join("layout");
     let theirs = Containerd::start().try_mount(&layout, "refused");
     assert!(theirs.is_err(), "containerd takes it");
     ours
+}
+
+/// An image that containerd refuses, and what umoci makes of it, which extracts all layers into one directory.
+pub fn taken_by_umoci(archives: &[Vec<u8>]) -> Both {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = write_layout(archives, directory.path());
+    let ours = ours(repository, directory.path()).unwrap();
+    let layout = directory.path().join("layout");
+    let refused = Containerd::start().try_mount(&layout, "refused");
+    assert!(refused.is_err(), "containerd takes it");
+    let at = directory.path().join("umoci");
+    let image = format!("{}:test", layout.display());
+    run(tool("UMOCI", "umoci")
+        .args(["raw", "unpack", "--image", &image])
+        .arg(&at));
+    let theirs = listing(&at);
+    Both { ours, theirs }
 }
 
 impl Both {

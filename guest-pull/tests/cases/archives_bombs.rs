@@ -91,7 +91,7 @@ fn sparse_files_without_end() {
     assert_refused(parts, old);
 }
 
-/// A file without an end ends with the room.
+/// A file without an end ends with the room, and one that says how long it is, before that.
 #[test]
 fn content_without_end() {
     if !is_root() {
@@ -103,6 +103,9 @@ fn content_without_end() {
     run(mount.arg(dir.path()));
     let mounted = Mounted(dir.path().to_owned());
     let file = File::create(dir.path().join("layer")).unwrap();
+    let large = Entry::file("large", "").pax(&[("size", b"68719476737")]);
+    let expected = "entry large: it has 68719476737 bytes, and a file can have 64 GiB";
+    assert_refused(&archive(&[large])[..], expected);
     let header = Entry::file("endless", "").set(crate::raw_tar::SIZE, b"77777777777");
     let (header, noise) = (header.bytes(), noise(1, 1 << 20));
     let content = endless(|number| {

@@ -2,9 +2,9 @@
 
 //! What containerd refuses, and guest-pull takes on purpose.
 
-use crate::archive_oracle::{Listing, refused_by_containerd};
+use crate::archive_oracle::{Listing, refused_by_containerd, taken_by_umoci};
 use crate::host::is_root;
-use crate::raw_tar::{Entry, FILE, GNU, LINK, LONG_NAME, MAGIC, SPARSE, archive};
+use crate::raw_tar::{Entry, FILE, GNU, LINK, LONG_NAME, MAGIC, SPARSE, SYMLINK, archive};
 
 fn last<'l>(listing: &'l Listing, name: &str) -> &'l str {
     listing[&format!("b'{name}'")].last().unwrap()
@@ -81,4 +81,83 @@ fn sparse_files_of_gnu_tar() {
     ]));
     assert_eq!(last(&ours, "sparse"), last(&ours, "plain"));
     assert!(last(&ours, "after").starts_with("1, 33, "), "{ours:#?}");
+}
+
+/// The size and the digest of an entry's content.
+fn content(listing: &Listing, name: &str) -> Vec<String> {
+    let rest = last(listing, name).split(", ").skip(1);
+    let of_content = |part: &&str| part.starts_with('\'') || part.parse::<u64>().is_ok();
+    rest.filter(of_content).map(str::to_owned).collect()
+}
+
+/// A hard link to a file of a lower layer is a copy of that file as it was in that layer, with what the link's entry says.
+/// containerd finds nothing to link to, since it extracts each layer into a directory of its own. umoci, which extracts all
+/// into one, makes the same.
+#[test]
+fn hard_links_to_files_of_lower_layers() {
+    if !is_root() {
+        return;
+    }
+    let link = |name: &str, target: &str| Entry::link(LINK, name, target);
+    let note = |name: &'static str| [(name, &b"x"[..])];
+    let lower = archive(&[
+        Entry::directory("d/"),
+        Entry::file("d/file", b"content\n".repeat(50_000))
+            .mode(0o755)
+            .pax(&note("SCHILY.xattr.user.of-file")),
+        Entry::file("d/other", "other"),
+        Entry::file("d/small", "small"),
+        Entry::link(SYMLINK, "d/symbolic", "file"),
+        Entry::directory("deep/").mode(0o711).owner(3, 4),
+    ]);
+    let middle = archive(&[
+        link("one", "d/file")
+            .mode(0o4711)
+            .owner(7, 8)
+            .pax(&note("SCHILY.xattr.user.of-link")),
+        link("two", "one").mode(0o4711).owner(7, 8),
+        link("deep/three", "./d//other").mode(0o600),
+        link("deep/four", "d/other").mode(0o640),
+        link("symbolic", "d/symbolic").owner(5, 6),
+        link("replaced", "d/small"),
+        link("gone", "d/small"),
+    ]);
+    let upper = archive(&[
+        Entry::file("replaced", "by another"),
+        Entry::new(FILE, ".wh.gone"),
+        Entry::file("d/other", "changed"),
+        link("again", "one").mode(0o755),
+    ]);
+    let both = taken_by_umoci(&[lower, middle, upper]);
+    for name in [
+        "one",
+        "two",
+        "deep/three",
+        "deep/four",
+        "replaced",
+        "symbolic",
+        "again",
+    ] {
+        let [ours, theirs] = [&both.ours, &both.theirs].map(|all| content(all, name));
+        assert_eq!(ours, theirs, "{name}");
+        assert!(both.ours[&format!("b'{name}'")][0].starts_with("'0o1"));
+    }
+    // umoci leaves out what the links' entries say, which containerd gives to the file.
+    let said = |name: &str| &both.ours[&format!("b'{name}'")][..3];
+    assert_eq!(said("one"), ["'0o104711'", "7", "8"]);
+    assert_eq!(said("again"), ["'0o100755'", "0", "0"]);
+    assert_eq!(said("symbolic"), ["'0o120777'", "5", "6"]);
+    // Of two links to one file, the last says it.
+    assert_eq!(said("deep/three"), ["'0o100640'", "0", "0"]);
+    let one = last(&both.ours, "one");
+    assert!(
+        one.contains("user.of-file") && one.contains("user.of-link"),
+        "{one}"
+    );
+    for (one, other) in [("one", "two"), ("deep/three", "deep/four")] {
+        let [one, other] = [one, other].map(|name| &both.ours[&format!("b'{name}'")]);
+        assert_eq!(one, other);
+    }
+    assert!(!both.ours.contains_key("b'gone'"), "{:#?}", both.ours);
+    assert_eq!(said("deep"), ["'0o40711'", "3", "4"]);
 }
