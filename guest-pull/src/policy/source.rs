@@ -17,6 +17,10 @@ use crate::policy::parse::{Key, Policy, Requirement};
 use crate::policy::rules::{Rules, Signed};
 use crate::policy::signed_by::SignedBy;
 
+/// The largest rules with their keys: they go to the worker in a line with other things, which has a limit too. A key has a
+/// few hundred bytes, and a key ring of GPG a few KiB for each key.
+const MAX_RULES_BYTES: usize = 512 << 10;
+
 /// A text in the configuration, or where one is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Text {
@@ -113,11 +117,20 @@ pub fn rules_for(
             }
         }
     }
-    Ok((!signed.is_empty()).then(|| Rules {
+    if signed.is_empty() {
+        return Ok(None);
+    }
+    let rules = Rules {
         image: image.clone(),
-        scope,
+        scope: scope.clone(),
         signed,
-    }))
+    };
+    match rules.to_json().to_string().len() > MAX_RULES_BYTES {
+        true => Err(refused(
+            "its keys are too large; use key rings with the keys that are needed",
+        )),
+        false => Ok(Some(rules)),
+    }
 }
 
 fn get(what: &str, source: &Source, daemon: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {

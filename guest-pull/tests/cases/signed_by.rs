@@ -406,6 +406,10 @@ fn policy_json_signed_by_a_storage_on_the_web() {
     let asked = server.asked();
     assert!(asked.iter().any(|asked| asked.path == wanted), "{asked:?}");
     assert!(asked.iter().all(|asked| asked.authorization.is_none()));
+    let large = place.at("large.gpg");
+    fs::write(&large, fs::read(&key).unwrap().repeat(3000)).unwrap();
+    let error = check(&signed_by(&large, ""), &place.image, &lookaside).unwrap_err();
+    assert!(error.contains("its keys are too large"), "{error}");
     let other = "docker:\n  r.example:\n    sigstore: file:///x\n";
     let error = check(&signed_by(&key, ""), &place.image, other).unwrap_err();
     assert!(error.contains("has no lookaside for it"), "{error}");
