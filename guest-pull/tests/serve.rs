@@ -234,7 +234,7 @@ fn failures_are_told_apart() {
         "a policy",
         &image,
         Code::FAILED_PRECONDITION,
-        &["image_security_policy_uri"],
+        &["the image policy kbs:///a/b/c", "repaired"],
     );
     place.configure("[image\nhunter5");
     check(

@@ -20,6 +20,10 @@ use crate::resource::{self, Source};
 /// What the policy is called in messages.
 const POLICY: &str = "the image policy";
 
+/// The largest rules with their keys: they go to the worker in a line with other things, which has a limit too. A key has a
+/// few hundred bytes, and a key ring of GPG a few KiB for each key.
+const MAX_RULES_BYTES: usize = 512 << 10;
+
 /// The signatures that the image must have; none if nothing is asked of it: by the configured policy, and by where GPG's
 /// signatures are configured to be (`sigstore`). The daemon at the socket `daemon` is asked for
 /// what is there.
@@ -81,11 +85,20 @@ pub fn rules_for(
             }
         }
     }
-    Ok((!signed.is_empty()).then(|| Rules {
+    if signed.is_empty() {
+        return Ok(None);
+    }
+    let rules = Rules {
         image: image.clone(),
-        scope,
+        scope: scope.clone(),
         signed,
-    }))
+    };
+    match rules.to_json().to_string().len() > MAX_RULES_BYTES {
+        true => Err(refused(
+            "its keys are too large; use key rings with the keys that are needed",
+        )),
+        false => Ok(Some(rules)),
+    }
 }
 
 /// The name of a key, and its bytes.

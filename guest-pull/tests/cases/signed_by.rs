@@ -335,6 +335,38 @@ fn policy_json_signed_by_revoked_keys_and_subkeys() {
     run(place.gpg().arg("--import").arg(place.at("revocation")));
     let key = place.public("revoked");
     place.check_refused(&signed_by(&key, ""), &place.image, "is revoked");
+    // An old key, which speaks of itself by SHA-1. (Today's skopeo takes no such keys.)
+    let by_sha1 = ["--cert-digest-algo", "SHA1", "--allow-weak-key-signatures"];
+    let new_key = [
+        "--quick-gen-key",
+        "<old@example>",
+        "rsa2048",
+        "sign",
+        "never",
+    ];
+    run(place.gpg().args(by_sha1).args(new_key));
+    place.sign("old", None);
+    let key = place.public("old");
+    assert_eq!(
+        check(&signed_by(&key, ""), &place.image, &place.lookaside()),
+        Ok(())
+    );
+    let fingerprint = place.fingerprint("old");
+    let revocation = place
+        .at("gpg/openpgp-revocs.d")
+        .join(format!("{fingerprint}.rev"));
+    let text = fs::read_to_string(revocation)
+        .unwrap()
+        .replace(":-----BEGIN", "-----BEGIN");
+    fs::write(place.at("revocation"), text).unwrap();
+    run(place
+        .gpg()
+        .args(by_sha1)
+        .arg("--import")
+        .arg(place.at("revocation")));
+    let key = place.public("old");
+    let error = check(&signed_by(&key, ""), &place.image, &place.lookaside()).unwrap_err();
+    assert!(error.contains("is revoked"), "{error}");
     place.make_key("sub", "ed25519", "cert");
     let fingerprint = place.fingerprint("sub");
     run(place
@@ -406,6 +438,10 @@ fn policy_json_signed_by_a_storage_on_the_web() {
     let asked = server.asked();
     assert!(asked.iter().any(|asked| asked.path == wanted), "{asked:?}");
     assert!(asked.iter().all(|asked| asked.authorization.is_none()));
+    let large = place.at("large.gpg");
+    fs::write(&large, fs::read(&key).unwrap().repeat(3000)).unwrap();
+    let error = check(&signed_by(&large, ""), &place.image, &lookaside).unwrap_err();
+    assert!(error.contains("its keys are too large"), "{error}");
     let other = "docker:\n  r.example:\n    sigstore: file:///x\n";
     let error = check(&signed_by(&key, ""), &place.image, other).unwrap_err();
     assert!(error.contains("has no lookaside for it"), "{error}");

@@ -79,7 +79,8 @@ enum Material {
     Other,
 }
 
-/// The primary keys of a key ring. Who wrote the policy chose it, so what its keys say of themselves is taken as it is.
+/// The primary keys of a key ring. Who wrote the policy chose it, so what its keys say of themselves is taken as it is,
+/// without a look at those signatures: old keys' are by SHA-1.
 pub(super) fn keys(ring: &[u8]) -> Result<Vec<Key>, String> {
     let mut keys: Vec<Key> = Vec::new();
     // Signatures are of the user id or subkey before them.
@@ -194,6 +195,9 @@ impl Key {
 
     /// Whether the signature is the key's.
     fn verifies(&self, signature: &Signature, document: &[u8]) -> bool {
+        let Some(hash) = signature.hash else {
+            return false;
+        };
         let message = [document, &signature.trailer].concat();
         let integers = || {
             let mut bytes = Bytes(&signature.integers);
@@ -201,7 +205,7 @@ impl Key {
         };
         match &self.material {
             Material::Rsa { n, e } => {
-                let algorithm = match signature.hash {
+                let algorithm = match hash {
                     Hash::Sha256 => &RSA_PKCS1_2048_8192_SHA256,
                     Hash::Sha384 => &RSA_PKCS1_2048_8192_SHA384,
                     Hash::Sha512 => &RSA_PKCS1_2048_8192_SHA512,
@@ -211,12 +215,12 @@ impl Key {
                 let padded = integer.and_then(|integer| padded(integer, n.len()));
                 padded.is_some_and(|padded| key.verify(algorithm, &message, &padded).is_ok())
             }
-            Material::P256(point) if signature.hash == Hash::Sha256 => {
+            Material::P256(point) if hash == Hash::Sha256 => {
                 let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point);
                 let pair = integers().and_then(|pair| joined(pair, 32));
                 pair.is_some_and(|pair| key.verify(&message, &pair).is_ok())
             }
-            Material::P384(point) if signature.hash == Hash::Sha384 => {
+            Material::P384(point) if hash == Hash::Sha384 => {
                 let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point);
                 let pair = integers().and_then(|pair| joined(pair, 48));
                 pair.is_some_and(|pair| key.verify(&message, &pair).is_ok())
@@ -227,7 +231,7 @@ impl Key {
                     27 => Some(signature.integers.clone()),
                     _ => integers().and_then(|pair| joined(pair, 32)),
                 };
-                let hash = digest(signature.hash.algorithm(), &message);
+                let hash = digest(hash.algorithm(), &message);
                 pair.is_some_and(|pair| key.verify(hash.as_ref(), &pair).is_ok())
             }
             _ => false,
@@ -257,8 +261,13 @@ pub(super) fn verify(bytes: &[u8], keys: &[Key], now: u64) -> Result<Vec<u8>, St
         return Err("it is not a message with one signature, as `gpg --sign` makes it".to_owned());
     }
     let document = document(&packets[1].body).ok_or("it is cut off")?;
-    let signature = Signature::parse(&packets[2].body)
-        .ok_or("its signature is not of version 4 with a hash of SHA-2, or has a critical part that is not known")?;
+    let signature = Signature::parse(&packets[2].body);
+    let signature = signature.ok_or("its signature is not of version 4, or cut off")?;
+    if signature.hash.is_none() || !signature.is_understood {
+        let what =
+            "its signature has a hash that is not of SHA-2, or a critical part that is not known";
+        return Err(what.to_owned());
+    }
     if signature.kind != OF_DOCUMENT {
         return Err("its signature is not one of a document".to_owned());
     }

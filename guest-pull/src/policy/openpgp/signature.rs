@@ -30,7 +30,8 @@ pub(super) struct Signature {
     pub kind: u8,
     /// The algorithm of the key.
     pub algorithm: u8,
-    pub hash: Hash,
+    /// None if it is another.
+    pub hash: Option<Hash>,
     /// What is hashed after the document.
     pub trailer: Vec<u8>,
     /// The numbers that make it up.
@@ -43,22 +44,24 @@ pub(super) struct Signature {
     pub key_ends_after: Option<u64>,
     /// Whether the key may sign documents; it may if nothing is said.
     pub may_sign: bool,
+    /// Whether it has no critical part that isn't known.
+    pub is_understood: bool,
     /// The id of the key, which is not signed itself: for messages, and to find what a key says of itself.
     pub issuer: Option<[u8; 8]>,
 }
 
 impl Signature {
-    /// Parses the body of a packet; none if it is of another version or hash, or has a critical part that isn't known.
+    /// Parses the body of a packet; none if it is of another version, or broken.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let mut bytes = Bytes(body);
         let [4, kind, algorithm, hash] = *bytes.take(4)? else {
             return None;
         };
         let hash = match hash {
-            8 => Hash::Sha256,
-            9 => Hash::Sha384,
-            10 => Hash::Sha512,
-            _ => return None,
+            8 => Some(Hash::Sha256),
+            9 => Some(Hash::Sha384),
+            10 => Some(Hash::Sha512),
+            _ => None,
         };
         let length = bytes.number(2)?;
         let hashed = bytes.take(length)?;
@@ -78,6 +81,7 @@ impl Signature {
             ends_after: None,
             key_ends_after: None,
             may_sign: true,
+            is_understood: true,
             issuer: None,
         };
         signature.take_hashed(hashed)?;
@@ -97,7 +101,7 @@ impl Signature {
                 33 => self.issuer = self.issuer.or_else(|| issuer_of(body)),
                 // Preferences, features, revocation keys and reasons, policies, names: they say nothing against it.
                 4..=7 | 11 | 12 | 21..=26 | 28..=30 => {}
-                _ if is_critical => return None,
+                _ if is_critical => self.is_understood = false,
                 _ => {}
             }
         }
