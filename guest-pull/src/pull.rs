@@ -23,6 +23,8 @@ use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
 use crate::store::{self, Claim, Making, Store, Stored};
 
+pub use crate::lookup::{Found, find};
+
 /// How many layers of one image are fetched at once unless configured, as the stock puller does. More would not be faster
 /// on two processors, and each takes its memory.
 pub const LAYERS_AT_ONCE: usize = 3;
@@ -105,8 +107,6 @@ pub struct Means<'m> {
     /// Who is asked for what only the daemon has.
     pub ask: &'m (dyn Fn(&Question) -> Result<Answer, Failure> + Sync),
 }
-
-pub use crate::lookup::{Found, find};
 
 /// Pulls the layers of an image: `reference` is its tag or digest in the client's repository.
 ///
