@@ -126,7 +126,7 @@ pub fn find(client: &Client, reference: &str, platform: &Platform) -> Result<Fou
     match search.look_at(reference, None, false, 0)? {
         Some(found) => Ok(found),
         None => {
-            let found = list(search.platforms);
+            let found = list(&search.platforms);
             let wanted = platform.clone();
             Err(manifest::Error::Platform { wanted, found }.into())
         }
@@ -134,15 +134,12 @@ pub fn find(client: &Client, reference: &str, platform: &Platform) -> Result<Fou
 }
 
 /// The platforms that there are, for a message.
-fn list(mut platforms: Vec<String>) -> String {
-    platforms.sort();
-    platforms.dedup();
-    let others = platforms.len().saturating_sub(SHOWN_PLATFORMS);
-    platforms.truncate(SHOWN_PLATFORMS);
-    match (platforms.is_empty(), others) {
+fn list(platforms: &[String]) -> String {
+    let shown: Vec<_> = platforms.iter().take(SHOWN_PLATFORMS).cloned().collect();
+    match (shown.is_empty(), platforms.len() - shown.len()) {
         (true, _) => "nothing with a platform".to_owned(),
-        (false, 0) => platforms.join(", "),
-        (false, others) => format!("{} and {others} others", platforms.join(", ")),
+        (false, 0) => shown.join(", "),
+        (false, _) => format!("{} and others", shown.join(", ")),
     }
 }
 
@@ -205,7 +202,7 @@ impl Search<'_> {
             let text = configuration(self.client, &manifest)?;
             let platform = manifest::platform(&text);
             if let Some(other) = platform.filter(|it| self.platform.rank(it).is_none()) {
-                self.platforms.push(other.to_string());
+                self.note(other.to_string());
                 return Ok(None);
             }
             config = Some(text);
@@ -218,8 +215,15 @@ impl Search<'_> {
         }))
     }
 
+    /// Keeps a platform for the error, each once.
+    fn note(&mut self, platform: String) {
+        if self.platforms.len() <= SHOWN_PLATFORMS && !self.platforms.contains(&platform) {
+            self.platforms.push(platform);
+        }
+    }
+
     fn look_in(&mut self, index: &Index, depth: usize) -> Result<Option<Found>, Error> {
-        for entry in index.candidates(self.platform) {
+        for entry in index.candidates(self.platform, MAX_DOCUMENTS) {
             let digest = entry.descriptor.digest;
             let config_decides = entry.platform.is_none();
             let reference = digest.to_string();
@@ -237,7 +241,7 @@ impl Search<'_> {
                 return Ok(found);
             }
         }
-        self.platforms.extend(index.platforms());
+        index.platforms().for_each(|platform| self.note(platform));
         Ok(None)
     }
 }

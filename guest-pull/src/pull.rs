@@ -27,6 +27,8 @@ use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
 use crate::store::{self, Claim, Making, Store, Stored};
 
+pub use crate::lookup::{Found, find};
+
 /// How many layers of one image are fetched at once unless configured, as the stock puller does. More would not be faster
 /// on two processors, and each takes its memory.
 pub const LAYERS_AT_ONCE: usize = 3;

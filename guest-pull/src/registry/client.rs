@@ -330,6 +330,6 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
 
 /// Logs that something is tried again.
 pub(super) fn tell(error: &Error, time: Duration, what: &str) {
-    let time = time.as_secs_f64();
-    eprintln!("guest-pull: {error}; the {what} is tried again in {time:.1} s");
+    let (seconds, tenths) = (time.as_secs(), time.subsec_millis() / 100);
+    eprintln!("guest-pull: {error}; the {what} is tried again in {seconds}.{tenths} s");
 }

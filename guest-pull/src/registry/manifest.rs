@@ -337,16 +337,23 @@ fn shown(media_type: &str) -> String {
 
 impl Index {
     /// The entries that may fit a platform, the best first. Then come those without one, whose configuration must tell, as
-    /// containerd does.
-    pub fn candidates(&self, wanted: &Platform) -> Vec<&Entry> {
+    /// containerd does. At most so many are given.
+    pub fn candidates(&self, wanted: &Platform, most: usize) -> Vec<&Entry> {
         let images = self.entries.iter().filter(|entry| entry.is_image);
-        let ranked = images.filter_map(|entry| match &entry.platform {
-            Some(platform) => Some((Some(wanted.rank(platform)?), entry)),
-            None => Some((None, entry)),
-        });
-        let mut ranked: Vec<_> = ranked.collect();
-        // Of equals, the first.
-        ranked.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        let mut ranked: Vec<(Option<u32>, &Entry)> = Vec::new();
+        for entry in images {
+            let rank = match &entry.platform {
+                Some(platform) => match wanted.rank(platform) {
+                    Some(rank) => Some(rank),
+                    None => continue,
+                },
+                None => None,
+            };
+            // Of equals, the first.
+            let at = ranked.partition_point(|(other, _)| *other >= rank);
+            ranked.insert(at, (rank, entry));
+            ranked.truncate(most);
+        }
         ranked.into_iter().map(|(_, entry)| entry).collect()
     }
 

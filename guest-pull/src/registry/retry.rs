@@ -94,7 +94,7 @@ impl Patience {
         let doubled = FIRST_WAIT.saturating_mul(1 << (self.failed - 1).min(16));
         let own = doubled.min(LONGEST_WAIT);
         // Many VMs start at once, and should not come back at once.
-        let jitter = own.mul_f64(0.5 * random());
+        let jitter = own / 2 * u32::from(random()) / 0x100;
         let wait = error.retry_after().unwrap_or_default().max(own * 3 / 4) + jitter;
         (self.heard.elapsed() + wait < SILENCE).then_some(wait)
     }
@@ -115,10 +115,9 @@ pub(super) fn wait(time: Duration, stop: &AtomicBool) -> bool {
     }
 }
 
-/// Between 0 and 1.
-fn random() -> f64 {
-    let number = RandomState::new().build_hasher().finish();
-    f64::from((number >> 32) as u32) / f64::from(u32::MAX)
+/// Any number.
+fn random() -> u8 {
+    RandomState::new().build_hasher().finish().to_le_bytes()[0]
 }
 
 /// What the header Retry-After asks for: seconds, or a date, which is compared with the registry's own clock.
