@@ -62,10 +62,25 @@ impl Plan {
         let mut warnings = config.warnings.clone();
         let registries = registries(config, daemon, &mut warnings)?;
         let locations = registries.places(image).map_err(refused)?;
+        // The policy is about the image that was meant, and not about where it comes from.
+        let mut rules: Vec<(ImageName, Result<Option<Rules>, Failure>)> = Vec::new();
+        let (policy, sigstore) = (config.policy.as_ref(), config.sigstore.as_ref());
+        for Location { named, .. } in &locations {
+            if !rules.iter().any(|(name, _)| name == named) {
+                let of_name = policy::rules_for(policy, sigstore, daemon, named);
+                rules.push((named.clone(), of_name));
+            }
+        }
+        let failures = rules.iter().map(|(_, of_name)| of_name.as_ref().err());
+        if let Some(all) = failures.collect::<Option<Vec<_>>>() {
+            if let Some(failure) = all.first() {
+                return Err((*failure).clone());
+            }
+        }
         let text = resource::fetch(&config.credential, daemon, credential::WHAT)?;
         let text = text.as_ref().map(|text| text.as_slice());
         let places = locations.into_iter();
-        let places = places.map(|location| planned(config, location, text, daemon));
+        let places = places.map(|location| planned(config, location, text, &rules));
         let places = places.collect::<Result<Vec<_>, _>>()?;
         let problems = places.iter().map(|place| place.problem.clone());
         match problems.collect::<Option<Vec<_>>>() {
@@ -140,7 +155,7 @@ fn planned(
     config: &Image,
     location: Location,
     credential: Option<&[u8]>,
-    daemon: &Path,
+    rules: &[(ImageName, Result<Option<Rules>, Failure>)],
 ) -> Result<Planned, Failure> {
     let Location {
         image,
@@ -177,15 +192,11 @@ fn planned(
         // An entry that is broken is no reason to ask without a login.
         Err(failure) => planned.problem = Some(failure.message),
     }
-    // The policy is about the image that was meant, and not about where it comes from.
-    match policy::rules_for(
-        config.policy.as_ref(),
-        config.sigstore.as_ref(),
-        daemon,
-        &named,
-    ) {
-        Ok(rules) => planned.place.rules = rules,
-        Err(failure) => planned.problem = Some(failure.message),
+    let of_name = rules.iter().find(|(name, _)| *name == named);
+    match of_name.map(|(_, of_name)| of_name) {
+        Some(Ok(rules)) => planned.place.rules = rules.clone(),
+        Some(Err(failure)) => planned.problem = Some(failure.message.clone()),
+        None => {}
     }
     Ok(planned)
 }

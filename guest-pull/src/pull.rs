@@ -126,8 +126,6 @@ pub struct Means<'m> {
     pub ask: &'m (dyn Fn(&Question) -> Result<Answer, Failure> + Sync),
 }
 
-pub use crate::lookup::{Found, find};
-
 /// Pulls the layers of an image that was found in the client's repository for this platform.
 ///
 /// # Errors

@@ -87,7 +87,7 @@ pub enum Text {
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Inline(_) => f.write_str("the configuration itself"),
+            Self::Inline(_) => f.write_str("in the configuration"),
             Self::At(source) => source.fmt(f),
         }
     }

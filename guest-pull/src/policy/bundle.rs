@@ -33,7 +33,7 @@ pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Vec<Digest>,
     let listed = |value: &Value| value["manifests"].is_array();
     let by_api = match client.referrers(digest) {
         Ok(bytes) => list(bytes).filter(listed),
-        Err(error @ registry::Error::Unreachable { .. }) => return Err(Error::Registry(error)),
+        Err(error) if error.is_unreachable() => return Err(Error::Registry(error)),
         // Registries without the API answer in many ways.
         Err(_) => None,
     };

@@ -136,6 +136,15 @@ impl Error {
         matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
     }
 
+    /// Whether there is no answer at all, however often it was asked.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Incompatible { .. } => true,
+            Self::GivenUp { error, .. } => error.is_unreachable(),
+            _ => false,
+        }
+    }
+
     /// When the registry wants to be asked again.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -322,7 +322,11 @@ fn check_layer(media_type: &str) -> Result<(), &'static str> {
     let Some(rest) = rest else {
         return Err("no layer of an image");
     };
-    let rest = rest.strip_suffix("+encrypted").unwrap_or(rest);
+    // The second is the early form of Docker's types.
+    let plain = rest
+        .strip_suffix("+encrypted")
+        .or(rest.strip_suffix("+enc"));
+    let rest = plain.unwrap_or(rest);
     match rest {
         "" | "+gzip" | ".gzip" | "+zstd" | ".zstd" => Ok(()),
         _ => Err("of a kind that guest-pull does not know"),

@@ -73,7 +73,7 @@ fn what_a_pull_would_do() {
     let text = value.to_string();
     assert!(!text.contains("hunter"), "{text}");
     let common = json!({"reference": "3", "mirror": true, "plain_http": false, "user": null, "entry": null, "anonymous": null,
-                        "problem": null, "proxy": null});
+                        "problem": null, "proxy": null, "rules": null});
     let place_with = |more: Value| {
         let mut object = common.as_object().unwrap().clone();
         object.extend(more.as_object().unwrap().clone());
@@ -86,7 +86,7 @@ fn what_a_pull_would_do() {
         problem
             .as_str()
             .unwrap()
-            .contains("the entry for b.example can't be used"),
+            .contains("the entry b.example for b.example can't be used"),
         "{problem}"
     );
     let expected = [
@@ -251,7 +251,7 @@ fn places_of_the_configuration() {
                 "cmdline",
                 "agent.enable_signature_verification=true agent.image_policy_file=kbs:///a/b/c",
             )],
-            "agent.image_policy_file",
+            "kbs:///a/b/c",
         ),
     ] {
         let error = run(files, "");
@@ -452,7 +452,6 @@ fn texts_of_policies() {
         "image_security_policy = '{}'",
     ] {
         place.configure(&format!("[image]\n{key}\n"));
-        let (name, _) = key.split_once(' ').unwrap();
-        assert_refused(&place, &[name]);
+        assert_refused(&place, &["the image policy"]);
     }
 }

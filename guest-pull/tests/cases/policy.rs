@@ -126,11 +126,11 @@ fn policy_json_in_the_configuration() {
         ),
         (
             r#"image_security_policy_uri = "kbs:///default/security-policy/test""#,
-            "there is no kbs:///default/security-policy/test, which is the image policy",
+            "the image policy kbs:///default/security-policy/test: there is none",
         ),
         (
             r#"image_security_policy_uri = "file:///nowhere/policy.json""#,
-            "there is no /nowhere/policy.json, which is the image policy",
+            "the image policy /nowhere/policy.json: there is none",
         ),
     ] {
         configure(&place, &registry, more);

@@ -202,7 +202,7 @@ fn each_place_has_its_own_login() {
     assert_eq!(sent(&unknown), [""; 0]);
     let log = place.log();
     for part in [
-        format!("{} refuses the login of mirror: 401", known.address),
+        format!("{} refuses the login of mirror by the entry", known.address),
         format!(
             "{}/a/b:1: the credential kbs:///default/credential/test has no entry for {}: pulled anonymously",
             unknown.address, unknown.address

@@ -125,7 +125,7 @@ impl Place {
     /// Writes `cdh.toml`. The attestation-agent is the test's own, if it starts one.
     pub fn configure(&self, text: &str) {
         let agent = self.at("agent.sock").display().to_string();
-        let text = format!("[aa]\naa_socket = \"unix://{agent}\"\n{text}");
+        let text = format!("{text}\n[aa]\naa_socket = \"unix://{agent}\"\n");
         fs::write(self.at("cdh.toml"), text).unwrap();
     }
 
