@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use common::auth_json::image::ImageName;
-use common::text::RegistryName;
+use common::text::{Escaped, RegistryName};
 use serde_json::{Value, json};
 
 use crate::config::{Image, Location, Registries};
@@ -98,6 +98,28 @@ impl Plan {
         self.places.iter().filter(|place| place.problem.is_none())
     }
 
+    /// For people, a line each. They hold no secret.
+    pub fn lines(&self, config: &Image) -> Vec<String> {
+        let mut lines = vec![
+            format!("configuration: {}", Escaped(&config.source)),
+            format!("credential: {}", config.credential),
+        ];
+        lines.push(match &config.policy {
+            Some(policy) => format!("policy: {policy}"),
+            None => "policy: none, so any image is pulled".to_owned(),
+        });
+        lines.push(format!(
+            "layers: {} at once, kept in {}",
+            config.layers_at_once,
+            config.work_dir.display()
+        ));
+        let places = (1..).zip(&self.places);
+        lines.extend(places.map(|(number, place)| format!("{number}. {}", place.line())));
+        let warnings = self.warnings.iter();
+        lines.extend(warnings.map(|warning| format!("warning: {warning}")));
+        lines
+    }
+
     /// For programs. It holds no secret.
     pub fn to_json(&self, config: &Image) -> Value {
         let places: Vec<_> = self.places.iter().map(Planned::to_json).collect();
@@ -107,11 +129,37 @@ impl Plan {
             "credential": config.credential.to_string(), "policy": shown(&config.policy),
             "sigstore": shown(&config.sigstore), "work_dir": config.work_dir.display().to_string(),
             "layers_at_once": config.layers_at_once, "warnings": self.warnings,
+            "lines": self.lines(config),
         })
     }
 }
 
 impl Planned {
+    /// For people.
+    fn line(&self) -> String {
+        let mirror = if self.is_mirror { " (mirror)" } else { "" };
+        let scheme = match self.place.plain_http {
+            true => "plain HTTP",
+            false => "TLS",
+        };
+        let way = match &self.proxy {
+            Some(proxy) => format!("{scheme} through the proxy {proxy}"),
+            None => format!("{scheme}, directly"),
+        };
+        let login = match (&self.problem, &self.place.login) {
+            (Some(problem), _) => format!("not asked: {problem}"),
+            (None, Some(login)) => format!("with {}", login.shown()),
+            (None, None) => {
+                let why = self.why_anonymous.as_deref().unwrap_or("no login");
+                format!("anonymously: {why}")
+            }
+        };
+        let rules = self.place.rules.as_ref().map(Rules::shown);
+        let rules = rules.map(|rules| format!("; signed: {}", rules.join("; and ")));
+        let rules = rules.unwrap_or_default();
+        format!("{}{mirror}: {way}; {login}{rules}", self.image)
+    }
+
     fn to_json(&self) -> Value {
         let Place {
             registry,

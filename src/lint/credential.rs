@@ -160,7 +160,8 @@ fn lint_file(file: &AuthFile<'_>, repairs: bool) -> Vec<Problem> {
             add(
                 Severity::Warning,
                 "identity-token",
-                "clients ignore \"identitytoken\"; only user and password count".to_owned(),
+                "all clients but guest-pull ignore \"identitytoken\"; for them only user and password count"
+                    .to_owned(),
                 FIX,
             );
         }

@@ -27,6 +27,7 @@ mod launch_plan;
 mod lifecycle;
 mod odd_input;
 mod peer_pod_units;
+mod plan;
 mod pull;
 mod puller;
 mod repair;

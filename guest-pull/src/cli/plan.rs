@@ -9,8 +9,7 @@ use clap::Args;
 use common::text::{Escaped, RegistryName};
 use guest_pull::config::Image;
 use guest_pull::failure::Failure;
-use guest_pull::plan::{Plan, Planned};
-use guest_pull::policy::Rules;
+use guest_pull::plan::Plan;
 use serde_json::json;
 
 use crate::cli::{Daemon, Format};
@@ -22,7 +21,7 @@ use crate::cli::{Daemon, Format};
 ///
 /// With --format json, one object: "image"; "configuration", where it is from; "places", in the order in which they are
 /// asked; "credential", "policy" and "sigstore", where each of these is, or null; "work_dir"; "layers_at_once";
-/// "warnings", a list of texts. Each place has "image", its name there; "registry", "repository" and "reference";
+/// "warnings" and "lines", lists of texts, the latter what is printed without this option. Each place has "image", its name there; "registry", "repository" and "reference";
 /// "mirror" and "plain_http", true or false; "proxy", or null; "user" and "entry", the login's user name and the
 /// credential's entry that it is of, or null; "anonymous", why it is asked without a login, or null; "rules", the signatures
 /// that the policy wants, a list of texts, or null; "problem", why it is not asked, or null. If there is no place to ask: "image", "error", a text, and "kind".
@@ -47,7 +46,11 @@ impl Show {
         let made = self.make();
         let image = RegistryName(&self.image).plain();
         match (&made, self.format) {
-            (Ok((config, plan)), Format::Text) => print(config, plan),
+            (Ok((config, plan)), Format::Text) => {
+                for line in plan.lines(config) {
+                    println!("{line}");
+                }
+            }
             (Ok((config, plan)), Format::Json) => println!("{}", plan.to_json(config)),
             (Err(failure), Format::Text) => eprintln!("guest-pull: {}: {failure}", Escaped(&image)),
             (Err(failure), Format::Json) => {
@@ -67,58 +70,4 @@ impl Show {
         let plan = Plan::make(&config, &self.image, &self.daemon.cdh_sock)?;
         Ok((config, plan))
     }
-}
-
-fn print(config: &Image, plan: &Plan) {
-    println!("configuration: {}", Escaped(&config.source));
-    println!("credential: {}", config.credential);
-    match &config.policy {
-        Some(policy) => println!("policy: {policy}"),
-        None => println!("policy: none, so any image is pulled"),
-    }
-    println!(
-        "layers: {} at once, kept in {}",
-        config.layers_at_once,
-        config.work_dir.display()
-    );
-    for (number, place) in plan.places.iter().enumerate() {
-        println!("{}. {}", number + 1, one(place));
-    }
-    for warning in &plan.warnings {
-        println!("warning: {warning}");
-    }
-}
-
-fn one(planned: &Planned) -> String {
-    let mirror = if planned.is_mirror { " (mirror)" } else { "" };
-    let scheme = match planned.place.plain_http {
-        true => "plain HTTP",
-        false => "TLS",
-    };
-    let way = match &planned.proxy {
-        Some(proxy) => format!("{scheme} through the proxy {proxy}"),
-        None => format!("{scheme}, directly"),
-    };
-    let login = match (&planned.problem, &planned.place.login, &planned.entry) {
-        (Some(problem), ..) => format!("not asked: {problem}"),
-        (None, Some(login), Some(entry)) => {
-            format!(
-                "as {}, by the entry {}",
-                Escaped(&login.user),
-                Escaped(entry)
-            )
-        }
-        (None, Some(login), None) => format!("as {}", Escaped(&login.user)),
-        (None, None, _) => {
-            let why = planned.why_anonymous.as_deref().unwrap_or("no login");
-            format!("anonymously: {why}")
-        }
-    };
-    let rules = planned.place.rules.as_ref().map(Rules::shown);
-    let rules = rules.map(|rules| format!("; signed: {}", rules.join("; and ")));
-    format!(
-        "{}{mirror}: {way}; {login}{}",
-        planned.image,
-        rules.unwrap_or_default()
-    )
 }

@@ -66,7 +66,7 @@ impl Login {
     }
 
     /// How messages name it.
-    pub(super) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let (user, entry) = (self.user.escape_debug(), self.entry.escape_debug());
         match self.secret {
             Secret::Password(_) => format!("the login of {user} by the entry {entry}"),

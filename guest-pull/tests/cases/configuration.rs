@@ -115,9 +115,9 @@ fn what_a_pull_would_do() {
     let (stdout, stderr, code) = output(&mut plan(&place, "alpine:3"));
     assert_eq!(code, Some(0), "{stderr}");
     for line in [
-        "1. m.example/x/library/alpine:3 (mirror): TLS, directly; as robot, by the entry m.example/x\n",
+        "1. m.example/x/library/alpine:3 (mirror): TLS, directly; with the login of robot by the entry m.example/x\n",
         &format!("3. {address}/library/alpine:3 (mirror): plain HTTP, directly; anonymously: "),
-        "4. docker.io/library/alpine:3: TLS through the proxy http://p.example:3128; as hub, by the entry https://index.docker.io/v1/\n",
+        "4. docker.io/library/alpine:3: TLS through the proxy http://p.example:3128; with the login of hub by the entry https://index.docker.io/v1/\n",
         "credential: kbs:///default/credential/test\n",
         "policy: none, so any image is pulled\n",
     ] {

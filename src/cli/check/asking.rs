@@ -20,9 +20,14 @@ use crate::cli::check::answer::{Answer, INPUT, Options, shown};
 #[cfg(feature = "tools")]
 use crate::cli::check::skopeo::ask as without_guest_pull;
 
-/// Asks the image's registry for its manifest, with this login or none.
-pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answer {
-    let file = match in_memory(auth_file(image, login).as_bytes()) {
+/// Asks the image's registry for its manifest, with this login, which is that of the entry, or none.
+pub fn ask(
+    image: &ImageName,
+    login: Option<&Login>,
+    entry: Option<&str>,
+    options: &Options,
+) -> Answer {
+    let file = match in_memory(auth_file(image, entry).as_bytes()) {
         Ok(file) => file,
         Err(error) => return Answer::NotAsked(format!("no memory for its file: {error}")),
     };
@@ -34,6 +39,13 @@ pub fn ask(image: &ImageName, login: Option<&Login>, options: &Options) -> Answe
 #[cfg(not(feature = "tools"))]
 fn without_guest_pull(_: &ImageName, _: Option<&Login>, _: &Options, _: &File) -> Answer {
     Answer::NotAsked("there is no guest-pull here".to_owned())
+}
+
+/// The program guest-pull: beside this one, as an image has it, or in PATH.
+pub fn guest_pull() -> OsString {
+    let beside = env::current_exe().map(|path| path.with_file_name("guest-pull"));
+    let beside = beside.ok().filter(|path| path.exists());
+    beside.map_or_else(|| "guest-pull".into(), PathBuf::into_os_string)
 }
 
 /// What guest-pull says; none if it is not installed.
@@ -51,11 +63,7 @@ fn by_guest_pull(
         args.push("--plain-http".into());
     }
     args.push(image.to_string().into());
-    // Beside this program, as an image has it, or in PATH.
-    let beside = env::current_exe().map(|path| path.with_file_name("guest-pull"));
-    let beside = beside.ok().filter(|path| path.exists());
-    let program = beside.map_or_else(|| "guest-pull".into(), PathBuf::into_os_string);
-    let ended = match child::run(&program, &args, file) {
+    let ended = match child::run(&guest_pull(), &args, file) {
         Ok(ended) => ended,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
@@ -96,9 +104,9 @@ fn certificates(options: &Options) -> Vec<PathBuf> {
     found
 }
 
-/// An `auth.json` with this login alone, for the image's registry.
-fn auth_file(image: &ImageName, login: Option<&Login>) -> Zeroizing<String> {
-    let Some(login) = login else {
+/// An `auth.json` with this entry alone, for the image's registry.
+fn auth_file(image: &ImageName, entry: Option<&str>) -> Zeroizing<String> {
+    let Some(entry) = entry else {
         return Zeroizing::new(r#"{"auths":{}}"#.to_owned());
     };
     // skopeo has Docker Hub under its historic name.
@@ -106,11 +114,8 @@ fn auth_file(image: &ImageName, login: Option<&Login>) -> Zeroizing<String> {
         "docker.io" => "https://index.docker.io/v1/",
         other => other,
     };
-    let host = json!(host);
-    Zeroizing::new(format!(
-        "{{\"auths\":{{{host}:{{\"auth\":\"{}\"}}}}}}",
-        *login.encode()
-    ))
+    let host = json!(host).to_string();
+    Zeroizing::new(["{\"auths\":{", &host, ":", entry, "}}"].concat())
 }
 
 /// A file that no path leads to and that is gone with its last user, however that ends.

@@ -13,7 +13,8 @@ use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
 use offline_fs_kbc::resource::snapshot::{Resource, Snapshot};
 use offline_fs_kbc::text::{Escaped, Quoted, RegistryName};
-use serde_json::json;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use crate::cli::check::answer::{Answer, Options};
 use crate::cli::check::asking;
@@ -92,15 +93,28 @@ impl Credential {
     }
 }
 
-/// What a client does for an image.
-struct Choice {
-    /// The entry's key, the login, and how it was found; or why there is none.
-    login: Result<(String, Login, Step), String>,
+/// The login that a client uses.
+struct Chosen {
+    /// The entry's key.
+    key: String,
+    login: Login,
+    /// How it was found.
+    step: Step,
+    /// The entry as it is served: it may have a token too.
+    entry: Zeroizing<String>,
 }
 
-/// Says for each credential which login it has for the image; with `how`, what the registry makes of it.
+/// What a client does for an image.
+struct Choice {
+    /// The login; or why there is none.
+    login: Result<Chosen, String>,
+}
+
+/// Says for each credential which login it has for the image; with `how`, what the registry makes of it. `plan` is what
+/// guest-pull would do, for programs.
 pub fn check(
     image: &ImageName,
+    plan: Option<Value>,
     credentials: &[Option<Credential>],
     how: Option<&Options>,
     report: &mut Report,
@@ -110,16 +124,16 @@ pub fn check(
         any = true;
         let choice = choose(image, credential);
         let file = match &choice.login {
-            Ok((key, ..)) => credential.file_of(key),
+            Ok(chosen) => credential.file_of(&chosen.key),
             Err(_) => &credential.file,
         };
-        check_one(image, &choice, Some(file), how, report);
+        check_one(image, plan.clone(), &choice, Some(file), how, report);
     }
     if !any {
         let none = Choice {
             login: Err("there is no credential".to_owned()),
         };
-        check_one(image, &none, None, how, report);
+        check_one(image, plan, &none, None, how, report);
     }
 }
 
@@ -132,7 +146,12 @@ fn choose(image: &ImageName, credential: &Credential) -> Choice {
         let file = AuthFile::parse(value.expose()).map_err(|error| error.to_string())?;
         match file.find(&image.registry, &image.repository) {
             Some((entry, step)) => match &entry.login {
-                Ok(login) => Ok((entry.key.clone(), login.clone(), step)),
+                Ok(login) => Ok(Chosen {
+                    key: entry.key.clone(),
+                    login: login.clone(),
+                    step,
+                    entry: Zeroizing::new(entry.value.to_owned()),
+                }),
                 Err(error) => Err(format!("the entry {}: {error}", RegistryName(&entry.key))),
             },
             None => {
@@ -152,6 +171,7 @@ fn choose(image: &ImageName, credential: &Credential) -> Choice {
 
 fn check_one(
     image: &ImageName,
+    plan: Option<Value>,
     choice: &Choice,
     file: Option<&Path>,
     how: Option<&Options>,
@@ -159,8 +179,13 @@ fn check_one(
 ) {
     let mut told =
         json!({"image": image.to_string(), "file": file.map(|file| file.display().to_string())});
+    if let Some(plan) = plan {
+        told["pull"] = plan;
+    }
     match &choice.login {
-        Ok((key, login, step)) => {
+        Ok(Chosen {
+            key, login, step, ..
+        }) => {
             let how_found = match step {
                 Step::Prefix => "the most specific entry that matches",
                 Step::Host => "another spelling of its registry",
@@ -194,8 +219,10 @@ fn check_one(
         }
     }
     if let Some(options) = how {
-        let login = choice.login.as_ref().ok().map(|(_, login, _)| login);
-        let answer = asking::ask(image, login, options);
+        let chosen = choice.login.as_ref().ok();
+        let login = chosen.map(|chosen| &chosen.login);
+        let entry = chosen.map(|chosen| chosen.entry.as_str());
+        let answer = asking::ask(image, login, entry, options);
         told["answer"] = json!(answer.word());
         tell(image, login, &answer, file, report);
     }

@@ -9,6 +9,7 @@ mod build_host;
 mod files;
 mod image;
 mod other;
+mod plan;
 pub mod report;
 #[cfg(feature = "tools")]
 mod skopeo;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use offline_fs_kbc::credential::image::ImageName;
+use offline_fs_kbc::credential::image::{ImageName, NotAnImage};
 use offline_fs_kbc::resource::file::Kind;
 use offline_fs_kbc::resource::form::Form;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
@@ -31,7 +32,7 @@ use offline_fs_kbc::resource::problem::Severity;
 use crate::cli::check::files::What;
 use crate::cli::check::report::{Format, Report};
 use crate::cli::serve::Switch;
-use crate::config::{Files, Root, Sockets};
+use crate::config::{Choice, Files, Role, Root, Sockets};
 
 /// What `--help` and the manual show at the end.
 const EXAMPLE: &str = "Example:
@@ -55,9 +56,13 @@ pub struct Check {
     #[arg(long = "as", value_name = "KIND", requires = "file")]
     kind: Option<FileKind>,
 
-    /// Tell which login a client would use for this image; may be repeated
-    #[arg(long, value_name = "IMAGE", value_parser = ImageName::parse)]
-    image: Vec<ImageName>,
+    /// Tell which login a client would use for this image, and in the VM what guest-pull would do; may be repeated
+    #[arg(long, value_name = "IMAGE", value_parser = named)]
+    image: Vec<(String, ImageName)>,
+
+    /// With --image: the configuration of guest-pull [default: that of the pod]
+    #[arg(long, value_name = "FILE", requires = "image", conflicts_with = "file")]
+    cdh_config: Option<PathBuf>,
 
     /// Ask the registry of each image with that login alone, by guest-pull or skopeo
     #[arg(long = "try", requires = "image")]
@@ -150,6 +155,11 @@ impl FileKind {
     }
 }
 
+/// The name of an image, and as it was written.
+fn named(text: &str) -> Result<(String, ImageName), NotAnImage> {
+    Ok((text.to_owned(), ImageName::parse(text)?))
+}
+
 impl Check {
     /// Prints what is there and what is wrong with it.
     pub fn run(self) -> anyhow::Result<ExitCode> {
@@ -174,8 +184,18 @@ impl Check {
             cert_dir: self.cert_dir,
             plain_http: self.plain_http,
         });
-        for name in &self.image {
-            image::check(name, &credentials, how.as_ref(), &mut report);
+        let hub = match &self.sockets.cdh_sock {
+            Some(Choice::At(address)) => Some(address.clone()),
+            Some(Choice::Off) => None,
+            None => self.root.socket(Role::ConfidentialDataHub).ok(),
+        };
+        // Not of a root file system, whose configuration comes with a pod.
+        let hub = hub.filter(|_| self.file.is_empty() && self.root.root.is_none());
+        for (text, name) in &self.image {
+            let plan = hub
+                .as_ref()
+                .and_then(|hub| plan::check(text, hub, self.cdh_config.as_deref(), &mut report));
+            image::check(name, plan, &credentials, how.as_ref(), &mut report);
         }
         super::print(report.render(self.format))?;
         let failing = match self.strict {
