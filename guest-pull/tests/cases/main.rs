@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is right, case by case: each test has the name of a row of the table in docs/guest-pull.md.
+//! What is right, case by case: each test has the name of a row of the table in docs/guest-pull-cases.md.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
