@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use common::text::Escaped;
@@ -165,6 +165,8 @@ fn fetch_all(
     let Means { store, events, .. } = means;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
+    // The first that failed by itself; others fail because they are stopped.
+    let first = OnceLock::new();
     let results = Mutex::new(Vec::new());
     let work = || {
         loop {
@@ -191,11 +193,16 @@ fn fetch_all(
                     Ok(stored)
                 }
                 Ok(Claim::ToMake(making)) => {
-                    fetch(means, layer, diff_id, making, &stop).map_err(named)
+                    let give_up = || {
+                        let _ = first.set(at);
+                        stop.store(true, Ordering::Relaxed);
+                    };
+                    fetch(means, layer, diff_id, making, &stop, &give_up).map_err(named)
                 }
                 Err(error) => Err(error.into()),
             };
             if result.is_err() {
+                let _ = first.set(at);
                 stop.store(true, Ordering::Relaxed);
             }
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
@@ -208,9 +215,9 @@ fn fetch_all(
         }
     });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    // The first failure in time says why, and those that it stopped only that they were.
-    if let Some(at) = results.iter().position(|(_, result)| result.is_err()) {
-        let (_, failed) = results.swap_remove(at);
+    let position = results.iter().position(|(at, _)| first.get() == Some(at));
+    if let Some(position) = position {
+        let (_, failed) = results.swap_remove(position);
         failed?;
     }
     results.sort_by_key(|(at, _)| *at);
@@ -225,10 +232,12 @@ fn fetch(
     diff_id: &Digest,
     making: Making,
     stop: &AtomicBool,
+    give_up: &(dyn Fn() + Sync),
 ) -> Result<Stored, Failure> {
     let failed = Mutex::new(None);
     let watch = Watch {
         stop,
+        give_up,
         events: means.events,
         failed: &failed,
     };
@@ -265,7 +274,10 @@ fn fetch_watched(
     let (blob, converted) = thread::scope(|scope| {
         let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
         let converted = match decryptor {
-            None => Ok(convert(&mut blob, layer, file, diff_id)?),
+            // The rest of the blob is not waited for.
+            None => {
+                Ok(convert(&mut blob, layer, file, diff_id).inspect_err(|_| (watch.give_up)())?)
+            }
             Some(decryptor) => convert_encrypted(&mut blob, decryptor, layer, file, diff_id)?,
         };
         // What follows the archive in the blob belongs to the blob's digest.
@@ -392,6 +404,8 @@ fn of_layer(error: &layer::Error) -> Failure {
 struct Watch<'w> {
     /// Whether it should be given up.
     stop: &'w AtomicBool,
+    /// Gives all layers up, because of this one.
+    give_up: &'w (dyn Fn() + Sync),
     events: &'w (dyn Fn(Event) + Sync),
     /// How the registry failed.
     failed: &'w Mutex<Option<Failure>>,

@@ -10,7 +10,7 @@ use ureq::http::{Response, StatusCode};
 use zeroize::Zeroizing;
 
 use crate::registry::challenge::{Challenge, choose};
-use crate::registry::error::{Error, message_without};
+use crate::registry::error::{Error, SHOWN_MESSAGE, message_without};
 use crate::registry::login::{Login, hide};
 use crate::registry::token::{Asker, Granted};
 use crate::registry::transport::Transport;
@@ -133,7 +133,12 @@ impl Access {
                 Some(challenge) => asker.grant(url, challenge)?,
                 None => None,
             };
-            if let Some(granted) = granted {
+            // The same password again would be refused again, and may lock the account.
+            let is_new = |granted: &Granted| {
+                let before = used.as_ref().map(|used| &**used.header);
+                before != Some(&**granted.header)
+            };
+            if let Some(granted) = granted.filter(is_new) {
                 response = send(Some(&granted.header))?;
                 challenge = challenge_of(&response);
                 if !refuses(response.status()) && response.status() != StatusCode::BAD_REQUEST {
@@ -204,7 +209,8 @@ impl Refusal<'_> {
             error: Some(error), ..
         }) = &self.challenge
         {
-            let error = asker.hide(error.clone());
+            let error = asker.hide(without_header(self.header, error.clone()));
+            let error: String = error.chars().take(SHOWN_MESSAGE).collect();
             message.push_str(&format!(": {}", error.escape_debug()));
         }
         // Docker Hub and others answer so for what isn't there, too.
@@ -217,6 +223,15 @@ impl Refusal<'_> {
                 host,
                 login: login.shown(),
                 repository: asker.repository.to_owned(),
+                status,
+                message,
+            },
+            Some(login) if self.header.is_none() => Error::Refused {
+                host,
+                login: format!(
+                    "a request without a login (it names no way to log in, so that {} was not sent)",
+                    login.shown()
+                ),
                 status,
                 message,
             },

@@ -2,7 +2,6 @@
 
 //! Requests to one registry, with its login.
 
-use std::io::Read as _;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -12,13 +11,14 @@ use ureq::http::{Response, StatusCode};
 
 use crate::digest::Digest;
 use crate::registry::access::Access;
+use crate::registry::body::read_small;
 use crate::registry::error::{Error, message_without};
 use crate::registry::login::Login;
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
 use crate::registry::resume::Blob;
 use crate::registry::retry::{Patience, wait};
 use crate::registry::transport::{Options, Transport};
-use crate::registry::url::{host_of, resolve, same_origin, server};
+use crate::registry::url::{host_of, is_redirect, resolve, same_origin, server};
 
 /// How many redirects are followed: a blob is one redirect away from its store.
 const MAX_REDIRECTS: usize = 5;
@@ -124,6 +124,10 @@ impl Client {
     ///
     /// If there is nothing, or it is too large.
     pub fn public(&self, url: &str) -> Result<Vec<u8>, Error> {
+        self.patiently(url, &|| self.ask_public(url))
+    }
+
+    fn ask_public(&self, url: &str) -> Result<Vec<u8>, Error> {
         let mut url = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.transport.send(&url, None, &[])?;
@@ -131,7 +135,7 @@ impl Client {
             let location = location.and_then(|value| value.to_str().ok());
             let host = host_of(&url).to_owned();
             match (response.status(), location.and_then(|to| resolve(&url, to))) {
-                (StatusCode::OK, _) => return Ok(self.read_small(response, &url)?.0),
+                (StatusCode::OK, _) => return Ok(read(response, &host, &url)?.0),
                 (status, Some(next)) if is_redirect(status) => url = next,
                 (StatusCode::NOT_FOUND, _) => {
                     return Err(Error::Missing {
@@ -140,10 +144,7 @@ impl Client {
                         message: String::new(),
                     });
                 }
-                (status, _) => {
-                    let what = format!("{status} to the request for {url}");
-                    return Err(Error::Answer { host, what });
-                }
+                _ => return Err(Error::of_status(host, &url, response, &|text| text)),
             }
         }
         Err(Error::Answer {
@@ -173,58 +174,30 @@ impl Client {
         what: &str,
         accept: Option<&str>,
     ) -> Result<(Vec<u8>, Option<String>), Error> {
-        let mut patience = self.patience();
         let headers: Vec<_> = accept.map(|accept| (ACCEPT, accept)).into_iter().collect();
+        self.patiently(what, &|| {
+            read(self.get(path, what, &headers)?, self.host(), what)
+        })
+    }
+
+    /// Tries again what fails for a moment.
+    fn patiently<T>(&self, what: &str, ask: &dyn Fn() -> Result<T, Error>) -> Result<T, Error> {
+        let mut patience = self.patience();
         loop {
-            let result = self.get(path, what, &headers);
-            let result = result.and_then(|response| self.read_small(response, what));
-            let error = match result {
+            let error = match ask() {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             let Some(time) = patience.wait_after(&error) else {
                 return Err(match patience.tries() {
                     1 => error,
+                    // Before it there was another reason, which does not matter any more.
+                    _ if !error.passes() => error,
                     tries => error.given_up(format!("tried {tries} times")),
                 });
             };
             tell(&error, time, what);
             wait(time, &AtomicBool::new(false));
-        }
-    }
-
-    fn read_small(
-        &self,
-        response: Response<Body>,
-        what: &str,
-    ) -> Result<(Vec<u8>, Option<String>), Error> {
-        let media_type = response.headers().get(CONTENT_TYPE);
-        let media_type = media_type.and_then(|value| value.to_str().ok());
-        // Without parameters.
-        let media_type = media_type.and_then(|text| text.split(';').next());
-        let media_type = media_type.map(|text| text.trim().to_owned());
-        let too_large = || Error::Answer {
-            host: self.access.host.clone(),
-            what: format!("with a {what} of more than {MAX_BYTES} bytes"),
-        };
-        let body = response.into_body();
-        if body
-            .content_length()
-            .is_some_and(|length| length > MAX_BYTES as u64)
-        {
-            return Err(too_large());
-        }
-        let mut bytes = Vec::new();
-        let mut limited = body.into_reader().take(MAX_BYTES as u64 + 1);
-        if let Err(error) = limited.read_to_end(&mut bytes) {
-            return Err(Error::Unreachable {
-                host: self.access.host.clone(),
-                what: format!("while it sent the {what}: {error}"),
-            });
-        }
-        match bytes.len() > MAX_BYTES {
-            true => Err(too_large()),
-            false => Ok((bytes, media_type)),
         }
     }
 
@@ -323,9 +296,37 @@ impl Client {
     }
 }
 
-/// Whether a status sends elsewhere.
-pub(super) fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+/// Reads an answer whole, and its media type.
+fn read(
+    response: Response<Body>,
+    host: &str,
+    what: &str,
+) -> Result<(Vec<u8>, Option<String>), Error> {
+    let media_type = response.headers().get(CONTENT_TYPE);
+    let media_type = media_type.and_then(|value| value.to_str().ok());
+    // Without parameters.
+    let media_type = media_type.and_then(|text| text.split(';').next());
+    let media_type = media_type.map(|text| text.trim().to_owned());
+    let too_large = || Error::Answer {
+        host: host.to_owned(),
+        what: format!("with a {what} of more than {MAX_BYTES} bytes"),
+    };
+    let most = MAX_BYTES as u64;
+    let body = response.into_body();
+    if body.content_length().is_some_and(|length| length > most) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    if let Err(error) = read_small(body, most + 1, &mut bytes) {
+        return Err(Error::Unreachable {
+            host: host.to_owned(),
+            what: format!("while it sent the {what}: {error}"),
+        });
+    }
+    match bytes.len() > MAX_BYTES {
+        true => Err(too_large()),
+        false => Ok((bytes, media_type)),
+    }
 }
 
 /// Logs that something is tried again.

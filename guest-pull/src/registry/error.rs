@@ -2,7 +2,6 @@
 
 //! Why there is no answer that can be used.
 
-use std::io::{self, Read as _};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,13 +9,14 @@ use thiserror::Error;
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
+use crate::registry::body::read_small;
 use crate::registry::retry::retry_after;
 
 /// How much of a registry's own message is read.
 const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 
 /// How much of it is shown.
-const SHOWN_MESSAGE: usize = 300;
+pub(super) const SHOWN_MESSAGE: usize = 300;
 
 /// Why a registry gave no answer that can be used.
 #[derive(Debug, Error)]
@@ -169,9 +169,7 @@ fn is_passing(status: StatusCode) -> bool {
 /// else nothing.
 pub(super) fn message_without(response: Response<Body>, hide: &dyn Fn(String) -> String) -> String {
     let mut text = Vec::new();
-    let mut reader = response.into_body().into_reader().take(MAX_MESSAGE_BYTES);
-    let read: io::Result<usize> = reader.read_to_end(&mut text);
-    if read.is_err() {
+    if read_small(response.into_body(), MAX_MESSAGE_BYTES, &mut text).is_err() {
         return String::new();
     }
     let said = match serde_json::from_slice::<Value>(&text) {

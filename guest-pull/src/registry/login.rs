@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use crate::registry::url::push_encoded;
+
 /// How short a secret may be and yet be replaced in messages: shorter ones would be found in the midst of words.
 const SHORTEST_HIDDEN: usize = 4;
 
@@ -77,7 +79,10 @@ impl Login {
 
     /// What a server says, without the secret: some repeat what they were sent.
     pub(super) fn hide(&self, text: String) -> String {
-        hide(self.secret(), hide(&self.encoded(), text))
+        let mut in_form = Zeroizing::new(String::new());
+        push_encoded(&mut in_form, self.secret());
+        let text = hide(&in_form, hide(&self.encoded(), text));
+        hide(self.secret(), text)
     }
 }
 

@@ -3,6 +3,7 @@
 //! The client of a registry: the OCI distribution protocol, as far as a pull needs it.
 
 mod access;
+mod body;
 mod challenge;
 mod client;
 mod error;

@@ -11,6 +11,7 @@ use ureq::http::HeaderMap;
 use ureq::http::header::{DATE, RETRY_AFTER};
 
 use crate::registry::error::Error;
+use crate::registry::transport::STALL;
 
 /// The wait before the second try; it doubles with each.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -25,7 +26,8 @@ const MAX_TRIES: u32 = 7;
 /// How many tries there are for one blob, even if each brings some of it.
 const MAX_TRIES_OF_ALL: u32 = 100;
 
-/// No try begins when the registry has sent nothing for this long. A try itself ends earlier than that.
+/// No try begins that would end, unheard, when the registry has sent nothing for this long. A try that is heard can have
+/// several requests: for a token, and after redirects.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// How often a wait looks whether it is still wanted.
@@ -95,8 +97,11 @@ impl Patience {
         let own = doubled.min(LONGEST_WAIT);
         // Many VMs start at once, and should not come back at once.
         let jitter = own / 2 * u32::from(random()) / 0x100;
-        let wait = error.retry_after().unwrap_or_default().max(own * 3 / 4) + jitter;
-        (self.heard.elapsed() + wait < SILENCE).then_some(wait)
+        let asked = error.retry_after().unwrap_or_default();
+        let wait = asked.max(own * 3 / 4).saturating_add(jitter);
+        // A try that hears nothing takes so long too.
+        let until = self.heard.elapsed().saturating_add(wait) + STALL;
+        (until < SILENCE).then_some(wait)
     }
 }
 
@@ -167,6 +172,22 @@ fn seconds_of(date: &str) -> Option<u64> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// A registry can ask for any wait; one of centuries ends the pull, and nothing else.
+    #[test]
+    fn waits_have_an_end() {
+        for seconds in [61, u64::MAX] {
+            let mut patience = Patience::new();
+            // As after a while, since a sum that begins with nothing has room.
+            patience.heard = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
+            let error = Error::Busy {
+                host: "r.example".to_owned(),
+                what: "503".to_owned(),
+                after: Some(Duration::from_secs(seconds)),
+            };
+            assert_eq!(patience.wait_after(&error), None);
+        }
+    }
 
     fn busy(after: Option<u64>) -> Error {
         Error::Busy {

@@ -2,7 +2,6 @@
 
 //! The header with which a registry is asked: a password, or a token that another server gives for a login.
 
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +11,12 @@ use ureq::http::header::LOCATION;
 use ureq::http::{Response, StatusCode};
 use zeroize::Zeroizing;
 
+use crate::registry::body::read_small;
 use crate::registry::challenge::Challenge;
 use crate::registry::error::{Error, message_without};
 use crate::registry::login::{Login, Secret};
 use crate::registry::transport::Transport;
-use crate::registry::url::{host_of, push_encoded, resolve, same_origin};
+use crate::registry::url::{has_tls, host_of, is_redirect, push_encoded, resolve, same_origin};
 
 /// The largest answer of a token server.
 const MAX_TOKEN_BYTES: u64 = 1 << 20;
@@ -101,11 +101,11 @@ impl Asker<'_> {
             true => resolve(url, realm).unwrap_or_default(),
             false => realm.clone(),
         };
-        let fits = |scheme: &str| {
-            let start = realm.get(..scheme.len());
-            start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+        let is_plain = |url: &str| {
+            let start = url.get(.."http://".len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case("http://"))
         };
-        let is_safe = fits("https://") || self.transport.plain_http && fits("http://");
+        let is_safe = has_tls(&realm) || self.transport.plain_http && is_plain(&realm);
         if !is_safe {
             let what = "with a token server that it names without https".to_owned();
             return Err(self.answers(self.host, what));
@@ -166,12 +166,17 @@ impl Asker<'_> {
         let basic = self.login.and_then(Login::basic);
         let mut response = self.transport.send(&url, basic.as_ref(), &[])?;
         for _ in 0..MAX_REDIRECTS {
-            if !response.status().is_redirection() {
+            if !is_redirect(response.status()) {
                 break;
             }
             let location = response.headers().get(LOCATION);
             let location = location.and_then(|value| value.to_str().ok());
             let next = resolve(&url, location.unwrap_or_default());
+            if next.is_none() {
+                let what =
+                    "to the request for a token with a redirect to nowhere, or away from https";
+                return Err(self.answers(host_of(&url), what.to_owned()));
+            }
             // Another server must not learn the login; and without it, the token would be an anonymous one.
             let next = next.filter(|next| basic.is_none() || same_origin(&url, next));
             let Some(next) = next else {
@@ -214,8 +219,7 @@ impl Asker<'_> {
             });
         }
         let mut text = Zeroizing::new(Vec::new());
-        let mut reader = response.into_body().into_reader().take(MAX_TOKEN_BYTES);
-        if let Err(error) = reader.read_to_end(&mut text) {
+        if let Err(error) = read_small(response.into_body(), MAX_TOKEN_BYTES, &mut text) {
             let host = self.server(host);
             let what = format!("while it sent a token: {error}");
             return Err(Error::Unreachable { host, what });

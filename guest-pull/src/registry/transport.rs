@@ -19,14 +19,14 @@ use zeroize::Zeroizing;
 use crate::proxy::{Proxies, Proxy};
 use crate::registry::error::Error;
 use crate::registry::forward::Forwarding;
-use crate::registry::url::host_of;
+use crate::registry::url::{has_tls, host_of};
 
 /// How long a server may take to answer a connection. Then it is tried again.
 const CONNECT: Duration = Duration::from_secs(15);
 
 /// How long a server may send nothing, before its answer or within. Then the connection counts as cut, and it is asked again
 /// for the rest: long enough for lost packets, and short enough for several tries in a minute.
-const STALL: Duration = Duration::from_secs(15);
+pub(super) const STALL: Duration = Duration::from_secs(15);
 
 /// How servers are asked.
 #[derive(Clone, Debug, Default)]
@@ -121,7 +121,7 @@ impl Transport {
 
     /// How the server of a URL is reached.
     fn way(&self, url: &str) -> Way<'_> {
-        let has_tls = url.starts_with("https://");
+        let has_tls = has_tls(url);
         let through = match has_tls {
             true => &self.through_https,
             false => &self.through_http,
@@ -158,7 +158,9 @@ impl Way<'_> {
     ) -> Result<Response<Body>, Error> {
         match (response, self.proxy) {
             (Ok(response), Some(proxy))
-                if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
+                // In a tunnel it would be the server's own.
+                if !self.has_tls
+                    && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
             {
                 Err(refused(proxy, 407, self.has_tls))
             }

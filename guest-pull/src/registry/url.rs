@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use ureq::http::StatusCode;
+
 /// The server of a registry, with its port: Docker Hub's has another name than its images.
 pub fn server(registry: &str) -> &str {
     match registry {
@@ -19,15 +21,27 @@ pub(super) fn host_of(url: &str) -> &str {
     host.rsplit_once('@').map_or(host, |(_, host)| host)
 }
 
+/// Whether a URL is one with TLS: schemes are the same in upper case.
+pub(super) fn has_tls(url: &str) -> bool {
+    scheme_of(url).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
+}
+
+/// The scheme, if the text begins with one and a server. A path may have such signs further on.
+fn scheme_of(url: &str) -> Option<&str> {
+    let (scheme, _) = url.split_once("://")?;
+    let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    (!scheme.is_empty() && scheme.bytes().all(is_sign)).then_some(scheme)
+}
+
 /// Where a redirect leads; none if it is no place, or not as safe as the URL that it comes from.
 pub(super) fn resolve(url: &str, location: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
-    let to = if location.contains("://") {
-        location.to_owned()
-    } else if let Some(other) = location.strip_prefix("//") {
+    let to = if let Some(other) = location.strip_prefix("//") {
         format!("{scheme}://{other}")
     } else if location.starts_with('/') {
         format!("{scheme}://{}{location}", host_of(url))
+    } else if scheme_of(location).is_some() {
+        location.to_owned()
     } else {
         let path = rest.split(['?', '#']).next()?;
         let directory = path
@@ -35,8 +49,14 @@ pub(super) fn resolve(url: &str, location: &str) -> Option<String> {
             .map_or(path, |(directory, _)| directory);
         format!("{scheme}://{directory}/{location}")
     };
-    let is_safe = to.starts_with("https://") || scheme == "http" && to.starts_with("http://");
+    let is_plain = scheme_of(&to).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http"));
+    let is_safe = has_tls(&to) || is_plain && !has_tls(url);
     (is_safe && !location.is_empty()).then_some(to)
+}
+
+/// Whether a status sends elsewhere.
+pub(super) fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 /// Whether two URLs lead to the same server: scheme, host and port.
@@ -84,10 +104,27 @@ mod tests {
             ("b", Some("https://r.example:5000/v2/a/blobs/b")),
             ("", None),
             ("ftp://s.example/b", None),
+            ("HTTP://s.example/b", None),
+            ("HTTPS://s.example/b", Some("HTTPS://s.example/b")),
+            (
+                "/b?next=https://s.example/z",
+                Some("https://r.example:5000/b?next=https://s.example/z"),
+            ),
         ] {
             assert_eq!(resolve(from, location).as_deref(), expected, "{location}");
         }
         assert!(resolve("http://r.example/a", "http://s.example/b").is_some());
+    }
+
+    /// A scheme is the same in upper case: what is in TLS must not go the way of what isn't.
+    #[test]
+    fn tls_is_seen_in_any_spelling() {
+        for url in ["https://r.example", "HTTPS://r.example", "Https://r"] {
+            assert!(has_tls(url), "{url}");
+        }
+        for url in ["http://https://r", "httpsx://r", "r.example/https://", ""] {
+            assert!(!has_tls(url), "{url}");
+        }
     }
 
     /// A login stays with its server: another port, scheme or name is another one.

@@ -24,6 +24,9 @@ use crate::registry::{Login, Secret};
 /// The longest line of either side: a request has certificates, a result has a digest for each layer.
 pub(super) const MAX_LINE: usize = 4 << 20;
 
+/// The longest message of a failure, in characters: several times what an answer to the daemon has.
+const MAX_MESSAGE: usize = 16_000;
+
 /// A place where an image may be.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -215,7 +218,9 @@ pub(super) fn parse_answer(text: &str) -> Option<Result<Answer, Failure>> {
 
 /// How a failure is written.
 pub(super) fn failure_to_json(failure: &Failure) -> Value {
-    json!({"failed": {"kind": failure.kind.name(), "message": failure.message}})
+    // What a registry says may be in it, and the line has a limit.
+    let message: String = failure.message.chars().take(MAX_MESSAGE).collect();
+    json!({"failed": {"kind": failure.kind.name(), "message": message}})
 }
 
 /// The failure in a line, if it is one.

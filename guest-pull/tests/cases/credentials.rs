@@ -349,7 +349,10 @@ fn challenges_of_every_form() {
         (Some("Digest realm=\"x\", nonce=\"y\""), "a login by Digest"),
         (Some("Bearer service=\"x\""), "a login by Bearer"),
         (Some("Bearer realm=\"ftp://x/token\""), "without https"),
-        (None, "refuses the login of robot"),
+        (
+            None,
+            "refuses a request without a login (it names no way to log in",
+        ),
     ] {
         let server = StandIn::start(move |_| match challenge {
             Some(challenge) => Answer::new(401, "{}").with("WWW-Authenticate", challenge),

@@ -327,6 +327,19 @@ fn busy_registry() {
     }
 }
 
+/// What is not there is missing, also where the registry had to be asked twice: policies look for signatures so.
+#[test]
+fn busy_registry_that_has_nothing() {
+    let count = Count::default();
+    let registry = StandIn::start(move |asked| match count.before(&asked.path) {
+        0 => Answer::new(503, ""),
+        _ => Answer::new(404, ""),
+    });
+    let (said, _) = pull_once(&registry);
+    assert!(said.contains("has no manifest"), "{said}");
+    assert!(!said.contains("tried"), "{said}");
+}
+
 /// Retry-After counts, in seconds and as a date by the registry's own clock; more than a minute is not waited for.
 #[test]
 fn busy_registry_with_retry_after() {
