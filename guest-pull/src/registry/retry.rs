@@ -100,7 +100,8 @@ impl Patience {
         let asked = error.retry_after().unwrap_or_default();
         let wait = asked.max(own * 3 / 4).saturating_add(jitter);
         // A try that hears nothing takes so long too.
-        let until = self.heard.elapsed().saturating_add(wait) + STALL;
+        let until = self.heard.elapsed().saturating_add(wait);
+        let until = until.saturating_add(STALL);
         (until < SILENCE).then_some(wait)
     }
 }
