@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/agent.rs"]
+mod agent;
 #[path = "../support/caller.rs"]
 mod caller;
 #[path = "../support/containerd.rs"]
