@@ -361,7 +361,10 @@ fn each_broken_part_is_named() {
             "another thing than a signing key",
             &|parts| parts.put(SIGNING_KEY, "hunter3"),
             wrong,
-            &["the image policy", "kbs:///default/cosign-key/1"],
+            &[
+                "the image policy kbs:///default/security-policy/test",
+                "the key kbs:///default/cosign-key/1 is no public key",
+            ],
         ),
         (
             "a policy that rejects",
@@ -422,7 +425,10 @@ fn each_broken_part_is_named() {
             "a credential that can't be read",
             &|parts| parts.put(CREDENTIAL, "hunter3"),
             wrong,
-            &["the credential kbs:///default/credential/test"],
+            &[
+                "the credential kbs:///default/credential/test: ",
+                "is broken: it is not an auth.json",
+            ],
         ),
         (
             "no CA",

@@ -335,7 +335,7 @@ fn explained(
     };
     let mut text = String::new();
     // Where there is a choice, and the text does not begin with that name anyway.
-    let named = of(failure).filter(|planned| asked.len() > 1 && planned.image != *name);
+    let named = of(failure).filter(|planned| plan.places.len() > 1 && planned.image != *name);
     if let Some(planned) = named {
         text = format!("{}: ", planned.image);
     }
