@@ -14,13 +14,27 @@ pub struct Failure {
     pub kind: Kind,
     /// The reason.
     pub message: String,
+    /// The number of the place that it is about, if there are several where the image may be.
+    pub place: Option<usize>,
+    /// Why places that were asked before have no image.
+    pub before: Vec<Self>,
 }
 
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self { kind, message }
+        Self {
+            kind,
+            message: message.into(),
+            place: None,
+            before: Vec::new(),
+        }
+    }
+
+    /// This, of the place with this number.
+    pub fn at(mut self, place: usize) -> Self {
+        self.place = Some(place);
+        self
     }
 }
 

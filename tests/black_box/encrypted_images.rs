@@ -27,18 +27,18 @@ const ANNOTATION: &str = "org.opencontainers.image.enc.keys.provider.attestation
 /// The content of the layers, which an encrypted image must not show.
 const TEXTS: [&str; 2] = ["the first layer's text", "the second layer's text"];
 
-fn keys_file(root: &Root) -> PathBuf {
+pub fn keys_file(root: &Root) -> PathBuf {
     root.path("etc/aa-offline_fs_kbc-keys.json")
 }
 
-fn keygen(name: &str, keys: &Path) {
+pub fn keygen(name: &str, keys: &Path) {
     let keys = keys.display().to_string();
     let (_, stderr, code) = run(&["keygen", name, "--keys", &keys]);
     assert_eq!((stderr.as_str(), code), ("", Some(0)));
 }
 
 /// The file that `OCICRYPT_KEYPROVIDER_CONFIG` names.
-fn provider(root: &Root) -> PathBuf {
+pub fn provider(root: &Root) -> PathBuf {
     let args = json!(["keyprovider", "--keys", keys_file(root)]);
     let config = json!({"key-providers": {"attestation-agent":
         {"cmd": {"path": program(), "args": args}}}});

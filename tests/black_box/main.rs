@@ -7,6 +7,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../../guest-pull/tests/support/agent.rs"]
+mod agent;
+#[path = "../../guest-pull/tests/support/proxy.rs"]
+mod proxy;
+
 mod attestation;
 mod bounds;
 mod check_vm;
@@ -14,6 +19,7 @@ mod commands;
 mod components;
 mod docs;
 mod encrypted_images;
+mod everything;
 mod faults;
 mod files;
 mod freshness;

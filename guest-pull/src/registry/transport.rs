@@ -127,10 +127,11 @@ impl Transport {
             false => &self.through_http,
         };
         let proxy = self.proxies.of(has_tls, host_of(url));
-        let through = proxy.and(through.as_ref());
+        let used = proxy.and(through.as_ref());
         Way {
-            agent: through.unwrap_or(&self.direct),
+            agent: used.unwrap_or(&self.direct),
             proxy,
+            is_past: through.is_some() && used.is_none(),
             has_tls,
         }
     }
@@ -140,6 +141,8 @@ impl Transport {
 struct Way<'t> {
     agent: &'t Agent,
     proxy: Option<&'t Proxy>,
+    /// Whether there is a proxy, and `no_proxy` has the server.
+    is_past: bool,
     has_tls: bool,
 }
 
@@ -165,7 +168,30 @@ impl Way<'_> {
                 Err(refused(proxy, 407, self.has_tls))
             }
             (Ok(response), _) => Ok(response),
-            (Err(error), proxy) => Err(failed(url, &error, proxy)),
+            (Err(error), _) => Err(self.failed(url, &error)),
+        }
+    }
+
+    /// That there is no answer.
+    fn failed(&self, url: &str, error: &ureq::Error) -> Error {
+        let host = host_of(url).to_owned();
+        if let Some(error) = self.proxy.and_then(|proxy| no_tunnel(proxy, &host, error)) {
+            return error;
+        }
+        let way = match self.proxy {
+            Some(proxy) => format!("through the proxy {proxy}: "),
+            None if self.is_past => "without the proxy, since no_proxy has it: ".to_owned(),
+            None => String::new(),
+        };
+        match why_never(error) {
+            Some(what) => Error::Incompatible {
+                host,
+                what: format!("{way}{what}"),
+            },
+            None => Error::Unreachable {
+                host,
+                what: format!("{way}{error}"),
+            },
         }
     }
 }
@@ -198,25 +224,6 @@ fn refused(proxy: &Proxy, status: u16, has_tls: bool) -> Error {
         what: format!(
             "{login} ({status}); set {key} to http://USER:PASSWORD@HOST:PORT with the right ones"
         ),
-    }
-}
-
-/// That there is no answer.
-fn failed(url: &str, error: &ureq::Error, proxy: Option<&Proxy>) -> Error {
-    let host = host_of(url).to_owned();
-    if let Some(error) = proxy.and_then(|proxy| no_tunnel(proxy, &host, error)) {
-        return error;
-    }
-    let through = proxy.map_or_else(String::new, |proxy| format!("through the proxy {proxy}: "));
-    match why_never(error) {
-        Some(what) => Error::Incompatible {
-            host,
-            what: format!("{through}{what}"),
-        },
-        None => Error::Unreachable {
-            host,
-            what: format!("{through}{error}"),
-        },
     }
 }
 

@@ -204,14 +204,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     let pulled = pulled.map_err(|failure| {
         // A worker that was ended leaves the layers that it was making.
         store.sweep();
-        // The last place has the last word.
-        let last = asked.last();
-        let why_anonymous = last.and_then(|planned| planned.why_anonymous.as_deref());
-        let mut advice = advice(failure.kind, &image, why_anonymous, &store);
-        if failure.kind == Kind::Refused {
-            advice.extend(last.and_then(|planned| doubt(planned)));
-        }
-        let message = format!("{}{advice}", failure.message);
+        let message = explained(&failure, &name, &plan, &image, &store);
         late(Failure::new(failure.kind, message))
     })?;
     let from = asked
@@ -315,6 +308,53 @@ fn late(time: Duration, failure: &Failure) -> Failure {
         time.as_secs()
     );
     Failure::new(Kind::Late, text)
+}
+
+/// What is told of a failed pull: why the last place that was asked has no image, why those before have none, and which were
+/// not asked; each with what can be done about it, once.
+fn explained(
+    failure: &Failure,
+    name: &ImageName,
+    plan: &Plan,
+    image: &Image,
+    store: &Store,
+) -> String {
+    let asked: Vec<_> = plan.asked().collect();
+    let of = |failure: &Failure| failure.place.and_then(|place| asked.get(place).copied());
+    let with_advice = |failure: &Failure, so_far: &str| {
+        let planned = of(failure);
+        let why_anonymous = planned.and_then(|planned| planned.why_anonymous.as_deref());
+        let mut advice = advice(failure.kind, image, why_anonymous, store);
+        if failure.kind == Kind::Refused {
+            advice.extend(planned.and_then(doubt));
+        }
+        if so_far.contains(&advice) {
+            advice.clear();
+        }
+        format!("{}{advice}", failure.message)
+    };
+    let mut text = String::new();
+    // Where there is a choice, and the text does not begin with that name anyway.
+    let named = of(failure).filter(|planned| plan.places.len() > 1 && planned.image != *name);
+    if let Some(planned) = named {
+        text = format!("{}: ", planned.image);
+    }
+    text.push_str(&with_advice(failure, ""));
+    let mut before = String::new();
+    for earlier in &failure.before {
+        let so_far = format!("{text}{before}");
+        let place = of(earlier).map_or_else(String::new, |planned| format!("{}: ", planned.image));
+        before.push_str(&format!("; {place}{}", with_advice(earlier, &so_far)));
+    }
+    if let Some(before) = before.strip_prefix("; ") {
+        text.push_str(&format!(" (before that, {before})"));
+    }
+    for planned in &plan.places {
+        if let Some(problem) = &planned.problem {
+            text.push_str(&format!(" ({} was not asked: {problem})", planned.image));
+        }
+    }
+    text
 }
 
 /// Without TLS, a proxy's refusal of its own login can look like the registry's: tinyproxy answers 401 to a wrong one.

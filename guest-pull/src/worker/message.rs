@@ -220,14 +220,27 @@ pub(super) fn parse_answer(text: &str) -> Option<Result<Answer, Failure>> {
 pub(super) fn failure_to_json(failure: &Failure) -> Value {
     // What a registry says may be in it, and the line has a limit.
     let message: String = failure.message.chars().take(MAX_MESSAGE).collect();
-    json!({"failed": {"kind": failure.kind.name(), "message": message}})
+    let before: Vec<_> = failure.before.iter().map(failure_to_json).collect();
+    json!({"failed": {
+        "kind": failure.kind.name(), "message": message, "place": failure.place, "before": before,
+    }})
 }
 
 /// The failure in a line, if it is one.
 pub(super) fn parse_failure(value: &Value) -> Option<Failure> {
     let failed = value["failed"].as_object()?;
     let text = |name: &str| failed.get(name).and_then(Value::as_str).unwrap_or_default();
-    Some(Failure::new(Kind::parse(text("kind")), text("message")))
+    let place = failed.get("place").and_then(Value::as_u64);
+    let before = failed.get("before").and_then(Value::as_array);
+    Some(Failure {
+        place: place.and_then(|place| place.try_into().ok()),
+        before: before
+            .into_iter()
+            .flatten()
+            .filter_map(parse_failure)
+            .collect(),
+        ..Failure::new(Kind::parse(text("kind")), text("message"))
+    })
 }
 
 impl Outcome {
@@ -303,7 +316,8 @@ mod tests {
         assert!(
             matches!(through(Ok(Answer::Key(key.clone()))), Ok(Answer::Key(found)) if found == key)
         );
-        let failure = Failure::new(Kind::Unreachable, "x");
+        let mut failure = Failure::new(Kind::Unreachable, "x").at(1);
+        failure.before = vec![Failure::new(Kind::Missing, "y").at(0)];
         assert!(matches!(through(Err(failure.clone())), Err(found) if found == failure));
         assert!(parse_answer("{}").is_none());
     }

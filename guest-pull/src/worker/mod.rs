@@ -88,7 +88,7 @@ fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
         ask: &|question| mounter.ask(question),
     };
     let pulled = pull::pull(&means, &found, &request.platform);
-    let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()))?;
+    let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()).at(place))?;
     Ok(Outcome {
         place,
         manifest: pulled.manifest,
@@ -103,7 +103,7 @@ fn find(
     options: &mut Options,
     mounter: &Arc<Mounter>,
 ) -> Result<(usize, Client, Found), Failure> {
-    let mut failures: Vec<(Kind, String)> = Vec::new();
+    let mut failures: Vec<Failure> = Vec::new();
     for (number, place) in request.places.iter().enumerate() {
         options.plain_http = place.plain_http;
         let (registry, repository) = (&place.registry, &place.repository);
@@ -115,26 +115,21 @@ fn find(
         let client = if is_last { client } else { client.once() };
         match pull::find(&client, &place.reference, &request.platform) {
             Ok(found) => return Ok((number, client.patient(), found)),
-            Err(error) if request.places.len() == 1 => {
-                return Err(Failure::new(error.kind(), error.to_string()));
-            }
             // Whatever it is, another place may have the image, and its own login. That this one refuses ours is told.
             Err(error) => {
-                let text = format!("{place}: {error}");
-                if number + 1 < request.places.len() {
-                    eprintln!("guest-pull: {text}; the next place is asked");
+                if !is_last {
+                    eprintln!("guest-pull: {place}: {error}; the next place is asked");
                 }
-                failures.push((error.kind(), text));
+                failures.push(Failure::new(error.kind(), error.to_string()).at(number));
             }
         }
     }
     // The last is what the image's name means, or stands for; it says best what is wrong.
-    let Some((kind, last)) = failures.pop() else {
+    let Some(last) = failures.pop() else {
         return Err(Failure::new(Kind::Other, "no place has the image"));
     };
-    let before: Vec<_> = failures.into_iter().map(|(_, text)| text).collect();
-    Err(Failure::new(
-        kind,
-        format!("{last} (before that, {})", before.join("; ")),
-    ))
+    Err(Failure {
+        before: failures,
+        ..last
+    })
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is right, case by case: each test has the name of a row of the table in docs/guest-pull-cases.md.
+//! What is right, case by case: each test has the name of a row of the table in docs/guest-pull.md.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../support/agent.rs"]
+mod agent;
 #[path = "../support/caller.rs"]
 mod caller;
 #[path = "../support/containerd.rs"]

@@ -3,72 +3,14 @@
 //! Measurement: what an attestation-agent is told of a pull, and what its answers do to the pull.
 
 use std::os::unix::net::UnixListener;
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Instant;
 
-use common::client::read_frame;
-use common::proto::attestation_agent::{
-    ExtendRuntimeMeasurementRequest, ExtendRuntimeMeasurementResponse, RuntimeMeasurementResult,
-};
-use protobuf::{EnumOrUnknown, Message as _};
-use ttrpc::{Code, Request, Response, get_status};
+use common::proto::attestation_agent::RuntimeMeasurementResult;
+use ttrpc::Code;
 
-use crate::caller::{Answer, Place, daemon, recorded, reply};
-use crate::host::{Mounted, PATIENCE, is_root, run, support};
+use crate::agent::{Agent, agent};
+use crate::caller::{Answer, Place, daemon, recorded};
+use crate::host::{Mounted, is_root, run, support};
 use crate::registry::Registry;
-
-/// What the stand-in for an attestation-agent does.
-#[derive(Clone, Copy)]
-enum Agent {
-    Answers(i32),
-    Refuses,
-    /// Accepts the request, and never answers.
-    Silent,
-}
-
-/// An event, and how long its caller would wait for the answer, in seconds.
-type Event = (String, String, String, i64);
-
-fn agent(place: &Place, does: Agent) -> Receiver<Event> {
-    let listener = UnixListener::bind(place.at("agent.sock")).unwrap();
-    let (send, events) = channel();
-    thread::spawn(move || {
-        let mut open = Vec::new();
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let frame = read_frame(&mut stream, Instant::now() + PATIENCE).unwrap();
-            let (header, body) = frame.unwrap();
-            let request = Request::parse_from_bytes(&body).unwrap();
-            let event =
-                ExtendRuntimeMeasurementRequest::parse_from_bytes(&request.payload).unwrap();
-            let method = format!("{}/{}", request.service, request.method);
-            let expected = "attestation_agent.AttestationAgentService/ExtendRuntimeMeasurement";
-            assert_eq!(method, expected);
-            assert_eq!(event.RegisterIndex, None);
-            let seconds = request.timeout_nano / 1_000_000_000;
-            let _ = send.send((event.Domain, event.Operation, event.Content, seconds));
-            let mut response = Response::new();
-            match does {
-                Agent::Silent => {
-                    open.push(stream);
-                    continue;
-                }
-                Agent::Refuses => response.set_status(get_status(Code::INTERNAL, "no quote today")),
-                Agent::Answers(number) => {
-                    let answer = ExtendRuntimeMeasurementResponse {
-                        Result: EnumOrUnknown::from_i32(number),
-                        ..Default::default()
-                    };
-                    response.set_status(get_status(Code::OK, ""));
-                    response.payload = answer.write_to_bytes().unwrap();
-                }
-            }
-            reply(&mut stream, header.stream_id, &response).unwrap();
-        }
-    });
-    events
-}
 
 /// A pull of a public image, with the agent at its socket.
 struct Pull {
@@ -127,7 +69,7 @@ fn an_agent_is_told_of_the_image() {
         (RuntimeMeasurementResult::NOT_ENABLED, "NOT_ENABLED"),
     ] {
         let pull = Pull::new();
-        let events = agent(&pull.place, Agent::Answers(result as i32));
+        let events = agent(&pull.place.at("agent.sock"), Agent::Answers(result as i32));
         let digest = pull.ask().digest();
         let _mounted = Mounted(pull.place.rootfs());
         let content = format!("{{\"image\":\"{}\", \"digest\":\"{digest}\"}}", pull.image);
@@ -160,7 +102,7 @@ fn an_agent_that_refuses_fails_the_pull() {
         (Agent::Refuses, "INTERNAL: no quote today"),
         (Agent::Answers(7), "unknown result 7"),
     ] {
-        let _events = agent(&pull.place, does);
+        let _events = agent(&socket, does);
         pull.fails(expected);
         std::fs::remove_file(&socket).unwrap();
     }
@@ -172,6 +114,6 @@ fn an_agent_that_refuses_fails_the_pull() {
 #[test]
 fn an_agent_that_is_slow_fails_the_pull() {
     let pull = Pull::new();
-    let _events = agent(&pull.place, Agent::Silent);
+    let _events = agent(&pull.place.at("agent.sock"), Agent::Silent);
     pull.fails("no answer within 10 s");
 }

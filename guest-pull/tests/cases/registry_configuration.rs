@@ -244,6 +244,37 @@ fn no_place_has_it() {
     );
 }
 
+/// What can be done is said of each place: here a mirror wants a login, which the credential has for the location alone.
+#[test]
+fn each_place_has_its_own_advice() {
+    let place = Place::new(false);
+    let (private, last) = (Registry::start_with_login(), empty());
+    let entry = |address: &str| {
+        let login = STANDARD.encode(format!("robot:{PASSWORD}"));
+        format!(r#"{{"auths":{{"{address}":{{"auth":"{login}"}}}}}}"#)
+    };
+    daemon(&place, Ok(entry(&last.address).into_bytes()));
+    place.configure(&registry(
+        "r.example",
+        &last.address,
+        &format!("insecure = true\n{}", mirror(&private.address, "")),
+    ));
+    let at_mirror = format!(
+        "; check the image's name and tag (before that, {}/a:1: {} refuses an anonymous pull",
+        private.address, private.address
+    );
+    let advice = format!(
+        "; the credential kbs:///default/credential/test has no entry for {}: if the image is private",
+        private.address
+    );
+    assert_refused(
+        &place,
+        "r.example/a:1",
+        Code::NOT_FOUND,
+        &[&at_mirror, &advice],
+    );
+}
+
 /// An entry of the credential that can't be used leaves its place out, and the log says so. It is never asked without it.
 #[test]
 fn a_place_whose_entry_is_broken_is_left_out() {
@@ -269,6 +300,29 @@ fn a_place_whose_entry_is_broken_is_left_out() {
         "{}",
         place.log()
     );
+
+    // Where no other place has the image, the text says so too.
+    let last = empty();
+    place.configure(&registry(
+        "r.example",
+        &last.address,
+        &format!("insecure = true\n{}", mirror(&broken.address, "")),
+    ));
+    let not_asked = format!(
+        "({}/a:1 was not asked: the credential kbs:///default/credential/test: the entry {} for {} can't be used",
+        broken.address, broken.address, broken.address
+    );
+    let at_last = format!(
+        "r.example/a:1: {}/a:1: {} has no",
+        last.address, last.address
+    );
+    assert_refused(
+        &place,
+        "r.example/a:1",
+        Code::NOT_FOUND,
+        &[&at_last, &not_asked],
+    );
+    assert_eq!(broken.asked().len(), 0);
 
     place.configure(&registry("r.example", &broken.address, "insecure = true"));
     assert_refused(

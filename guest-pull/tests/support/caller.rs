@@ -318,7 +318,7 @@ fn answer_one(
 }
 
 /// Sends the answer to a request.
-pub fn reply(stream: &mut UnixStream, stream_id: u32, response: &Response) -> Option<()> {
+fn reply(stream: &mut UnixStream, stream_id: u32, response: &Response) -> Option<()> {
     let body = response.write_to_bytes().ok()?;
     let header = MessageHeader {
         length: body.len().try_into().ok()?,

@@ -32,6 +32,8 @@ pub struct Options {
     pub refuses: Option<u16>,
     /// Where servers are that only the proxy knows, by `HOST:PORT`.
     pub servers: HashMap<String, String>,
+    /// Whether it makes tunnels to those alone.
+    pub only_those: bool,
 }
 
 /// A running proxy, which ends with the test.
@@ -134,22 +136,24 @@ fn serve(
             })
         });
         let (method, target) = what.split_once(' ').unwrap_or_default();
+        let is_unwanted = options.only_those && !options.servers.contains_key(target);
         let status = match (has_login, options.refuses) {
             (false, _) => Some(407),
             (true, Some(status)) if method == "CONNECT" => Some(status),
+            (true, None) if method == "CONNECT" && is_unwanted => Some(403),
             _ => None,
         };
         if let Some(status) = status {
-            let answer =
-                format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            return client.write(answer.as_bytes());
+            return client.refuse(status);
         }
         let to = |server: &str| {
             let known = options.servers.get(server).map_or(server, String::as_str);
             TcpStream::connect(known)
         };
         if method == "CONNECT" {
-            let server = to(target)?;
+            let Ok(server) = to(target) else {
+                return client.refuse(502);
+            };
             client.write(b"HTTP/1.1 200 -\r\n\r\n")?;
             if options.intercepts {
                 client.secure(tls)?;
@@ -212,6 +216,13 @@ impl Client {
             None => self.stream.write_all(bytes)?,
         }
         self.flush()
+    }
+
+    /// The answer of a proxy that does not help; the connection ends with it.
+    fn refuse(&mut self, status: u16) -> io::Result<()> {
+        let answer =
+            format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        self.write(answer.as_bytes())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use offline_fs_kbc::proto::api::{ImagePullRequest, ImagePullResponse};
-use ttrpc::Code;
+use protobuf::Message as _;
+use ttrpc::{Code, Request};
 
 use super::daemon::{Daemon, Root, called_from, program};
+use super::puller::RECORDED_PULL;
 use super::registry::Registry;
 use super::wire::call;
 
@@ -57,16 +59,15 @@ pub struct Both {
 impl Both {
     /// Starts the daemon, as kata-agent does.
     pub fn start(root: &Root, registry: &Registry) -> Self {
-        let socket = root.socket_called("cdh.sock");
-        let store = root.path("store");
         let ca = fs::read_to_string(registry.cert_dir().join("ca.crt")).unwrap();
-        let config = root.path("cdh.toml");
-        let text = format!(
-            "socket = \"unix://{}\"\n[image]\nwork_dir = \"{}\"\nextra_root_certificates = [\"\"\"\n{ca}\"\"\"]\n",
-            socket.display(),
-            store.display()
-        );
-        fs::write(&config, text).unwrap();
+        let more = format!("extra_root_certificates = [\"\"\"\n{ca}\"\"\"]\n");
+        Self::start_with(root, &more)
+    }
+
+    /// The same with these lines of the configuration, of which the first are more keys of `[image]`.
+    pub fn start_with(root: &Root, more: &str) -> Self {
+        let socket = root.socket_called("cdh.sock");
+        let config = configure(root, more);
         fs::create_dir_all(socket.parent().unwrap()).unwrap();
         let copy = copy_to(&root.path("bin"), true);
         let mut command: Command = called_from(&copy, "confidential-data-hub");
@@ -75,25 +76,37 @@ impl Both {
         Self {
             daemon: Daemon::start(command, &socket),
             socket,
-            store,
+            store: root.path("store"),
             root: root.dir().to_owned(),
         }
     }
 
-    /// Asks for an image in a bundle of this name, by the client that kata-agent has; gives the bundle, and the digest of the
+    /// Asks for an image in a bundle of this name as kata-agent did, by the client that it has; gives the bundle, and the digest of the
     /// answer.
     pub fn pull(&self, image: &str, name: &str) -> (PathBuf, Result<String, (Code, String)>) {
         let bundle = self.root.join(name);
         fs::create_dir_all(&bundle).unwrap();
-        let request = ImagePullRequest {
-            image_url: image.to_owned(),
-            bundle_path: bundle.display().to_string(),
-            ..ImagePullRequest::default()
-        };
+        let recorded = Request::parse_from_bytes(&RECORDED_PULL[10..]).unwrap();
+        let mut request = ImagePullRequest::parse_from_bytes(&recorded.payload).unwrap();
+        request.image_url = image.to_owned();
+        request.bundle_path = bundle.display().to_string();
         let answer: Result<ImagePullResponse, _> =
             call(&self.socket, "api.ImagePullService", "PullImage", &request);
         (bundle, answer.map(|answer| answer.manifest_digest))
     }
+}
+
+/// Writes the configuration, with these lines after the first keys of `[image]`; gives its path. The daemon reads its own
+/// part when it starts, and guest-pull the rest at each pull.
+pub fn configure(root: &Root, more: &str) -> PathBuf {
+    let config = root.path("cdh.toml");
+    let text = format!(
+        "socket = \"unix://{}\"\n[image]\nwork_dir = \"{}\"\n{more}",
+        root.socket_called("cdh.sock").display(),
+        root.path("store").display()
+    );
+    fs::write(&config, text).unwrap();
+    config
 }
 
 /// A mounted root file system, which is unmounted as kata-agent does it, at the latest when the value is dropped.
