@@ -129,7 +129,6 @@ impl Plan {
             "credential": config.credential.to_string(), "policy": shown(&config.policy),
             "sigstore": shown(&config.sigstore), "work_dir": config.work_dir.display().to_string(),
             "layers_at_once": config.layers_at_once, "warnings": self.warnings,
-            "lines": self.lines(config),
         })
     }
 }

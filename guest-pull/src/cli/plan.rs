@@ -21,7 +21,7 @@ use crate::cli::{Daemon, Format};
 ///
 /// With --format json, one object: "image"; "configuration", where it is from; "places", in the order in which they are
 /// asked; "credential", "policy" and "sigstore", where each of these is, or null; "work_dir"; "layers_at_once";
-/// "warnings" and "lines", lists of texts, the latter what is printed without this option. Each place has "image", its name there; "registry", "repository" and "reference";
+/// "warnings", a list of texts. Each place has "image", its name there; "registry", "repository" and "reference";
 /// "mirror" and "plain_http", true or false; "proxy", or null; "user" and "entry", the login's user name and the
 /// credential's entry that it is of, or null; "anonymous", why it is asked without a login, or null; "rules", the signatures
 /// that the policy wants, a list of texts, or null; "problem", why it is not asked, or null. If there is no place to ask: "image", "error", a text, and "kind".

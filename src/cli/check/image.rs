@@ -13,7 +13,7 @@ use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::resource::secret::Secret;
 use offline_fs_kbc::resource::snapshot::{Resource, Snapshot};
 use offline_fs_kbc::text::{Escaped, Quoted, RegistryName};
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::cli::check::answer::{Answer, Options};
@@ -111,10 +111,10 @@ struct Choice {
 }
 
 /// Says for each credential which login it has for the image; with `how`, what the registry makes of it. `plan` is what
-/// guest-pull would do, for programs.
+/// guest-pull says.
 pub fn check(
     image: &ImageName,
-    plan: Option<Value>,
+    plan: Option<Vec<String>>,
     credentials: &[Option<Credential>],
     how: Option<&Options>,
     report: &mut Report,
@@ -171,7 +171,7 @@ fn choose(image: &ImageName, credential: &Credential) -> Choice {
 
 fn check_one(
     image: &ImageName,
-    plan: Option<Value>,
+    plan: Option<Vec<String>>,
     choice: &Choice,
     file: Option<&Path>,
     how: Option<&Options>,
@@ -180,7 +180,7 @@ fn check_one(
     let mut told =
         json!({"image": image.to_string(), "file": file.map(|file| file.display().to_string())});
     if let Some(plan) = plan {
-        told["pull"] = plan;
+        told["pull"] = json!(plan);
     }
     match &choice.login {
         Ok(Chosen {

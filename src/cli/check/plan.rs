@@ -11,43 +11,42 @@ use offline_fs_kbc::child;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::Escaped;
-use serde_json::Value;
 
 use crate::cli::check::asking;
 use crate::cli::check::report::Report;
 
 /// Asks guest-pull, if it is installed and a daemon can have its answers: `image` is the name as a pod has it, `hub` the
-/// address of cdh.sock, `config` the configuration. Gives what it says, for programs.
+/// address of cdh.sock, `config` the configuration. Gives the lines that it says.
 pub fn check(
     image: &str,
     hub: &Address,
     config: Option<&Path>,
     report: &mut Report,
-) -> Option<Value> {
+) -> Option<Vec<String>> {
     if !hub.path().exists() {
         return None;
     }
-    let mut args: Vec<OsString> = ["plan", image, "--format", "json", "--cdh-sock"]
-        .map(OsString::from)
-        .into();
+    let mut args: Vec<OsString> = ["plan", image, "--cdh-sock"].map(OsString::from).into();
     args.push(hub.to_string().into());
     if let Some(config) = config {
         args.extend(["--cdh-config".into(), config.into()]);
     }
     let input = File::open("/dev/null").ok()?;
     let ended = child::run(&asking::guest_pull(), &args, &input).ok()?;
-    let told: Value = serde_json::from_slice(&ended.output).ok()?;
-    for line in told["lines"].as_array().into_iter().flatten() {
-        report.line(format!("guest-pull: {}", line.as_str().unwrap_or_default()));
+    let output = String::from_utf8_lossy(&ended.output);
+    let lines: Vec<_> = output.lines().map(str::to_owned).collect();
+    for line in &lines {
+        report.line(format!("guest-pull: {line}"));
     }
-    if let Some(error) = told["error"].as_str() {
+    if ended.status != Some(0) {
+        let said = String::from_utf8_lossy(&ended.error);
         let problem = Problem::of_file(
             Severity::Error,
             "pull-refused",
-            format!("guest-pull would not pull {}: {error}", Escaped(image)),
+            format!("nothing would be pulled: {}", Escaped(said.trim_end())),
             "repair what it names",
         );
         report.find(None, problem);
     }
-    Some(told)
+    Some(lines)
 }
