@@ -162,6 +162,11 @@ impl Rules {
         json!({"image": self.image.to_string(), "scope": self.scope, "signed": signed.collect::<Vec<_>>()})
     }
 
+    /// How many bytes they have on the way to the worker.
+    pub fn bytes(&self) -> usize {
+        self.to_json().to_string().len()
+    }
+
     /// The rules in a value; none if it has none.
     pub fn of_json(value: &Value) -> Option<Self> {
         let signed = value["signed"].as_array()?.iter().map(|value| {

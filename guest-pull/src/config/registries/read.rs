@@ -49,11 +49,18 @@ impl Registries {
                     for (at, value) in list.iter().enumerate() {
                         let before = format!("{before}[[registry]] {}: ", at + 1);
                         let registry = Registry::take(value, &before, warnings)?;
-                        if all
-                            .registries
-                            .iter()
-                            .any(|other| other.prefix == registry.prefix)
-                        {
+                        let mut others = all.registries.iter();
+                        let other = others.find(|other| other.prefix == registry.prefix);
+                        if let Some(other) = other {
+                            // Which of them was meant decides what is let in, and how.
+                            let is_same = (other.blocked, other.insecure)
+                                == (registry.blocked, registry.insecure);
+                            if !is_same {
+                                return Err(Wrong::new(
+                                    format!("{before}blocked and insecure"),
+                                    "as in the one before it that has the same prefix",
+                                ));
+                            }
                             warnings.push(format!(
                                 "{before}another one before it has the same prefix, and counts"
                             ));
@@ -260,6 +267,14 @@ mod tests {
                 ["mirror-by-digest-only", "pull-from-mirror"],
             ),
             ("registry = 'hunter2'", ["registry", "list"]),
+            (
+                "[[registry]]\nlocation = 'a.hunter2'\n[[registry]]\nlocation = 'a.hunter2'\nblocked = true",
+                ["[[registry]] 2: blocked", "same prefix"],
+            ),
+            (
+                "[[registry]]\nlocation = 'a.hunter2'\ninsecure = true\n[[registry]]\nlocation = 'a.hunter2'",
+                ["insecure", "same prefix"],
+            ),
             (
                 "unqualified-search-registries = 'hunter2.example'",
                 ["unqualified-search-registries", "list"],
