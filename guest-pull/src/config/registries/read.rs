@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::config::registries::{Mirror, Pulls, Registries, Registry};
 use crate::config::table::Wrong;
+use crate::spelling::check_scope;
 
 /// What a location must be.
 const LOCATION: &str =
@@ -64,6 +65,14 @@ impl Registries {
                             warnings.push(format!(
                                 "{before}another one before it has the same prefix, and counts"
                             ));
+                        }
+                        // With a domain, a path may follow it here.
+                        let tried = match registry.prefix.strip_prefix("*.") {
+                            Some(domain) => domain,
+                            None => &registry.prefix,
+                        };
+                        if let Err(what) = check_scope(tried) {
+                            warnings.push(format!("{before}prefix: {what}"));
                         }
                         all.registries.push(registry);
                     }
@@ -308,7 +317,8 @@ mod tests {
         let mut warnings = Vec::new();
         let text = "short-name-mode = 'enforcing'\ncredential-helpers = []\n[aliases]\na = 'b'\n\
                     [[registry]]\nlocation = 'a.b'\nodd = 1\n[[registry.mirror]]\nlocation = 'c.d'\nstrange = 1\n\
-                    [[registry]]\nlocation = 'a.b'\n";
+                    [[registry]]\nlocation = 'a.b'\n[[registry]]\nprefix = 'Quay.io/a'\nblocked = true\n\
+                    [[registry]]\nprefix = '*.example.com/x'\nblocked = true\n";
         Registries::parse(text.as_bytes(), "file", &mut warnings).unwrap();
         for key in [
             "short-name-mode",
@@ -317,12 +327,13 @@ mod tests {
             "odd",
             "strange",
             "same prefix",
+            "write \"quay.io/a\"",
         ] {
             assert!(
                 warnings.iter().any(|text| text.contains(key)),
                 "{key}: {warnings:?}"
             );
         }
-        assert_eq!(warnings.len(), 6, "{warnings:?}");
+        assert_eq!(warnings.len(), 7, "{warnings:?}");
     }
 }
