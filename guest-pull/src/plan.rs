@@ -262,3 +262,24 @@ fn planned(
     }
     Ok(planned)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A place whose policy nobody looked at is not asked.
+    #[test]
+    fn a_place_without_a_look_at_the_policy_is_not_asked() {
+        let places = Registries::default().places("r.example/a:1").unwrap();
+        let location = places[0].clone();
+        let named = location.named.clone();
+        let config = Image::default();
+        let problem = |rules: &[_]| {
+            let planned = planned(&config, location.clone(), None, rules).unwrap();
+            planned.problem
+        };
+        assert_eq!(problem(&[(named, Ok(None))]), None);
+        assert!(problem(&[]).unwrap().contains("r.example/a:1"));
+    }
+}

@@ -50,6 +50,7 @@ mod manifests;
 mod measurement;
 mod network;
 mod policy;
+mod policy_evaded;
 mod proxies;
 mod redirects;
 mod references;
