@@ -3,6 +3,8 @@
 //! What would let an image past a policy: another spelling of its registry, scopes that no image is in, answers of a
 //! registry that hide signatures.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use guest_pull::digest::Digest;
 use serde_json::json;
 
@@ -102,10 +104,7 @@ fn policy_json_signatures_of_hostile_lengths() {
         let mut repository = signed.repository();
         repository.put_blob(payload);
         repository.put_blob(b"{}");
-        let signature = base64::Engine::encode(
-            &base64::engine::general_purpose::STANDARD,
-            key.sign(payload),
-        );
+        let signature = STANDARD.encode(key.sign(payload));
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": {
