@@ -25,6 +25,7 @@ pub mod question;
 pub mod registry;
 pub mod resource;
 pub mod serve;
+mod spelling;
 pub mod store;
 pub mod until;
 pub mod worker;

@@ -6,6 +6,7 @@
 //! it measured has no attestation-agent that serves the socket, or one that says NOT_SUPPORTED or NOT_ENABLED.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,8 +54,18 @@ impl fmt::Display for Measured {
 ///
 /// If the socket is there and the agent doesn't answer, or refuses: an image that should have been measured must not run.
 pub fn measure(agent: &Path, image: &str, manifest: &Digest) -> Result<Measured, Failure> {
-    if agent.symlink_metadata().is_err() {
-        return Ok(Measured::NoAgent);
+    let failed = |what: &dyn fmt::Display, fix: &str| {
+        let text = format!(
+            "the image can't be measured by the attestation-agent at {}: {what}; {fix}",
+            agent.display()
+        );
+        Failure::new(Kind::Configuration, text)
+    };
+    match agent.symlink_metadata() {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Measured::NoAgent),
+        // There may be one.
+        Err(error) => return Err(failed(&error, "check the path of its socket")),
     }
     let request = ExtendRuntimeMeasurementRequest {
         Domain: DOMAIN.to_owned(),
@@ -68,13 +79,6 @@ pub fn measure(agent: &Path, image: &str, manifest: &Digest) -> Result<Measured,
     );
     let answer =
         client::call::<ExtendRuntimeMeasurementResponse>(agent, method, &request, ANSWER_TIME);
-    let failed = |what: &dyn fmt::Display, fix: &str| {
-        let text = format!(
-            "the image can't be measured by the attestation-agent at {}: {what}; {fix}",
-            agent.display()
-        );
-        Failure::new(Kind::Configuration, text)
-    };
     let answer = answer.map_err(|error| {
         let fix = match &error {
             Error::Connect(_) => "start it, or remove the socket's file",
@@ -107,7 +111,20 @@ fn content(image: &str, manifest: &Digest) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// Only where there is no socket is there no agent: if it can't be seen, the pull fails.
+    #[test]
+    fn an_agent_that_cannot_be_seen_fails_the_pull() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let measure = |path: &str| measure(&dir.path().join(path), "a", &Digest::of(b""));
+        assert_eq!(measure("none"), Ok(Measured::NoAgent));
+        assert_eq!(measure("none/sock"), Ok(Measured::NoAgent));
+        let failure = measure("file/sock").unwrap_err();
+        assert!(failure.message.contains("file/sock"), "{failure}");
+    }
 
     /// A verifier that knows the stock component's event finds this one.
     #[test]

@@ -17,6 +17,10 @@ use crate::registry;
 use crate::resource;
 use crate::worker::Place;
 
+/// The largest rules of all places together. The worker gets them in a line of 4 MiB at most, a copy for each place; a MiB
+/// is left for logins, proxies and certificates.
+const MAX_RULES_OF_PLACES: usize = 3 << 20;
+
 /// What a pull would do.
 #[derive(Debug)]
 pub struct Plan {
@@ -82,6 +86,15 @@ impl Plan {
         let places = locations.into_iter();
         let places = places.map(|location| planned(config, location, text, &rules));
         let places = places.collect::<Result<Vec<_>, _>>()?;
+        let bytes = places.iter().filter_map(|place| place.place.rules.as_ref());
+        let bytes: usize = bytes.map(Rules::bytes).sum();
+        if bytes > MAX_RULES_OF_PLACES {
+            return Err(refused(format!(
+                "the keys of the image policy, once for each of the {} places of {name}, are too large; \
+                 use key rings with the keys that are needed, or fewer mirrors",
+                places.len()
+            )));
+        }
         let problems = places.iter().map(|place| place.problem.clone());
         match problems.collect::<Option<Vec<_>>>() {
             Some(mut all) => Err(refused(all.pop().unwrap_or_default())),
@@ -243,7 +256,29 @@ fn planned(
     match of_name.map(|(_, of_name)| of_name) {
         Some(Ok(rules)) => planned.place.rules = rules.clone(),
         Some(Err(failure)) => planned.problem = Some(failure.message.clone()),
-        None => {}
+        // Without a look at the policy, it is not asked.
+        None => planned.problem = Some(format!("no policy was looked up for {named}")),
     }
     Ok(planned)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A place whose policy nobody looked at is not asked.
+    #[test]
+    fn a_place_without_a_look_at_the_policy_is_not_asked() {
+        let places = Registries::default().places("r.example/a:1").unwrap();
+        let location = places[0].clone();
+        let named = location.named.clone();
+        let config = Image::default();
+        let problem = |rules: &[_]| {
+            let planned = planned(&config, location.clone(), None, rules).unwrap();
+            planned.problem
+        };
+        assert_eq!(problem(&[(named, Ok(None))]), None);
+        assert!(problem(&[]).unwrap().contains("r.example/a:1"));
+    }
 }

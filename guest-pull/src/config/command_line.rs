@@ -10,6 +10,12 @@ use crate::resource::Source;
 /// How it is named.
 pub const NAME: &str = "the kernel command line";
 
+/// The parameter that switches the check of signatures on.
+const CHECK: &str = "agent.enable_signature_verification";
+
+/// The parameter that says where the policy is.
+const POLICY: &str = "agent.image_policy_file";
+
 /// Takes the parameters over that kata's runtime writes for the puller.
 ///
 /// # Errors
@@ -46,8 +52,23 @@ pub fn parse(text: &str) -> Result<Image, Failure> {
     if let Some(source) = uri("agent.image_registry_auth")? {
         image.credential = source;
     }
-    if value("agent.enable_signature_verification") == Some("true") {
-        image.policy = uri("agent.image_policy_file")?.map(Text::At);
+    let policy = uri(POLICY)?;
+    match value(CHECK) {
+        // Whoever switches checking on means that not any image is pulled.
+        Some("true") => {
+            let policy = policy.ok_or_else(|| {
+                let text = format!(
+                    "{CHECK}=true on {NAME} needs {POLICY}, which says where the policy is"
+                );
+                Failure::new(Kind::Configuration, text)
+            })?;
+            image.policy = Some(Text::At(policy));
+        }
+        Some("false") | None if policy.is_some() => image.warnings.push(format!(
+            "{POLICY} on {NAME}: ignored, since {CHECK} is not true"
+        )),
+        Some("false") | None => {}
+        Some(_) => return Err(wrong(CHECK, "true or false")),
     }
     image.proxies.https = proxy("agent.https_proxy")?;
     image.proxies.http = proxy("agent.http_proxy")?;
@@ -78,7 +99,11 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(parse(text).unwrap().policy.is_some(), is_checked, "{text}");
+            let image = parse(text).unwrap();
+            assert_eq!(image.policy.is_some(), is_checked, "{text}");
+            let is_ignored = text.contains("policy_file") && !is_checked;
+            let warns = image.warnings.iter().any(|text| text.contains(POLICY));
+            assert_eq!(warns, is_ignored, "{text}");
         }
         let image = parse(
             "agent.https_proxy=http://u:p=x@p.example:1 agent.http_proxy=http://no.example agent.http_proxy= \
@@ -103,6 +128,8 @@ mod tests {
             "agent.https_proxy=socks5://hunter2",
             "agent.http_proxy=http://hunter2:x",
             "agent.enable_signature_verification=true agent.image_policy_file=hunter2",
+            "agent.image_policy_file=kbs:///a/b/c agent.enable_signature_verification=hunter2",
+            "agent.image_policy_file=kbs:///a/b/c agent.enable_signature_verification=True",
         ] {
             let failure = parse(text).unwrap_err();
             let (name, _) = text.rsplit(' ').next().unwrap().split_once('=').unwrap();
@@ -111,6 +138,16 @@ mod tests {
                 "{failure}"
             );
             assert_eq!(failure.kind, Kind::Configuration);
+        }
+    }
+
+    /// Checking without a policy would let any image in.
+    #[test]
+    fn checking_needs_a_policy() {
+        for policy in ["", " agent.image_policy_file="] {
+            let text = format!("agent.enable_signature_verification=true{policy}");
+            let failure = parse(&text).unwrap_err();
+            assert!(failure.message.contains(POLICY), "{failure}");
         }
     }
 }

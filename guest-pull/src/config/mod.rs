@@ -167,13 +167,13 @@ impl Image {
             None => first_of(&FILES)?,
         };
         let Some((path, text)) = found else {
-            return Self::of_command_line();
+            return Self::of_command_line(Path::new(COMMAND_LINE));
         };
         let name = path.display().to_string();
         let image = match Self::parse(&text, &name)? {
             Some(image) => image,
             None => {
-                let image = Self::of_command_line()?;
+                let image = Self::of_command_line(Path::new(COMMAND_LINE))?;
                 let source = format!("{}, since {name} has no [image]", image.source);
                 Self { source, ..image }
             }
@@ -185,10 +185,10 @@ impl Image {
         })
     }
 
-    fn of_command_line() -> Result<Self, Failure> {
-        let path = Path::new(COMMAND_LINE);
+    fn of_command_line(path: &Path) -> Result<Self, Failure> {
         let text = read(path).map_err(|error| unread(path, &error))?;
-        let text = text.unwrap_or_default();
+        // The kernel always has one, so it is only out of sight.
+        let text = text.ok_or_else(|| unread(path, &io::ErrorKind::NotFound.into()))?;
         command_line::parse(&String::from_utf8_lossy(&text))
     }
 
@@ -304,6 +304,14 @@ mod tests {
             }
         );
         assert_eq!(Image::parse(b"[kbc]\n", "cdh.toml"), Ok(None));
+    }
+
+    /// A command line that can't be seen may name a policy.
+    #[test]
+    fn no_command_line_is_an_error() {
+        let failure = Image::of_command_line(Path::new("/nowhere/cmdline")).unwrap_err();
+        assert!(failure.message.contains("/nowhere/cmdline"), "{failure}");
+        assert_eq!(failure.kind, Kind::Configuration);
     }
 
     /// Of what can be given in two ways, that counts which counts with the stock puller, and a warning names the other.

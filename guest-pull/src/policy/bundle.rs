@@ -27,20 +27,35 @@ const STATEMENT: &str = "application/vnd.in-toto+json";
 /// The only statement that is a signature. Others, made by the same key, say how the image was built, or that it has flaws.
 const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
 
-/// The manifests that refer to what has this digest, and may have bundles.
-pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Vec<Digest>, Error> {
+/// What refers to an image.
+pub(super) struct Referrers {
+    /// The manifests that may have bundles.
+    pub manifests: Vec<Digest>,
+    /// Why the registry could not be asked, if it may have more of them another time.
+    pub busy: Option<registry::Error>,
+}
+
+/// What refers to what has this digest. Of a list in several pages, it is the first.
+pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Referrers, Error> {
     let list = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).ok();
     let listed = |value: &Value| value["manifests"].is_array();
+    let mut busy = None;
     let by_api = match client.referrers(digest) {
         Ok(bytes) => list(bytes).filter(listed),
         Err(error) if error.is_unreachable() => return Err(Error::Registry(error)),
         // Registries without the API answer in many ways.
-        Err(_) => None,
+        Err(error) => {
+            busy = Some(error).filter(is_busy);
+            None
+        }
     };
     let index = match by_api {
         Some(index) => index,
         None => match client.manifest(&format!("sha256-{}", digest.hex())) {
-            Ok(bytes) => list(bytes).unwrap_or_default(),
+            Ok(bytes) => {
+                busy = None;
+                list(bytes).unwrap_or_default()
+            }
             Err(registry::Error::Missing { .. }) => Value::Null,
             Err(error) => return Err(Error::Registry(error)),
         },
@@ -55,7 +70,17 @@ pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Vec<Digest>,
         may_be && predicate.is_none_or(|predicate| predicate == SIGNED)
     });
     let digests = bundles.filter_map(|entry| Digest::parse(entry["digest"].as_str()?));
-    Ok(digests.take(MAX_SIGNATURES + 1).collect())
+    let manifests = digests.take(MAX_SIGNATURES + 1).collect();
+    Ok(Referrers { manifests, busy })
+}
+
+/// Whether the registry may answer another time.
+fn is_busy(error: &registry::Error) -> bool {
+    match error {
+        registry::Error::Busy { .. } => true,
+        registry::Error::GivenUp { error, .. } => is_busy(error),
+        _ => false,
+    }
 }
 
 fn is_bundle(media_type: &Value) -> bool {

@@ -65,6 +65,11 @@ pub(super) fn small(client: &Client, descriptor: &Value) -> Result<Result<Vec<u8
         )));
     }
     match client.small_blob(&digest) {
+        // The registry may say a small size, and give much.
+        Ok(blob) if blob.len() as u64 != size => Ok(Err(format!(
+            "it has {} bytes, and its descriptor says {size}",
+            blob.len()
+        ))),
         Ok(blob) if Digest::of(&blob) == digest => Ok(Ok(blob)),
         Ok(_) => Ok(Err("its content has another digest".to_owned())),
         Err(registry::Error::Missing { .. }) => Ok(Err(format!("the registry has no {digest}"))),

@@ -79,12 +79,16 @@ impl Identity {
             }
             "exactRepository" => {
                 let signed = Signed::parse(&object.need_text("dockerRepository")?);
-                let signed = signed.ok_or("dockerRepository is not REGISTRY/REPOSITORY")?;
+                // The tag would not count, and whoever wrote it meant that it does.
+                let signed = signed.filter(|signed| signed.is_name_only);
+                let signed = signed.ok_or(
+                    "dockerRepository is not REGISTRY/REPOSITORY, without a tag or digest",
+                )?;
                 Rule::ExactRepository(name(&signed.image))
             }
             _ => Rule::Remap {
                 prefix: prefix(&object, "prefix")?,
-                signed_prefix: prefix(&object, "signedPrefix")?,
+                signed_prefix: signed_prefix(&object)?,
             },
         };
         let text = Some(text.to_owned());
@@ -162,7 +166,12 @@ impl Identity {
         let whole = name(asked);
         let rest = whole.strip_prefix(prefix);
         match rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
-            Some(rest) => ImageName::parse(&format!("{signed_prefix}{rest}{}", asked.suffix)).ok(),
+            Some(rest) => {
+                let text = format!("{signed_prefix}{rest}{}", asked.suffix);
+                // Without a registry it would be a name of Docker Hub's, which nobody meant.
+                let text = Some(text).filter(|text| ImageName::names_registry(text))?;
+                ImageName::parse(&text).ok()
+            }
             None => Some(asked.clone()),
         }
     }
@@ -238,6 +247,18 @@ fn prefix(object: &Object<'_>, key: &str) -> Result<String, String> {
     }
 }
 
+/// `signedPrefix`, which must begin with a registry: without one, Docker Hub's names would be signed for.
+fn signed_prefix(object: &Object<'_>) -> Result<String, String> {
+    let signed_prefix = prefix(object, "signedPrefix")?;
+    match ImageName::names_registry(&format!("{signed_prefix}/")) {
+        true => Ok(signed_prefix),
+        false => Err(
+            "signedPrefix does not begin with a registry; of Docker Hub, write docker.io"
+                .to_owned(),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -251,6 +272,7 @@ mod tests {
         let by_digest = &format!("r.example/a/b{DIGEST}");
         let remap =
             r#"{"type":"remapIdentity","prefix":"r.example/a","signedPrefix":"s.example/x/y"}"#;
+        let bare = r#"{"type":"remapIdentity","prefix":"r.example/a","signedPrefix":"s.example"}"#;
         let reference = r#"{"type":"exactReference","dockerReference":"s.example/c:2"}"#;
         let repository = r#"{"type":"exactRepository","dockerRepository":"s.example/c"}"#;
         let library = r#"{"type":"exactRepository","dockerRepository":"alpine"}"#;
@@ -298,6 +320,13 @@ mod tests {
             (remap, "r.example/ab/b:1", "r.example/ab/b:1", true),
             (remap, "r.example/a:1", "s.example/x/y:1", true),
             (remap, by_digest, "s.example/x/y/b:2", true),
+            // Remapped to a registry alone, which is no image of Docker Hub.
+            (
+                bare,
+                "r.example/a:1",
+                "docker.io/library/s.example:1",
+                false,
+            ),
             // A tag beside a digest is no tag that was checked.
             (same, asked, &format!("r.example/a/b:1{DIGEST}"), false),
         ] {
@@ -325,6 +354,10 @@ mod tests {
             r#"{"type":"remapIdentity","prefix":"r.example"}"#,
             r#"{"type":"remapIdentity","prefix":"r.example/a:1","signedPrefix":"s.example"}"#,
             r#"{"type":"remapIdentity","prefix":"","signedPrefix":"s.example"}"#,
+            r#"{"type":"remapIdentity","prefix":"r.example","signedPrefix":"library"}"#,
+            r#"{"type":"remapIdentity","prefix":"r.example","signedPrefix":"a/b"}"#,
+            r#"{"type":"exactRepository","dockerRepository":"s.example/c:1"}"#,
+            r#"{"type":"exactRepository","dockerRepository":"s.example/c@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"}"#,
         ] {
             assert!(Identity::parse(text).is_err(), "{text}");
         }

@@ -35,9 +35,14 @@ pub(super) fn base_url(text: &[u8], image: &ImageName) -> Result<Option<String>,
         .split('/')
         .next()
         .is_some_and(|host| host.contains('@'));
-    match is_good && !has_login {
+    // What is put behind a query or fragment names nothing: one file would be the signature of all images.
+    let has_more = url.contains(['?', '#']);
+    match is_good && !has_login && !has_more {
         true => Ok(Some(url)),
-        false => Err("a lookaside is not file:///PATH or https://HOST/PATH".to_owned()),
+        false => Err(
+            "a lookaside is not file:///PATH or https://HOST/PATH, without \"?\" and \"#\""
+                .to_owned(),
+        ),
     }
 }
 
@@ -153,6 +158,8 @@ mod tests {
             "docker:\n  r.example:\n    lookaside: ftp://x\ndefault-docker:\n  lookaside: ftp://x",
             "default-docker:\n  lookaside: https://user:hunter2@x/y",
             "default-docker:\n  lookaside: file://x/y",
+            "default-docker:\n  lookaside: https://x/get?file=",
+            "default-docker:\n  lookaside: https://x/y#z",
             "docker:\n  r.example:\n    other: file:///x",
             "other:\n  lookaside: file:///x",
             "lookaside: file:///x",

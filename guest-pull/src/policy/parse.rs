@@ -10,6 +10,7 @@ use common::text::{EntryName, Quoted};
 
 use crate::policy::identity::Identity;
 use crate::policy::object::{Object, list};
+use crate::spelling::check_scope;
 
 /// The transport of registries.
 const DOCKER: &str = "docker";
@@ -74,6 +75,7 @@ impl Policy {
             for (scope, value) in scopes.iter() {
                 let found = requirements(scope, value).map_err(within)?;
                 if transport == DOCKER {
+                    check_scope(scope).map_err(within)?;
                     policy.scopes.insert(scope.to_owned(), found);
                 }
             }

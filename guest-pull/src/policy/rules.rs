@@ -117,8 +117,11 @@ impl Rules {
             }
         }
         let mut looked_at = 0;
+        let mut busy = None;
         for (digest, _) in documents {
-            for manifest in bundle::referrers(client, digest)? {
+            let referrers = bundle::referrers(client, digest)?;
+            busy = busy.or(referrers.busy);
+            for manifest in referrers.manifests {
                 looked_at += 1;
                 if looked_at > MAX_SIGNATURES {
                     problems.too_many();
@@ -137,7 +140,11 @@ impl Rules {
                 }
             }
         }
-        Ok(Some(problems.0))
+        // The good one may be in a list that could not be had.
+        match busy {
+            Some(error) => Err(Error::Registry(error)),
+            None => Ok(Some(problems.0)),
+        }
     }
 
     /// Checks what a good signature claims.
@@ -160,6 +167,11 @@ impl Rules {
             Signed::By(by) => by.to_json(),
         });
         json!({"image": self.image.to_string(), "scope": self.scope, "signed": signed.collect::<Vec<_>>()})
+    }
+
+    /// How many bytes they have on the way to the worker.
+    pub fn bytes(&self) -> usize {
+        self.to_json().to_string().len()
     }
 
     /// The rules in a value; none if it has none.

@@ -58,11 +58,8 @@ impl SignedBy {
         identity: Identity,
         base: String,
     ) -> Result<Self, String> {
-        let mut keys = Vec::new();
-        for (name, ring) in names.iter().zip(&rings) {
-            let found = openpgp::keys(ring);
-            keys.extend(found.map_err(|what| format!("the key ring {name}: {what}"))?);
-        }
+        let named = names.iter().map(String::as_str);
+        let keys = openpgp::keys(named.zip(rings.iter().map(Vec::as_slice)))?;
         Ok(Self {
             names,
             rings,

@@ -16,12 +16,14 @@ use crate::policy::parse::{Key, Policy, Requirement};
 use crate::policy::rules::{Rules, Signed};
 use crate::policy::signed_by::SignedBy;
 use crate::resource::{self, Source};
+use crate::spelling::plainest;
 
 /// What the policy is called in messages.
 const POLICY: &str = "the image policy";
 
-/// The largest rules with their keys: they go to the worker in a line with other things, which has a limit too. A key has a
-/// few hundred bytes, and a key ring of GPG a few KiB for each key.
+/// The largest rules with their keys: they go to the worker in a line of 4 MiB, once for each place where the image may be,
+/// so that six places have room for the largest; the plan looks at all places together. A key has a few hundred bytes, and a
+/// key ring of GPG a few KiB for each key.
 const MAX_RULES_BYTES: usize = 512 << 10;
 
 /// The signatures that the image must have; none if nothing is asked of it: by the configured policy, and by where GPG's
@@ -48,6 +50,13 @@ pub fn rules_for(
     let policy = Policy::parse(&bytes)
         .map_err(|what| failed(format!("{what}; nothing is pulled until that is repaired")))?;
     let (scope, requirements) = policy.of(image);
+    let plain = plainest(image);
+    if policy.of(&plain).1 != requirements {
+        let registry = &plain.registry;
+        return Err(failed(format!(
+            "it has other requirements for {plain} than for {image}, which is the same registry: write the registry as {registry}"
+        )));
+    }
     let refused = |what: &str| failed(format!("it does not allow {image}: {scope}: {what}"));
     let mut signed = Vec::new();
     for requirement in requirements {
@@ -93,7 +102,7 @@ pub fn rules_for(
         scope: scope.clone(),
         signed,
     };
-    match rules.to_json().to_string().len() > MAX_RULES_BYTES {
+    match rules.bytes() > MAX_RULES_BYTES {
         true => Err(refused(
             "its keys are too large; use key rings with the keys that are needed",
         )),

@@ -23,6 +23,7 @@ pub use client::Client;
 pub use error::Error;
 pub use login::{Login, Secret};
 pub use reference::reference;
+pub(crate) use reference::{check_registry, check_repository};
 pub use resume::Blob;
 pub use roots::roots;
 pub use transport::Options;

@@ -2,7 +2,7 @@
 
 //! What may be asked of a registry: the grammar of names, as containerd and Docker have it.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use common::auth_json::image::ImageName;
 
@@ -45,13 +45,22 @@ pub fn reference(image: &ImageName) -> Result<&str, String> {
 }
 
 /// A host name, or an address, perhaps with a port.
-fn check_registry(registry: &str) -> Result<(), String> {
+pub(crate) fn check_registry(registry: &str) -> Result<(), String> {
     let is_name = |host: &str| {
         host.split('.').all(|label| {
             let letters = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
             let is_open = label.starts_with('-') || label.ends_with('-');
             !label.is_empty() && !is_open && label.bytes().all(letters)
         })
+    };
+    // Resolvers read `127.1`, `2130706433` and `0x7f.1` as addresses too: other spellings, which nothing compares.
+    let is_number = |host: &str| {
+        let last = host.rsplit('.').next().unwrap_or(host);
+        is_digits(last) || last.starts_with("0x") || last.starts_with("0X")
+    };
+    let is_named = |host: &str| match is_number(host) {
+        true => host.parse::<Ipv4Addr>().is_ok(),
+        false => is_name(host),
     };
     let (is_host, port) = match registry.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -60,11 +69,12 @@ fn check_registry(registry: &str) -> Result<(), String> {
         },
         None => {
             let end = registry.find(':').unwrap_or(registry.len());
-            (is_name(&registry[..end]), &registry[end..])
+            (is_named(&registry[..end]), &registry[end..])
         }
     };
-    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_port = |port: &str| is_digits(port) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    // Zeros before it would make another spelling of the same registry.
+    let is_port =
+        |port: &str| is_digits(port) && !port.starts_with('0') && port.parse::<u16>().is_ok();
     let is_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
     match (is_host, is_port) {
         (true, true) => Ok(()),
@@ -72,13 +82,17 @@ fn check_registry(registry: &str) -> Result<(), String> {
             "its registry \"{registry}\" is not the name or address of a host"
         )),
         (true, false) => Err(format!(
-            "its registry \"{registry}\" has a port that is not 1 to 65535"
+            "its registry \"{registry}\" has a port that is not 1 to 65535, without zeros before it"
         )),
     }
 }
 
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Parts between slashes: lower-case letters and digits, with one ".", "_", "__" or any number of "-" between them.
-fn check_repository(repository: &str) -> Result<(), String> {
+pub(crate) fn check_repository(repository: &str) -> Result<(), String> {
     if repository.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(format!(
             "its repository \"{repository}\" has upper-case letters; registries have lower-case ones alone"
@@ -111,6 +125,26 @@ fn check_repository(repository: &str) -> Result<(), String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// A registry has no other spelling by numbers: what is said of it would not count for that.
+    #[test]
+    fn numbers_have_one_spelling() {
+        for (registry, is_good) in [
+            ("quay.io:443", true),
+            ("quay.io:0443", false),
+            ("quay.io:00443", false),
+            ("127.0.0.1:5000", true),
+            ("127.1", false),
+            ("127.0.0.01:5000", false),
+            ("2130706433", false),
+            ("0x7f000001:5000", false),
+            ("127.0.0.0x1", false),
+            ("1.example", true),
+            ("example.0a", true),
+        ] {
+            assert_eq!(check_registry(registry).is_ok(), is_good, "{registry}");
+        }
+    }
 
     /// What is pinned by a digest is checked by it, or refused; and neither leads anywhere else in the registry.
     #[test]

@@ -52,6 +52,7 @@ mod manifests;
 mod measurement;
 mod network;
 mod policy;
+mod policy_evaded;
 mod proxies;
 mod redirects;
 mod references;

@@ -8,6 +8,9 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use guest_pull::config::{Image, Registries, Text};
+use guest_pull::plan::Plan;
+use guest_pull::resource::Source;
 use tempfile::TempDir;
 
 use crate::caller::wait_until;
@@ -376,6 +379,113 @@ fn policy_json_signed_by_revoked_keys_and_subkeys() {
     let key = place.public("sub");
     let error = check(&signed_by(&key, ""), &place.image, &place.lookaside()).unwrap_err();
     assert!(error.contains("it is by the subkey"), "{error}");
+}
+
+/// A revocation counts wherever it is: behind a subkey, behind another key, in another ring; and so does a newer copy of a
+/// key, in any order.
+#[test]
+fn policy_json_signed_by_copies_of_keys() {
+    let place = Place::new();
+    place.make_key("key", "ed25519", "sign");
+    place.make_key("other", "ed25519", "sign");
+    let fingerprint = place.fingerprint("key");
+    run(place
+        .gpg()
+        .args(["--quick-add-key", &fingerprint, "cv25519", "encr", "never"]));
+    place.sign("key", None);
+    let ring = |name: &str, parts: &[&[u8]]| {
+        fs::write(place.at(name), parts.concat()).unwrap();
+        place.at(name)
+    };
+    let read = |name: &str| fs::read(place.public(name)).unwrap();
+    let (old, other) = (read("key"), read("other"));
+    let both = |first: &Path, second: &Path| {
+        let (first, second) = (first.display(), second.display());
+        format!(
+            r#"{{"default": [{{"type": "signedBy", "keyType": "GPGKeys", "keyPaths": ["{first}", "{second}"]}}]}}"#
+        )
+    };
+    let check_ours = |policy: &str| check(policy, &place.image, &place.lookaside());
+    let old_ring = ring("old", &[&old]);
+    let other_ring = ring("others", &[&other]);
+    assert_eq!(
+        place.check(&both(&old_ring, &other_ring), &place.image),
+        Ok(())
+    );
+    // Not for signing from a time on that is over: the newest counts.
+    run(place
+        .gpg()
+        .args(["--quick-set-expire", &fingerprint, "seconds=1"]));
+    let ended = ring("ended", &[&read("key")]);
+    wait_until("the key does not end", || {
+        check_ours(&signed_by(&ended, "")).is_err()
+    });
+    place.check_refused(&both(&old_ring, &ended), &place.image, "has expired");
+    place.check_refused(&both(&ended, &old_ring), &place.image, "has expired");
+
+    let revocation = place
+        .at("gpg/openpgp-revocs.d")
+        .join(format!("{fingerprint}.rev"));
+    let text = fs::read_to_string(revocation).unwrap();
+    fs::write(
+        place.at("armoured"),
+        text.replace(":-----BEGIN", "-----BEGIN"),
+    )
+    .unwrap();
+    let mut gpg = place.gpg();
+    gpg.arg("--output").arg(place.at("revocation"));
+    run(gpg.arg("--dearmor").arg(place.at("armoured")));
+    let revocation = fs::read(place.at("revocation")).unwrap();
+    // gpg looks for it in front of a ring, or behind its key.
+    for policy in [
+        signed_by(&ring("behind-subkey", &[&old, &revocation]), ""),
+        signed_by(&ring("behind-other", &[&old, &other, &revocation]), ""),
+        signed_by(&ring("in-front", &[&revocation, &old]), ""),
+        both(&old_ring, &ring("of-others", &[&other, &revocation])),
+    ] {
+        let error = check_ours(&policy).unwrap_err();
+        assert!(error.contains("is revoked"), "{policy}: {error}");
+    }
+    run(place.gpg().arg("--import").arg(place.at("revocation")));
+    let revoked = read("key");
+    let new_ring = ring("new", &[&revoked]);
+    for policy in [
+        both(&old_ring, &new_ring),
+        both(&new_ring, &old_ring),
+        signed_by(&ring("old-new", &[&old, &revoked]), ""),
+        signed_by(&ring("new-old", &[&revoked, &old]), ""),
+    ] {
+        place.check_refused(&policy, &place.image, "is revoked");
+    }
+    // Another key is not revoked by it.
+    place.sign("other", None);
+    let policy = signed_by(&ring("behind-other", &[&old, &other, &revocation]), "");
+    assert_eq!(check_ours(&policy), Ok(()));
+}
+
+/// The keys go to the worker once for each place where the image may be; too many of those are refused before.
+#[test]
+fn policy_json_keys_for_many_places() {
+    let place = Place::new();
+    place.make_key("key", "ed25519", "sign");
+    let key = fs::read(place.public("key")).unwrap();
+    let large = place.at("large.gpg");
+    fs::write(&large, key.repeat(330_000 / key.len())).unwrap();
+    let plan = |mirrors: usize| {
+        let mirror = "[[registry.mirror]]\nlocation = 'm.example'\n".repeat(mirrors);
+        let text = format!("[[registry]]\nlocation = 'r.example'\n{mirror}");
+        let config = Image {
+            policy: Some(Text::Inline(signed_by(&large, ""))),
+            sigstore: Some(Text::Inline(place.lookaside())),
+            credential: Source::File(place.at("none.json")),
+            registries: Some(Registries::parse(text.as_bytes(), "", &mut Vec::new()).unwrap()),
+            ..Image::default()
+        };
+        Plan::make(&config, "r.example/a:1", Path::new("/nowhere"))
+    };
+    assert_eq!(plan(4).unwrap().places.len(), 5);
+    let error = plan(7).unwrap_err().message;
+    assert!(error.contains("8 places"), "{error}");
 }
 
 /// A signature that has ended doesn't count any more: as skopeo says.

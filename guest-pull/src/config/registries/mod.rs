@@ -10,6 +10,8 @@ mod read;
 use common::auth_json::image::ImageName;
 use common::text::{Escaped, RegistryName};
 
+use crate::spelling::plainest;
+
 /// The file, or the table `[image.registry_config]`, which has the same form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registries {
@@ -157,20 +159,6 @@ impl Registry {
             is_mirror: false,
         });
         Ok(places)
-    }
-}
-
-/// The name with its registry in the spelling that people use. Others lead to the same server, and past what is blocked.
-fn plainest(image: &ImageName) -> ImageName {
-    let registry = image.registry.to_ascii_lowercase();
-    let registry = registry.strip_suffix(":443").unwrap_or(&registry);
-    let registry = match registry.trim_end_matches('.') {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io",
-        other => other,
-    };
-    ImageName {
-        registry: registry.to_owned(),
-        ..image.clone()
     }
 }
 
@@ -349,7 +337,7 @@ mod tests {
              [[registry]]\nprefix = '*.corp.example'\nlocation = 'four.example'\n\
              [[registry]]\nprefix = '*.corp.example/x'\nlocation = 'five.example:80/y'\n\
              [[registry]]\nprefix = 'hh.corp.example'\ninsecure = true\n\
-             [[registry]]\nprefix = 'hh.corp.example'\nlocation = 'never.example'\n",
+             [[registry]]\nprefix = 'hh.corp.example'\nlocation = 'never.example'\ninsecure = true\n",
         )
         .unwrap();
         let digest = format!("sha256:{}", "0".repeat(64));

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::config::registries::{Mirror, Pulls, Registries, Registry};
 use crate::config::table::Wrong;
+use crate::spelling::check_scope;
 
 /// What a location must be.
 const LOCATION: &str =
@@ -49,14 +50,29 @@ impl Registries {
                     for (at, value) in list.iter().enumerate() {
                         let before = format!("{before}[[registry]] {}: ", at + 1);
                         let registry = Registry::take(value, &before, warnings)?;
-                        if all
-                            .registries
-                            .iter()
-                            .any(|other| other.prefix == registry.prefix)
-                        {
+                        let mut others = all.registries.iter();
+                        let other = others.find(|other| other.prefix == registry.prefix);
+                        if let Some(other) = other {
+                            // Which of them was meant decides what is let in, and how.
+                            let is_same = (other.blocked, other.insecure)
+                                == (registry.blocked, registry.insecure);
+                            if !is_same {
+                                return Err(Wrong::new(
+                                    format!("{before}blocked and insecure"),
+                                    "as in the one before it that has the same prefix",
+                                ));
+                            }
                             warnings.push(format!(
                                 "{before}another one before it has the same prefix, and counts"
                             ));
+                        }
+                        // With a domain, a path may follow it here.
+                        let tried = match registry.prefix.strip_prefix("*.") {
+                            Some(domain) => domain,
+                            None => &registry.prefix,
+                        };
+                        if let Err(what) = check_scope(tried) {
+                            warnings.push(format!("{before}prefix: {what}"));
                         }
                         all.registries.push(registry);
                     }
@@ -261,6 +277,14 @@ mod tests {
             ),
             ("registry = 'hunter2'", ["registry", "list"]),
             (
+                "[[registry]]\nlocation = 'a.hunter2'\n[[registry]]\nlocation = 'a.hunter2'\nblocked = true",
+                ["[[registry]] 2: blocked", "same prefix"],
+            ),
+            (
+                "[[registry]]\nlocation = 'a.hunter2'\ninsecure = true\n[[registry]]\nlocation = 'a.hunter2'",
+                ["insecure", "same prefix"],
+            ),
+            (
                 "unqualified-search-registries = 'hunter2.example'",
                 ["unqualified-search-registries", "list"],
             ),
@@ -293,7 +317,8 @@ mod tests {
         let mut warnings = Vec::new();
         let text = "short-name-mode = 'enforcing'\ncredential-helpers = []\n[aliases]\na = 'b'\n\
                     [[registry]]\nlocation = 'a.b'\nodd = 1\n[[registry.mirror]]\nlocation = 'c.d'\nstrange = 1\n\
-                    [[registry]]\nlocation = 'a.b'\n";
+                    [[registry]]\nlocation = 'a.b'\n[[registry]]\nprefix = 'Quay.io/a'\nblocked = true\n\
+                    [[registry]]\nprefix = '*.example.com/x'\nblocked = true\n";
         Registries::parse(text.as_bytes(), "file", &mut warnings).unwrap();
         for key in [
             "short-name-mode",
@@ -302,12 +327,13 @@ mod tests {
             "odd",
             "strange",
             "same prefix",
+            "write \"quay.io/a\"",
         ] {
             assert!(
                 warnings.iter().any(|text| text.contains(key)),
                 "{key}: {warnings:?}"
             );
         }
-        assert_eq!(warnings.len(), 6, "{warnings:?}");
+        assert_eq!(warnings.len(), 7, "{warnings:?}");
     }
 }

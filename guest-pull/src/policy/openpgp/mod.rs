@@ -79,13 +79,56 @@ enum Material {
     Other,
 }
 
-/// The primary keys of a key ring. Who wrote the policy chose it, so what its keys say of themselves is taken as it is,
-/// without a look at those signatures: old keys' are by SHA-1.
-pub(super) fn keys(ring: &[u8]) -> Result<Vec<Key>, String> {
+/// The primary keys of key rings, with the names of those for messages. A key counts once, however many copies of it there
+/// are: if one is revoked, the key is, and of what the copies say of themselves the newest counts.
+pub(super) fn keys<'r>(
+    rings: impl IntoIterator<Item = (&'r str, &'r [u8])>,
+) -> Result<Vec<Key>, String> {
     let mut keys: Vec<Key> = Vec::new();
+    let mut revocations = Vec::new();
+    for (name, bytes) in rings {
+        let ring = ring(bytes).map_err(|what| format!("the key ring {name}: {what}"))?;
+        revocations.extend(ring.revocations);
+        for key in ring.keys {
+            let is_copy = |other: &&mut Key| other.id == key.id && other.material == key.material;
+            match keys.iter_mut().find(is_copy) {
+                Some(other) => other.merge(key),
+                None => keys.push(key),
+            }
+        }
+    }
+    for Revocation { issuer, before } in revocations {
+        // One by a key that is in no ring, as somebody else may be allowed to revoke it, is of the key before it.
+        let is_known = issuer.is_some_and(|id| keys.iter().any(|key| key.id == id));
+        let id = if is_known { issuer } else { before };
+        let revoked = keys.iter_mut().filter(|key| Some(key.id) == id);
+        revoked.for_each(|key| key.is_revoked = true);
+    }
+    Ok(keys)
+}
+
+/// What a key ring has.
+#[derive(Default)]
+struct Ring {
+    keys: Vec<Key>,
+    revocations: Vec<Revocation>,
+}
+
+/// A signature that revokes a primary key. It may be anywhere in a ring, or in another one than its key: people append it.
+struct Revocation {
+    issuer: Option<KeyId>,
+    /// The primary key that it is directly behind.
+    before: Option<KeyId>,
+}
+
+/// Reads a key ring. Who wrote the policy chose it, so what its keys say of themselves is taken as it is,
+/// without a look at those signatures: old keys' are by SHA-1.
+fn ring(bytes: &[u8]) -> Result<Ring, String> {
+    let mut ring = Ring::default();
+    let keys = &mut ring.keys;
     // Signatures are of the user id or subkey before them.
     let mut of_subkey = false;
-    for Packet { tag, body } in packets(ring)? {
+    for Packet { tag, body } in packets(bytes)? {
         match tag {
             PUBLIC_KEY => {
                 keys.push(key(&body).ok_or("it has a key that is not of version 4, or broken")?);
@@ -98,18 +141,27 @@ pub(super) fn keys(ring: &[u8]) -> Result<Vec<Key>, String> {
                 }
             }
             USER_ID => of_subkey = false,
-            SIGNATURE if !of_subkey => {
-                if let (Some(key), Some(signature)) = (keys.last_mut(), Signature::parse(&body)) {
-                    key.heed(&signature);
+            SIGNATURE => match Signature::parse(&body) {
+                Some(signature) if signature.kind == REVOKES_KEY => {
+                    ring.revocations.push(Revocation {
+                        issuer: signature.issuer.map(KeyId),
+                        before: keys.last().map(|key| key.id),
+                    });
                 }
-            }
+                Some(signature) if !of_subkey => {
+                    if let Some(key) = keys.last_mut() {
+                        key.heed(&signature);
+                    }
+                }
+                _ => {}
+            },
             5 | 7 => return Err("it has a secret key; export the public one alone".to_owned()),
             _ => {}
         }
     }
     match keys.is_empty() {
         true => Err("it has no public key".to_owned()),
-        false => Ok(keys),
+        false => Ok(ring),
     }
 }
 
@@ -163,9 +215,6 @@ impl Key {
         if signature.issuer != Some(self.id.0) {
             return;
         }
-        if signature.kind == REVOKES_KEY {
-            self.is_revoked = true;
-        }
         // Of user ids (0x10 to 0x13), and of the key directly.
         if !matches!(signature.kind, 0x10..=0x13 | 0x1f) {
             return;
@@ -173,6 +222,15 @@ impl Key {
         let says = (signature.made, signature.key_ends_after, signature.may_sign);
         if self.says.is_none_or(|before| before.0 <= says.0) {
             self.says = Some(says);
+        }
+    }
+
+    /// Takes over what another copy of the key says.
+    fn merge(&mut self, copy: Self) {
+        self.subkeys.extend(copy.subkeys);
+        let made = |says: Option<(u64, _, _)>| says.map(|(made, ..)| made);
+        if made(self.says) <= made(copy.says) {
+            self.says = copy.says;
         }
     }
 
@@ -329,7 +387,7 @@ mod tests {
         #[test]
         fn nothing_odd_is_let_in(bytes in odd_packets(), noise in prop::collection::vec(any::<u8>(), 0..200)) {
             for bytes in [&bytes, &noise] {
-                let keys = keys(bytes).unwrap_or_default();
+                let keys = keys([("ring", &bytes[..])]).unwrap_or_default();
                 prop_assert!(verify(bytes, &keys, 1).is_err());
             }
         }
