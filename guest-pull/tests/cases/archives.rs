@@ -356,6 +356,7 @@ fn posix_acls_are_kept() {
 
 fn attributes() -> Layers {
     let note = ("SCHILY.xattr.user.note", &b"a\0value\n of bytes"[..]);
+    let long_trusted = &*format!("SCHILY.xattr.trusted.{}", "x".repeat(248));
     let upper = vec![
         Entry::directory("attributes/").pax(&[note]),
         Entry::file("attributes/file", "x").pax(&[
@@ -363,6 +364,9 @@ fn attributes() -> Layers {
             ("SCHILY.xattr.security.other", b"x"),
             ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
             ("SCHILY.xattr.user.empty", b""),
+            // Names that no attribute can have, of a class that containerd leaves out.
+            ("SCHILY.xattr.trusted.", b"x"),
+            (long_trusted, b"x"),
             // Of those that come twice, the last counts.
             ("SCHILY.xattr.user.twice", b"first"),
             ("SCHILY.xattr.user.twice", b"second"),
