@@ -206,9 +206,7 @@ fn walks_that_end_early() {
     let target = "x/".repeat(2000);
     let link = Entry::new(SYMLINK, "l").pax(&[("linkpath", target.as_bytes())]);
     let head = open_archive(&[link, Entry::file("x", "")]);
-    let link = Entry::link(LINK, "link", "l/file").bytes();
-    let whiteout = Entry::file("l/.wh.gone", "").bytes();
-    let more = [link, whiteout].concat();
+    let more = Entry::file("l/.wh.gone", "").bytes();
     let walks = endless(|number| {
         if number == 0 {
             head.clone()
