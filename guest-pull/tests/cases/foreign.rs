@@ -135,9 +135,12 @@ fn image(repository: &mut Repository, blob: Vec<u8>, seen: &mut BTreeSet<String>
         _ => "",
     };
     // Not by this program's own decoders, whose failures would make the digest wrong for containerd too.
-    let archive = match compression {
-        "+gzip" => decompressed("gzip", &blob),
-        "+zstd" => decompressed("zstd", &blob),
+    let archive = match blob[..] {
+        [0x1f, 0x8b, ..] => decompressed("gzip", &blob),
+        // Or with a frame before it that is skipped, as pzstd writes.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            decompressed("zstd", &blob)
+        }
         _ => blob.clone(),
     };
     let diff_id = Digest::of(&archive).to_string();
