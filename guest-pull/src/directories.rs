@@ -11,9 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, lchown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, statat};
+use rustix::io::Errno;
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
@@ -43,6 +47,7 @@ pub fn make_all(
     upper: &Path,
     layers: &[Layer<'_>],
     more: &BTreeSet<Vec<u8>>,
+    check: Check<'_>,
 ) -> io::Result<BTreeSet<Vec<u8>>> {
     // Parents first. The root is the writable layer's own, so it always needs its attributes.
     let mut wanted = BTreeSet::from([b"/".to_vec()]);
@@ -52,7 +57,8 @@ pub fn make_all(
     }
     let mut made = BTreeSet::new();
     for path in &wanted {
-        let (top, attributes) = find(layers, path);
+        check()?;
+        let (top, attributes) = find(layers, path)?;
         // Where the topmost layer says what the directory is like, or none does, the overlay shows what is right.
         let is_right = top == attributes || attributes.is_none();
         if path != b"/" && is_right && !more.contains(path) {
@@ -72,11 +78,17 @@ pub fn make_all(
 }
 
 /// Sets the times of directories that were made.
-pub fn set_times(upper: &Path, layers: &[Layer<'_>], made: &BTreeSet<Vec<u8>>) -> io::Result<()> {
+pub fn set_times(
+    upper: &Path,
+    layers: &[Layer<'_>],
+    made: &BTreeSet<Vec<u8>>,
+    check: Check<'_>,
+) -> io::Result<()> {
     for path in made.iter().rev() {
-        let time = match find(layers, path) {
+        check()?;
+        let time = match find(layers, path)? {
             (_, Some(at)) => {
-                let from = fs::symlink_metadata(below(&layers[at].root, path))?;
+                let from = layers[at].open(path)?.metadata()?;
                 TimeSpec::new(from.mtime(), from.mtime_nsec())
             }
             // As in a layer that says nothing about it.
@@ -94,10 +106,13 @@ pub fn set_time(path: &Path, time: TimeSpec) -> io::Result<()> {
     Ok(())
 }
 
+/// Fails when what is done for the caller is to end.
+pub type Check<'c> = &'c (dyn Fn() -> io::Result<()> + Sync);
+
 /// A mounted layer.
 pub struct Layer<'l> {
     pub root: PathBuf,
-    implied: BTreeSet<&'l [u8]>,
+    pub implied: BTreeSet<&'l [u8]>,
     /// The hard links to files of lower layers, and those files.
     pub links: &'l [(Vec<u8>, Vec<u8>)],
     targets: BTreeMap<&'l [u8], &'l [u8]>,
@@ -108,28 +123,89 @@ impl<'l> Layer<'l> {
     pub fn target(&self, path: &[u8]) -> Option<&'l [u8]> {
         self.targets.get(path).copied()
     }
+
+    /// Opens what is at a path of the layer, be it a link. No link on the way is followed.
+    pub fn open(&self, path: &[u8]) -> io::Result<Opened> {
+        let root = openat2(CWD, &self.root, directory_flags(), Mode::empty(), beneath())?;
+        let relative = path.strip_prefix(b"/").unwrap_or(path);
+        if relative.is_empty() {
+            return Ok(Opened(root));
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = openat2(root, relative, flags, Mode::empty(), beneath())?;
+        Ok(Opened(opened))
+    }
+}
+
+/// What is at a path of a layer.
+pub struct Opened(OwnedFd);
+
+impl Opened {
+    /// A name that leads to it alone. Functions that follow links give what is open, even if that is a link itself.
+    pub fn name(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    /// What it says of itself.
+    pub fn metadata(&self) -> io::Result<fs::Metadata> {
+        fs::metadata(self.name())
+    }
+
+    /// What it leads to, if it is a link.
+    pub fn target(&self) -> io::Result<PathBuf> {
+        let target = rustix::fs::readlinkat(&self.0, "", Vec::new())?;
+        Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
+    }
+}
+
+fn directory_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+fn beneath() -> ResolveFlags {
+    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS
 }
 
 /// The topmost of the layers that has something at a path, if it is seen.
-pub fn topmost(layers: &[Layer<'_>], path: &[u8]) -> Option<usize> {
-    let name = path.iter().rposition(|byte| *byte == b'/')?;
+pub fn topmost(layers: &[Layer<'_>], path: &[u8]) -> io::Result<Topmost> {
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    let name = path.get(end + 1..).unwrap_or_default();
     for (at, layer) in layers.iter().enumerate() {
-        let hides = match look(layer, &path[..name]) {
-            Found::Directory { hides } => {
-                let found = fs::symlink_metadata(below(&layer.root, path));
-                match found {
-                    Ok(found) if found.file_type().is_char_device() && found.rdev() == 0 => true,
-                    Ok(_) => return Some(at),
-                    Err(_) => hides,
+        let hides = match look(layer, &path[..end])? {
+            Found::Directory { directory, hides } => {
+                match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(found) => {
+                        let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
+                        let is_device = kind == rustix::fs::FileType::CharacterDevice;
+                        if !is_device || found.st_rdev != 0 {
+                            return Ok(Topmost::Of(at));
+                        }
+                        true
+                    }
+                    Err(Errno::NOENT) => hides,
+                    Err(error) => return Err(error.into()),
                 }
             }
             Found::Nothing { hides } => hides,
+            Found::Other { is_link: true } => return Ok(Topmost::BelowLink),
+            Found::Other { is_link: false } => true,
         };
         if hides {
-            return None;
+            break;
         }
     }
-    None
+    Ok(Topmost::None)
+}
+
+/// What has a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topmost {
+    /// This layer.
+    Of(usize),
+    /// None, since a layer has a symbolic link on the way.
+    BelowLink,
+    /// None.
+    None,
 }
 
 /// A path of a layer, below where it is mounted.
@@ -142,57 +218,76 @@ pub fn below(root: &Path, path: &[u8]) -> PathBuf {
 }
 
 /// The topmost layer that has the directory, and the topmost one whose archive had an entry for it. The layers are
-/// sorted, the topmost first.
-fn find(layers: &[Layer<'_>], path: &[u8]) -> (Option<usize>, Option<usize>) {
+/// sorted, the topmost first. One that hides what is below it does not end the search: containerd takes the attributes of
+/// the lower directory there too.
+fn find(layers: &[Layer<'_>], path: &[u8]) -> io::Result<(Option<usize>, Option<usize>)> {
     let mut top = None;
     for (at, layer) in layers.iter().enumerate() {
-        match look(layer, path) {
-            Found::Directory { hides } => {
+        match look(layer, path)? {
+            Found::Directory { .. } => {
                 top = top.or(Some(at));
                 if !layer.implied.contains(path) {
-                    return (top, Some(at));
-                }
-                if hides {
-                    break;
+                    return Ok((top, Some(at)));
                 }
             }
-            Found::Nothing { hides: true } => break,
-            Found::Nothing { hides: false } => {}
+            Found::Nothing { .. } => {}
+            Found::Other { .. } => break,
         }
     }
-    (top, None)
+    Ok((top, None))
 }
 
 /// What a layer has at a path.
 enum Found {
     /// A directory; `hides` tells whether lower layers' are not seen.
-    Directory { hides: bool },
-    /// No directory.
+    Directory { directory: OwnedFd, hides: bool },
+    /// Nothing.
     Nothing { hides: bool },
+    /// A whiteout, or another thing in the place of a directory, at the path or on the way.
+    Other { is_link: bool },
 }
 
-fn look(layer: &Layer<'_>, path: &[u8]) -> Found {
+fn look(layer: &Layer<'_>, path: &[u8]) -> io::Result<Found> {
+    let open =
+        |at: &OwnedFd, part: &[u8]| openat2(at, part, directory_flags(), Mode::empty(), beneath());
     let mut hides = false;
-    let mut at = layer.root.clone();
+    let mut at = openat2(
+        CWD,
+        &layer.root,
+        directory_flags(),
+        Mode::empty(),
+        beneath(),
+    )?;
     let parts = path
         .split(|byte| *byte == b'/')
         .filter(|part| !part.is_empty());
     for part in parts {
-        at.push(OsStr::from_bytes(part));
-        match fs::symlink_metadata(&at) {
-            Ok(metadata) if metadata.is_dir() => hides |= is_opaque(&at),
-            // A whiteout, or another thing in a directory's place.
-            Ok(_) => return Found::Nothing { hides: true },
-            Err(_) => return Found::Nothing { hides },
+        match open(&at, part) {
+            Ok(directory) => {
+                hides |= is_opaque(&directory)?;
+                at = directory;
+            }
+            Err(Errno::NOENT) => return Ok(Found::Nothing { hides }),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let found = statat(&at, part, AtFlags::SYMLINK_NOFOLLOW)?;
+                let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
+                let is_link = kind == rustix::fs::FileType::Symlink;
+                return Ok(Found::Other { is_link });
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    Found::Directory { hides }
+    let directory = at;
+    Ok(Found::Directory { directory, hides })
 }
 
-fn is_opaque(directory: &Path) -> bool {
+fn is_opaque(directory: &OwnedFd) -> io::Result<bool> {
     let mut value = [0; 2];
-    let length = rustix::fs::lgetxattr(directory, "trusted.overlay.opaque", &mut value);
-    length.is_ok_and(|length| value[..length] == *b"y")
+    match rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value) {
+        Ok(length) => Ok(value[..length] == *b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Makes a directory of the writable layer like that of the layers.
@@ -201,11 +296,12 @@ fn make(upper: &Path, path: &[u8], layers: &[Layer<'_>]) -> io::Result<()> {
     if path != b"/" {
         fs::create_dir(&to)?;
     }
-    let Some(at) = find(layers, path).1 else {
+    remove_acls(&to)?;
+    let Some(at) = find(layers, path)?.1 else {
         return fs::set_permissions(&to, fs::Permissions::from_mode(0o755));
     };
-    let from = below(&layers[at].root, path);
-    let metadata = fs::symlink_metadata(&from)?;
+    let from = layers[at].open(path)?;
+    let metadata = from.metadata()?;
     lchown(&to, Some(metadata.uid()), Some(metadata.gid()))?;
     fs::set_permissions(&to, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
     copy_xattrs(&from, &to)
@@ -216,22 +312,33 @@ fn is_acl(name: &[u8]) -> bool {
     name.starts_with(b"system.posix_acl_")
 }
 
+/// Removes the ACLs that something new has from the directory that it is in.
+pub fn remove_acls(path: &Path) -> io::Result<()> {
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        match rustix::fs::lremovexattr(path, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Copies the extended attributes, but for those that no layer has.
-pub fn copy_xattrs(from: &Path, to: &Path) -> io::Result<()> {
+pub fn copy_xattrs(from: &Opened, to: &Path) -> io::Result<()> {
+    let from = from.name();
     let mut names = vec![0; 65_536];
-    let length = rustix::fs::llistxattr(from, &mut names)?;
+    let length = rustix::fs::listxattr(&from, &mut names)?;
     let mut value = vec![0; 65_536];
     for name in names[..length].split(|byte| *byte == 0) {
         if name.is_empty() || !is_kept(name) {
             continue;
         }
-        let length = rustix::fs::lgetxattr(from, name, &mut value)?;
+        let length = rustix::fs::getxattr(&from, name, &mut value)?;
         let set =
             rustix::fs::lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty());
         match set {
             // The kernel leaves these out too where it copies a directory up: before Linux 6.6 tmpfs has none of users.
-            Err(rustix::io::Errno::OPNOTSUPP)
-                if !name.starts_with(b"security.") && !is_acl(name) => {}
+            Err(Errno::OPNOTSUPP) if !name.starts_with(b"security.") && !is_acl(name) => {}
             set => set?,
         }
     }

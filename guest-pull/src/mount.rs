@@ -21,6 +21,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use thiserror::Error;
 
 use crate::digest::Digest;
+use crate::directories::Check;
 use crate::links;
 use crate::loop_device;
 use crate::store::{self, Store, Stored};
@@ -157,17 +158,18 @@ pub fn mount_stored(
     ids: &[Digest],
     bundle: &Path,
     by: By,
+    check: Check<'_>,
 ) -> Result<Mounted, Error> {
     let stored = |id: &Digest| {
         let stored = store.stored(id)?.ok_or(Error::NotStored(*id))?;
         Ok((*id, stored))
     };
     let layers: Result<Vec<_>, Error> = ids.iter().map(stored).collect();
-    mount(store, &layers?, bundle, by)
+    mount(store, &layers?, bundle, by, check)
 }
 
 /// Mounts the layers, the lowest first, at `rootfs` in the directory `bundle`, with a writable layer in the bundle or in
-/// the store: [`writable`]. Nothing else is mounted in the bundle.
+/// the store: [`writable`]. Nothing else is mounted in the bundle. Ends early if `check` fails, which is asked now and then.
 ///
 /// # Errors
 ///
@@ -177,6 +179,7 @@ pub fn mount(
     layers: &[(Digest, Stored)],
     bundle: &Path,
     by: By,
+    check: Check<'_>,
 ) -> Result<Mounted, Error> {
     let absolute = |path: &Path| {
         let path = fs::canonicalize(path).map_err(step(path.display().to_string()))?;
@@ -202,7 +205,7 @@ pub fn mount(
     let stored: Vec<_> = layers.iter().map(|(_, stored)| stored).collect();
     // A thread can leave a mount namespace alone; the process's other threads stay where they are.
     let result = thread::scope(|scope| {
-        let apart = scope.spawn(|| mount_apart(&files, &stored, &places, &here, by));
+        let apart = scope.spawn(|| mount_apart(&files, &stored, &places, &here, by, check));
         apart.join()
     });
     result.unwrap_or_else(|_| {
@@ -243,6 +246,7 @@ fn mount_apart(
     places: &Places,
     here: &Path,
     by: By,
+    check: Check<'_>,
 ) -> Result<(), Error> {
     let nix =
         |what: &str, result: nix::Result<()>| result.map_err(|error| step(what)(error.into()));
@@ -265,6 +269,7 @@ fn mount_apart(
     // Kept until the overlay is mounted: a loop device goes when nobody holds it.
     let mut held = Vec::new();
     for (at, file) in files.iter().enumerate() {
+        check().map_err(step("mounting"))?;
         let directory = PathBuf::from(at.to_string());
         fs::create_dir(&directory).map_err(step("a directory for a layer"))?;
         held.extend(mount_layer(file, &directory, by)?);
@@ -282,7 +287,7 @@ fn mount_apart(
         fs::create_dir("empty").map_err(step("a directory for no layers"))?;
         lower.push("empty".to_owned());
     }
-    links::prepare(&places.upper, stored, lowest)
+    links::prepare(&places.upper, stored, lowest, check)
         .map_err(step("what the writable layer has at first"))?;
     fs::create_dir("root").map_err(step("a directory for the overlay"))?;
     let options = format!(

@@ -14,8 +14,8 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 use crate::digest::Digest;
-use crate::layer::Summary;
 use crate::layer::path::parts;
+use crate::layer::{MAX_NOTES_BYTES, Summary};
 
 /// Why the store can't be used.
 #[derive(Debug, Error)]
@@ -81,10 +81,6 @@ pub struct Making {
     lock_path: PathBuf,
     is_done: bool,
 }
-
-/// The longest notes about a layer: an ordinary one has a few directories without an entry, and a hundred thousand fit. The
-/// mounter looks at each of them.
-const MAX_NOTES_BYTES: u64 = 4 << 20;
 
 /// The pause between two attempts at a lock: another pull needs a second or more for a layer.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
@@ -229,7 +225,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(at(&notes)(error)),
         };
-        file.take(MAX_NOTES_BYTES + 1)
+        file.take(MAX_NOTES_BYTES as u64 + 1)
             .read_to_end(&mut text)
             .map_err(at(&notes))?;
         // After a power cut they may be empty.
@@ -250,7 +246,7 @@ impl Making {
             hides_all: summary.hides_all,
         };
         let notes = stored.encode();
-        if notes.len() as u64 > MAX_NOTES_BYTES {
+        if notes.len() > MAX_NOTES_BYTES {
             let what =
                 "the layer has too many directories without entries, or links to lower layers";
             return Err(at(&self.notes)(io::Error::other(what)));
@@ -307,7 +303,7 @@ impl Stored {
 
     /// The mounter reads what the worker wrote, so each path must be one that can't lead anywhere else.
     fn parse(text: &[u8]) -> Option<Self> {
-        if text.len() as u64 > MAX_NOTES_BYTES {
+        if text.len() > MAX_NOTES_BYTES {
             return None;
         }
         let text = text.strip_prefix(NOTES)?;

@@ -15,7 +15,8 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -34,9 +35,14 @@ const MANY: usize = 127;
 
 /// An image of these archives, the lowest first, in the store of a directory; and the layers' digests.
 fn pulled(archives: &[Vec<u8>]) -> (TempDir, Store, Vec<Digest>) {
+    pulled_in(&std::env::temp_dir(), archives)
+}
+
+/// The same, in a directory in another one.
+fn pulled_in(parent: &Path, archives: &[Vec<u8>]) -> (TempDir, Store, Vec<Digest>) {
     let (repository, image) = Repository::of(archives);
     let registry = StandIn::start(move |asked| repository.answer(&asked.path));
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(parent).unwrap();
     let store = dir.path().join("store");
     let name = format!("{}/a/b:1", registry.address);
     let args = ["pull", "--plain-http", "--store", text(&store), &name];
@@ -71,7 +77,7 @@ fn many_layers_are_stacked() {
     for (by, name) in [(By::File, "file"), (By::LoopDevice, "loop")] {
         let bundle = dir.path().join(name);
         fs::create_dir(&bundle).unwrap();
-        let mounted = mount_stored(&store, &ids, &bundle, by).unwrap();
+        let mounted = mount_stored(&store, &ids, &bundle, by, &|| Ok(())).unwrap();
         let root = bundle.join("rootfs");
         if by == By::LoopDevice {
             assert_eq!(loop_devices(dir.path()), MANY);
@@ -92,6 +98,89 @@ fn many_layers_are_stacked() {
             sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// An image with a hard link to a file of a lower layer, of so many MiB, in a directory in memory.
+fn linked(mebibytes: usize) -> (TempDir, Store, Vec<Digest>) {
+    let lower = archive(&[("d/file".to_owned(), noise(1, mebibytes << 20))]);
+    let mut upper = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_mode(0o640);
+    header.set_size(0);
+    upper.append_link(&mut header, "e/link", "d/file").unwrap();
+    let layers = [lower, upper.into_inner().unwrap()];
+    pulled_in(Path::new("/dev/shm"), &layers)
+}
+
+/// Copies of files of lower layers that the writable layer has no room for are refused before they are begun, with both
+/// numbers; so is all work when the caller goes. Nothing is left of either.
+#[test]
+fn copies_have_room_and_end_with_the_caller() {
+    if !is_root() {
+        return;
+    }
+    let (dir, store, ids) = linked(2);
+    let bundle = dir.path().join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    let gone = || Err(std::io::Error::other("the caller went away"));
+    let error = mount_stored(&store, &ids, &bundle, By::File, &gone).unwrap_err();
+    assert!(
+        error.to_string().contains("the caller went away"),
+        "{error}"
+    );
+    // It goes after the layers are mounted, and while the copy is made.
+    for most in 1..12 {
+        let asked = AtomicUsize::new(0);
+        let check = || match asked.fetch_add(1, Ordering::Relaxed) < most {
+            true => Ok(()),
+            false => gone(),
+        };
+        let mounted = mount_stored(&store, &ids, &bundle, By::File, &check);
+        assert!(mounted.is_err(), "not asked more than {most} times");
+    }
+    assert_eq!(fs::read_dir(&bundle).unwrap().count(), 0);
+    run(Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(&bundle));
+    let error = mount_stored(&store, &ids, &bundle, By::File, &|| Ok(())).unwrap_err();
+    let left = fs::read_dir(&bundle).unwrap().count();
+    run(Command::new("umount").arg(&bundle));
+    let kind = error.io().unwrap().kind();
+    assert_eq!((kind, left), (std::io::ErrorKind::StorageFull, 0));
+    let expected = "have 2097152 bytes, and there is room for 10";
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
+/// What is made in the writable layer before the mount has no ACL from the bundle's directory.
+#[test]
+fn copies_inherit_no_acls() {
+    if !is_root() {
+        return;
+    }
+    let (dir, store, ids) = linked(1);
+    let bundle = dir.path().join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, id) in [(1, !0), (2, 1000), (4, !0), (0x10, !0), (0x20, !0_u32)] {
+        let (tag, rights): (u16, u16) = (tag, 7);
+        acl.extend(tag.to_le_bytes());
+        acl.extend(rights.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&bundle, "system.posix_acl_default", &acl, flags).unwrap();
+    let mounted = mount_stored(&store, &ids, &bundle, By::File, &|| Ok(())).unwrap();
+    for name in ["", "e", "e/link"] {
+        let mut names = [0; 4096];
+        let path = mounted.root.join(name);
+        let length = rustix::fs::listxattr(&path, &mut names).unwrap();
+        let names = String::from_utf8_lossy(&names[..length]);
+        assert!(!names.contains("posix_acl"), "{name}: {names}");
+    }
+    let content = fs::read(mounted.root.join("e/link")).unwrap();
+    assert!(content == noise(1, 1 << 20));
+    mounted.undo().unwrap();
 }
 
 /// What is in a store's directory of layers, by the ends of the names.

@@ -74,7 +74,7 @@ impl Pull {
         match &self.bundle {
             Some(bundle) if geteuid().is_root() => {
                 fs::create_dir_all(bundle).with_context(|| bundle.display().to_string())?;
-                mount::mount_stored(&store, &pulled.layers, bundle, By::File)?.keep();
+                mount::mount_stored(&store, &pulled.layers, bundle, By::File, &|| Ok(()))?.keep();
                 rootfs = Some(bundle.join("rootfs"));
             }
             Some(_) => eprintln!("guest-pull: not mounted: that needs root"),

@@ -96,8 +96,17 @@ impl Places {
             if head % SLOT + in_one_block > BLOCK {
                 return Err(Error::Link(in_one_block));
             }
+            // A link with a target that no place is good enough for is for later kernels alone.
+            let is_link = matches!(node.kind, Kind::Symlink(_))
+                && SLOT + head - INODE_BYTES + in_one_block <= BLOCK;
+            // Where the end of a content starts in its block. Before Linux 6.12 and its stable releases, the kernel takes
+            // a link's to be in the block in which its inode ends, behind all of its extended attributes.
+            let starts = |next: u64| match is_link {
+                true => (next as usize + INODE_BYTES - 1) % BLOCK + 1 + head - INODE_BYTES,
+                false => (next as usize + head) % BLOCK,
+            };
             // The end of a content must lie in one block.
-            while in_one_block > 0 && (next as usize + head) % BLOCK + in_one_block > BLOCK {
+            while in_one_block > 0 && starts(next) + in_one_block > BLOCK {
                 next += SLOT as u64;
             }
             places[tree.index(id)] = next / SLOT as u64;
@@ -314,9 +323,12 @@ fn encode_index(clusters: &[Cluster], size: u64, to: &mut Vec<u8>) {
 
 /// The prefix's number and the rest of an extended attribute's name; none if the format has no number for it.
 fn split_xattr(name: &[u8]) -> Option<(u8, &[u8])> {
-    PREFIXES
+    let (number, rest) = PREFIXES
         .iter()
-        .find_map(|(number, prefix)| Some((*number, name.strip_prefix(*prefix)?)))
+        .find_map(|(number, prefix)| Some((*number, name.strip_prefix(*prefix)?)))?;
+    // The first two are whole names.
+    let is_whole = matches!(number, 2 | 3);
+    (!is_whole || rest.is_empty()).then_some((number, rest))
 }
 
 /// How many bytes the attributes take.
@@ -360,4 +372,92 @@ fn encode_xattrs(xattrs: &[Xattr]) -> Vec<u8> {
         encoded.resize(encoded.len().next_multiple_of(4), 0);
     }
     encoded
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::erofs::Attributes;
+
+    fn number(bytes: &[u8], at: usize, length: usize) -> usize {
+        let bytes = &bytes[at..at + length];
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    }
+
+    /// Older kernels read a link only if its target ends in the block in which its inode ends, and they reckon with all of
+    /// its extended attributes there.
+    #[test]
+    fn older_kernels_read_links() {
+        let file = tempfile::tempfile().unwrap();
+        let writer = ContentWriter::new(file.try_clone().unwrap(), false);
+        let mut tree = Tree::default();
+        for length in 1..4065 {
+            // With a prime step, they come in any order.
+            let length = length * 1009 % 4065;
+            let value = vec![b'x'; length % 7 * 40].into_boxed_slice();
+            let attributes = Attributes {
+                xattrs: match length % 3 == 0 && length < 3700 {
+                    true => vec![(b"trusted.note"[..].into(), value)],
+                    false => Vec::new(),
+                },
+                ..Attributes::default()
+            };
+            let target = vec![b't'; length].into();
+            let id = tree.add(attributes, Kind::Symlink(target)).unwrap();
+            tree.link(ROOT, format!("{length}").as_bytes(), id);
+        }
+        let order = tree.reachable();
+        let places = Places::of(&tree, &order).unwrap();
+        let length = finish(&tree, writer, [1; 16]).unwrap();
+        let mut image = vec![0; length as usize];
+        file.read_exact_at(&mut image, 0).unwrap();
+        let metadata = number(&image, SUPERBLOCK_OFFSET + 40, 4) * BLOCK;
+        let mut links = 0;
+        for &id in &order {
+            let at = metadata + places.slot(&tree, id) as usize * SLOT;
+            if number(&image, at + 4, 2) >> 12 != 0o12 {
+                continue;
+            }
+            links += 1;
+            let size = number(&image, at + 8, 8);
+            let xattrs = match number(&image, at + 2, 2) {
+                0 => 0,
+                count => XATTR_HEADER_BYTES + (count - 1) * 4,
+            };
+            let rest = (at + INODE_BYTES - 1) % BLOCK + 1;
+            assert!(
+                rest + xattrs + size <= BLOCK,
+                "{at}: {rest} {xattrs} {size}"
+            );
+            let target = &image[at + INODE_BYTES + xattrs..][..size];
+            assert!(target.iter().all(|byte| *byte == b't'));
+        }
+        assert_eq!(links, 4064);
+    }
+
+    /// The longest targets still have a place.
+    #[test]
+    fn the_longest_links_have_a_place() {
+        let mut tree = Tree::default();
+        for number in 0..100 {
+            let kind = Kind::Symlink(vec![b't'; 4000 + number % 96].into());
+            let id = tree.add(Attributes::default(), kind).unwrap();
+            tree.link(ROOT, format!("{number}").as_bytes(), id);
+        }
+        Places::of(&tree, &tree.reachable()).unwrap();
+    }
+
+    /// The names of ACLs have nothing behind them.
+    #[test]
+    fn names_of_acls_are_whole() {
+        let acl = b"system.posix_acl_access";
+        assert_eq!(split_xattr(acl), Some((2, &b""[..])));
+        assert_eq!(split_xattr(b"system.posix_acl_accessX"), None);
+        assert_eq!(split_xattr(b"system.posix_acl_default2"), None);
+        assert_eq!(split_xattr(b"user.x"), Some((1, &b"x"[..])));
+    }
 }

@@ -175,23 +175,33 @@ impl Tree {
         }
     }
 
-    /// The directories that names lead to, each with its absolute path.
-    pub fn directories(&self) -> Vec<(NodeId, Vec<u8>)> {
-        let mut found = vec![(ROOT, Vec::new())];
-        let mut next = 0;
-        while let Some((id, path)) = found.get(next) {
-            let (id, path) = (*id, path.clone());
-            next += 1;
+    /// Visits the directories that names lead to, each with its absolute path, until one visit fails. All the paths at once
+    /// could take far more memory than the names.
+    ///
+    /// # Errors
+    ///
+    /// That of the visit.
+    pub fn visit_directories<E>(
+        &self,
+        mut visit: impl FnMut(NodeId, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut path: Vec<u8> = Vec::new();
+        // Each with its name, and the length of the path of the directory that it is in.
+        let mut left: Vec<(NodeId, &[u8], usize)> = vec![(ROOT, b"", 0)];
+        while let Some((id, name, above)) = left.pop() {
+            path.truncate(above);
+            if id != ROOT {
+                path.push(b'/');
+                path.extend(name);
+            }
+            visit(id, if id == ROOT { b"/" } else { &path })?;
             for (name, &child) in self.entries(id).into_iter().flatten() {
                 if self.entries(child).is_some() {
-                    found.push((child, [&path[..], b"/", name].concat()));
+                    left.push((child, name, path.len()));
                 }
             }
         }
-        if let Some((_, path)) = found.first_mut() {
-            path.push(b'/');
-        }
-        found
+        Ok(())
     }
 
     /// The number of nodes, those that no name leads to among them.

@@ -9,6 +9,10 @@ use crate::layer::header::Header;
 /// The longest name of an extended attribute: `XATTR_NAME_MAX` of the kernel.
 const MAX_XATTR_NAME: usize = 255;
 
+/// The most bytes that the names of a file's extended attributes take, each with a NUL byte at its end: `XATTR_LIST_MAX`
+/// of the kernel.
+const MAX_XATTR_NAMES: usize = 65_536;
+
 /// Mode, owner, time and extended attributes.
 pub fn attributes(header: &Header) -> Result<Attributes, String> {
     let owner = |what: &str, number: i64| match u32::try_from(number) {
@@ -18,11 +22,19 @@ pub fn attributes(header: &Header) -> Result<Attributes, String> {
     };
     let mut xattrs: Vec<Xattr> = Vec::new();
     for (name, value) in &header.xattrs {
-        if is_kept(name) {
-            check_xattr(name, value)?;
-            xattrs.push((name.clone(), value.clone()));
+        if !is_kept(name) {
+            continue;
+        }
+        match check_xattr(name, value) {
+            // containerd leaves these out.
+            Err(_) if name.starts_with(b"trusted.") => {}
+            checked => {
+                checked?;
+                xattrs.push((name.clone(), value.clone()));
+            }
         }
     }
+    check_names(&xattrs)?;
     let (seconds, nanoseconds) = bounded(header.seconds, header.nanoseconds);
     Ok(Attributes {
         mode: (header.mode & 0o7777) as u16,
@@ -32,6 +44,17 @@ pub fn attributes(header: &Header) -> Result<Attributes, String> {
         nanoseconds,
         xattrs: sorted(xattrs),
     })
+}
+
+/// Attributes with names that nobody could list: the kernel gives no longer list.
+fn check_names(xattrs: &[Xattr]) -> Result<(), String> {
+    let bytes: usize = xattrs.iter().map(|(name, _)| name.len() + 1).sum();
+    match bytes <= MAX_XATTR_NAMES {
+        true => Ok(()),
+        false => Err(format!(
+            "the names of its extended attributes take {bytes} bytes, and a file can have {MAX_XATTR_NAMES}"
+        )),
+    }
 }
 
 /// What the kernel would refuse to set.
@@ -89,6 +112,7 @@ pub fn fitting(mut attributes: Attributes, kind: &Kind) -> Result<Attributes, St
         };
         xattrs.extend(value.map(|value| (name, value)));
     }
+    check_names(&xattrs)?;
     Ok(Attributes {
         xattrs,
         ..attributes

@@ -10,6 +10,7 @@ mod acl;
 mod archive;
 mod attributes;
 mod header;
+mod memory;
 pub(crate) mod path;
 mod pax;
 mod place;
@@ -26,6 +27,10 @@ use thiserror::Error;
 use crate::erofs;
 
 pub use place::Layer;
+
+/// The longest notes about a layer, which have its directories without an entry and its links to lower layers: an ordinary
+/// one has a few, and a hundred thousand fit. The mounter looks at each of them.
+pub(crate) const MAX_NOTES_BYTES: usize = 4 << 20;
 
 /// Why a layer is refused.
 #[derive(Debug, Error)]

@@ -6,26 +6,18 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
-use crate::erofs::{
-    self, Attributes, Content, ContentWriter, Device, Kind, NodeId, ROOT, Tree, Xattr,
-};
+use crate::erofs::{self, Attributes, Content, ContentWriter, Device, Kind, NodeId, ROOT, Tree};
 use crate::layer::attributes::{fitting, sorted};
+use crate::layer::memory::{INODE_BYTES, Memory, NAME_BYTES, memory_of, memory_of_all};
 use crate::layer::path::{MAX_NAME, MAX_PATH, parts};
-use crate::layer::{Error, Summary};
+use crate::layer::{Error, MAX_NOTES_BYTES, Summary};
 
 /// How many inodes a layer has at most: five times those of a whole distribution with its documentation.
 pub const MAX_INODES: usize = 2_000_000;
 
-/// How much memory a layer may take for what is written last: inodes, names, targets of links, extended attributes, and the
-/// ends of contents. Most take 200 bytes an inode, and less than 10 MiB. It leaves the worker a third of its own for the rest.
-const MAX_MEMORY: usize = 448 << 20;
-
-/// What an inode and a name take, about, beside the text.
-const INODE_BYTES: usize = 160;
-const NAME_BYTES: usize = 48;
-
-/// How many parts of paths a layer's entries may lead through: twelve for each of the most entries, and a few seconds' worth.
-/// Without it, long paths through many links would take hours.
+/// How many parts of paths a layer's entries may lead through, those of links' targets among them, and attributes that are
+/// said anew: twelve for each of the most entries, and a few seconds' worth. Without it, long paths through many links would
+/// take hours.
 const MAX_STEPS: u64 = 50_000_000;
 
 /// How many symbolic links one path leads through at most, as containerd counts them.
@@ -57,11 +49,14 @@ pub struct Layer {
     /// The files in the place of links to lower layers, and what each links to.
     lower: BTreeMap<NodeId, Vec<u8>>,
     /// How much memory all of it takes.
-    memory: usize,
-    /// How many parts of paths were walked.
+    memory: Memory,
+    /// How many parts of paths there were to walk, and more that takes time.
     steps: Cell<u64>,
     pub(super) entries: usize,
 }
+
+/// Directories without an entry, and links to files of lower layers with those files.
+type Notes = (Vec<Vec<u8>>, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// A hard link whose target was not there yet.
 struct LateLink {
@@ -123,7 +118,7 @@ impl Layer {
             opaque: BTreeSet::new(),
             late: Vec::new(),
             lower: BTreeMap::new(),
-            memory: 0,
+            memory: Memory::default(),
             steps: Cell::new(0),
             entries: 0,
         }
@@ -244,6 +239,9 @@ impl Layer {
     /// Gives an inode that has attributes those of another entry for it.
     fn overwrite(&mut self, id: NodeId, attributes: Attributes) -> Result<(), String> {
         self.count(memory_of_all(&attributes.xattrs))?;
+        let before = self.tree.get(id).attributes.xattrs.len();
+        // All of them are sorted again.
+        self.step(1 + before + attributes.xattrs.len())?;
         let node = self.tree.get_mut(id);
         let mut xattrs = std::mem::take(&mut node.attributes.xattrs);
         // The kernel takes it away at each change of the owner.
@@ -348,7 +346,7 @@ impl Layer {
     /// layers is seen there anyway. umoci writes such entries where a file replaces a directory.
     fn directory(&mut self, path: &[u8]) -> Result<Option<NodeId>, String> {
         let parts = parts(path)?;
-        let mut way = Way::new(&parts);
+        let mut way = self.way(&parts)?;
         match self.follow(&mut way)? {
             Stop::Other(_) => Ok(None),
             Stop::End | Stop::Missing(_) => self.walk(&parts).map(Some),
@@ -357,7 +355,7 @@ impl Layer {
 
     /// The directory at a path, if there is one.
     fn find(&self, parts: &[&[u8]]) -> Result<Option<NodeId>, String> {
-        let mut way = Way::new(parts);
+        let mut way = self.way(parts)?;
         match self.follow(&mut way)? {
             Stop::End => Ok(Some(way.at)),
             Stop::Missing(_) | Stop::Other(_) => Ok(None),
@@ -366,7 +364,7 @@ impl Layer {
 
     /// The directory at a path. What is missing becomes a directory.
     fn walk(&mut self, parts: &[&[u8]]) -> Result<NodeId, String> {
-        let mut way = Way::new(parts);
+        let mut way = self.way(parts)?;
         loop {
             match self.follow(&mut way)? {
                 Stop::End => return Ok(way.at),
@@ -388,15 +386,26 @@ impl Layer {
         }
     }
 
+    /// A way from the root.
+    fn way(&self, parts: &[&[u8]]) -> Result<Way, String> {
+        self.step(parts.len())?;
+        Ok(Way::new(parts))
+    }
+
+    /// Counts what takes time.
+    fn step(&self, steps: usize) -> Result<(), String> {
+        self.steps.set(self.steps.get() + steps as u64);
+        match self.steps.get() <= MAX_STEPS {
+            true => Ok(()),
+            false => Err(format!(
+                "the paths of the layer have more than {MAX_STEPS} parts"
+            )),
+        }
+    }
+
     /// Goes on along a way, as far as there are directories. Symbolic links of this layer are followed within it.
     fn follow(&self, way: &mut Way) -> Result<Stop, String> {
         while let Some(part) = way.rest.pop() {
-            self.steps.set(self.steps.get() + 1);
-            if self.steps.get() > MAX_STEPS {
-                return Err(format!(
-                    "the paths of the layer have more than {MAX_STEPS} parts"
-                ));
-            }
             let Kind::Directory { entries, parent } = &self.tree.get(way.at).kind else {
                 return Err("it is below something that is no directory".to_owned());
             };
@@ -418,6 +427,8 @@ impl Layer {
                     if target.starts_with(b"/") {
                         way.at = ROOT;
                     }
+                    // Before they are copied: a walk that ends early would not come to them.
+                    self.step(target.split(|byte| *byte == b'/').count())?;
                     let names = target.rsplit(|byte| *byte == b'/');
                     let names = names.filter(|name| !matches!(*name, b"" | b"."));
                     for name in names {
@@ -460,14 +471,7 @@ impl Layer {
 
     /// Counts the memory that something takes.
     fn count(&mut self, bytes: usize) -> Result<(), String> {
-        self.memory = self.memory.saturating_add(bytes);
-        match self.memory <= MAX_MEMORY {
-            true => Ok(()),
-            false => Err(format!(
-                "the names, attributes and ends of files up to here take more than {} MiB",
-                MAX_MEMORY >> 20
-            )),
-        }
+        self.memory.take(bytes)
     }
 
     fn bound(&self) -> Result<(), String> {
@@ -478,24 +482,47 @@ impl Layer {
         }
     }
 
-    /// The links to files of lower layers, in the order of their entries: absolute paths.
-    fn lower_links(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mut links = Vec::new();
-        if self.lower.is_empty() {
-            return Vec::new();
-        }
-        for (directory, path) in self.tree.directories() {
-            for (name, id) in self.tree.entries(directory).into_iter().flatten() {
-                if let Some(target) = self.lower.get(id) {
-                    let path = path.strip_suffix(b"/").unwrap_or(&path);
-                    let path = [path, b"/", name].concat();
-                    links.push((*id, path, target.clone()));
-                }
+    /// The directories without an entry, sorted, and the links to files of lower layers, in the order of their entries: absolute
+    /// paths.
+    fn notes(&self) -> Result<Notes, Error> {
+        let (mut implied, mut links) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        let mut count = |more: usize| {
+            bytes += more;
+            match bytes <= MAX_NOTES_BYTES {
+                true => Ok(()),
+                false => Err(Error::Limit {
+                    what: "bytes of paths of directories without an entry, and of links to files of lower layers",
+                    most: MAX_NOTES_BYTES,
+                }),
             }
-        }
+        };
+        self.tree
+            .visit_directories(|directory, path| -> Result<(), Error> {
+                if self.implied.contains(&directory) {
+                    count(path.len() + 1)?;
+                    implied.push(path.to_vec());
+                }
+                if self.lower.is_empty() {
+                    return Ok(());
+                }
+                for (name, id) in self.tree.entries(directory).into_iter().flatten() {
+                    if let Some(target) = self.lower.get(id) {
+                        let path = path.strip_suffix(b"/").unwrap_or(path);
+                        count(path.len() + name.len() + target.len() + 4)?;
+                        let path = [path, b"/", name].concat();
+                        links.push((*id, path, target.clone()));
+                    }
+                }
+                Ok(())
+            })?;
+        implied.sort();
         links.sort();
         let links = links.into_iter();
-        links.map(|(_, path, target)| (path, target)).collect()
+        Ok((
+            implied,
+            links.map(|(_, path, target)| (path, target)).collect(),
+        ))
     }
 
     /// Writes the file system.
@@ -522,13 +549,7 @@ impl Layer {
             xattrs.push((OPAQUE.into(), b"y"[..].into()));
             xattrs.sort();
         }
-        let mut implied = Vec::new();
-        if !self.implied.is_empty() {
-            let directories = self.tree.directories().into_iter();
-            let these = directories.filter(|(id, _)| self.implied.contains(id));
-            implied.extend(these.map(|(_, path)| path));
-        }
-        let links = self.lower_links();
+        let (implied, links) = self.notes()?;
         let hides_all = self.opaque.contains(&ROOT);
         let bytes = erofs::finish(&self.tree, self.contents, uuid)?;
         Ok(Summary {
@@ -539,22 +560,6 @@ impl Layer {
             hides_all,
         })
     }
-}
-
-/// How much memory an inode with a name takes.
-fn memory_of(kind: &Kind) -> usize {
-    let more = match kind {
-        Kind::File(Content::Plain { tail, .. }) => tail.len(),
-        Kind::File(Content::Compressed { clusters, .. }) => size_of_val(&**clusters),
-        Kind::Symlink(target) => target.len(),
-        _ => 0,
-    };
-    INODE_BYTES + NAME_BYTES + more
-}
-
-fn memory_of_all(xattrs: &[Xattr]) -> usize {
-    let lengths = xattrs.iter().map(|(name, value)| name.len() + value.len());
-    lengths.map(|length| NAME_BYTES + length).sum()
 }
 
 fn too_many() -> String {

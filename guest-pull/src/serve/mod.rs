@@ -221,8 +221,12 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     until.check().map_err(late)?;
     let measured = measure(&image.agent_socket, &call.image, &pulled.manifest)?;
     until.check().map_err(late)?;
-    let mounted =
-        mount::mount_stored(&store, &pulled.layers, &call.bundle, By::File).map_err(|error| {
+    let go_on = || until.check().map_err(std::io::Error::other);
+    let mounted = mount::mount_stored(&store, &pulled.layers, &call.bundle, By::File, &go_on)
+        .map_err(|error| {
+            if let Err(failure) = until.check() {
+                return late(failure);
+            }
             let kind = error.io().map_or(Kind::Other, Kind::of_io);
             let advice = advice(kind, &image, None, &store);
             Failure::new(kind, format!("it can't be mounted: {error}{advice}"))

@@ -93,7 +93,14 @@ fn directories_without_entries() -> Layers {
             .owner(5, 6)
             .pax(&[("SCHILY.xattr.user.note", b"kept")]),
     ];
+    let lower = [
+        lower,
+        vec![Entry::directory("implied/opaque/").mode(0o700).owner(7, 8)],
+    ]
+    .concat();
     let upper = vec![
+        Entry::new(FILE, "implied/opaque/.wh..wh..opq"),
+        Entry::file("implied/opaque/file", "x"),
         Entry::file("implied/lower/file", "x"),
         Entry::file("implied/new/file", "x"),
     ];
@@ -103,8 +110,8 @@ fn directories_without_entries() -> Layers {
 /// A directory that only its files tell of has mode, owner and attributes of the lower layer's; 0755 where there is none.
 #[test]
 fn directories_without_entries_are_as_the_lower_layers_have_them() {
-    let expected = ["lower", "lower/file", "new", "new/file"];
-    assert_as_containerd("implied", &expected, &["", "/lower", "/new"]);
+    let expected = ["lower", "lower/file", "new", "new/file", "opaque/file"];
+    assert_as_containerd("implied", &expected, &["", "/lower", "/new", "/opaque"]);
 }
 
 fn replaced() -> Layers {
@@ -356,6 +363,7 @@ fn posix_acls_are_kept() {
 
 fn attributes() -> Layers {
     let note = ("SCHILY.xattr.user.note", &b"a\0value\n of bytes"[..]);
+    let long_trusted = &*format!("SCHILY.xattr.trusted.{}", "x".repeat(248));
     let upper = vec![
         Entry::directory("attributes/").pax(&[note]),
         Entry::file("attributes/file", "x").pax(&[
@@ -363,6 +371,9 @@ fn attributes() -> Layers {
             ("SCHILY.xattr.security.other", b"x"),
             ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
             ("SCHILY.xattr.user.empty", b""),
+            // Names that no attribute can have, of a class that containerd leaves out.
+            ("SCHILY.xattr.trusted.", b"x"),
+            (long_trusted, b"x"),
             // Of those that come twice, the last counts.
             ("SCHILY.xattr.user.twice", b"first"),
             ("SCHILY.xattr.user.twice", b"second"),

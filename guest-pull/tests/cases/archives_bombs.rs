@@ -134,7 +134,14 @@ fn attributes_without_end() {
         .map(|name| (name.as_str(), &value[..]))
         .collect();
     let entry = Entry::file("file", "").pax(&records).bytes();
-    let expected = "the names, attributes and ends of files up to here take more than 448 MiB";
+    // In a process of its own, since all layers of a process share the memory.
+    if std::env::var_os("BOMB").is_none() {
+        let mut this = Command::new(std::env::current_exe().unwrap());
+        this.args(["--exact", "archives_bombs::attributes_without_end"]);
+        run(this.env("BOMB", "1"));
+        return;
+    }
+    let expected = "and of layers that are made meanwhile, take more than 448 MiB";
     assert_refused(endless(|_| entry.clone()), expected);
 }
 
@@ -190,6 +197,74 @@ fn walks_without_end() {
     assert_refused(
         walks,
         "the paths of the layer have more than 50000000 parts",
+    );
+}
+
+/// Targets that are long, and are left at their first part, take time too.
+#[test]
+fn walks_that_end_early() {
+    let target = "x/".repeat(2000);
+    let link = Entry::new(SYMLINK, "l").pax(&[("linkpath", target.as_bytes())]);
+    let head = open_archive(&[link, Entry::file("x", "")]);
+    let more = Entry::file("l/.wh.gone", "").bytes();
+    let walks = endless(|number| {
+        if number == 0 {
+            head.clone()
+        } else {
+            more.clone()
+        }
+    });
+    assert_refused(
+        walks,
+        "the paths of the layer have more than 50000000 parts",
+    );
+}
+
+/// Each entry of a directory has all its attributes sorted again.
+#[test]
+fn attributes_again_and_again() {
+    let names: Vec<_> = (0..4000)
+        .map(|number| format!("SCHILY.xattr.user.{number}"))
+        .collect();
+    let records: Vec<_> = names.iter().map(|name| (&**name, &b""[..])).collect();
+    let head = open_archive(&[Entry::directory("d/").pax(&records)]);
+    let again = Entry::directory("d/").bytes();
+    let entries = endless(|number| {
+        if number == 0 {
+            head.clone()
+        } else {
+            again.clone()
+        }
+    });
+    assert_refused(entries, "more than 50000000 parts");
+}
+
+/// More names of attributes than the kernel lists.
+#[test]
+fn names_of_attributes_without_end() {
+    let names: Vec<_> = (0..6000)
+        .map(|number| format!("SCHILY.xattr.user.{number:05}"))
+        .collect();
+    let records: Vec<_> = names.iter().map(|name| (&**name, &b""[..])).collect();
+    let archive = archive(&[Entry::file("file", "").pax(&records)]);
+    assert_refused(
+        &archive[..],
+        "the names of its extended attributes take 66000 bytes, and a file can have 65536",
+    );
+}
+
+/// Directories without an entry, whose paths together are far longer than their names.
+#[test]
+fn paths_of_directories_without_end() {
+    let deep = "d/".repeat(1900);
+    let mut all = Vec::new();
+    for number in 0..2000 {
+        let path = format!("{deep}{number}/file");
+        all.push(Entry::file("cut", "").pax(&[("path", path.as_bytes())]));
+    }
+    assert_refused(
+        &archive(&all)[..],
+        "more than 4194304 bytes of paths of directories without an entry",
     );
 }
 

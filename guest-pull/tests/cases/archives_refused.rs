@@ -298,6 +298,23 @@ fn hard_links_to_nothing() {
     );
 }
 
+/// A hard link to a file of a lower layer through a symbolic link of a lower layer: the error says so.
+#[test]
+fn hard_links_through_links_of_lower_layers() {
+    if !is_root() {
+        return;
+    }
+    let lower = archive(&[
+        Entry::file("real/file", "x"),
+        Entry::link(SYMLINK, "way", "real"),
+    ]);
+    let upper = archive(&[Entry::link(LINK, "link", "way/file")]);
+    let (ours, _) = refusals(&Containerd::start(), "way", &[lower, upper]);
+    let ours = ours.unwrap();
+    let expected = "a hard link to /way/file: it leads through a symbolic link of a lower layer";
+    assert!(ours.contains(expected), "{ours}");
+}
+
 /// Types that the format doesn't have or containerd doesn't know, sockets as some programs write them among them.
 #[test]
 fn sockets_and_unknown_types() {

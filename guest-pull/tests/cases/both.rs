@@ -103,6 +103,10 @@ impl Pulled {
     /// into that directory while it extracts: there it is 0. Nor is the root's, even with an entry.
     pub fn difference(&self) -> Option<(How, String)> {
         let (ours, theirs) = match (&self.ours, &self.theirs) {
+            // The layer was read to its end there, and is not what its digest says: nothing was compared.
+            (Err(error), Err(theirs)) if theirs.contains("wrong diff id") => {
+                return Some((How::WeRefuse, format!("{error}; containerd: {theirs}")));
+            }
             (Err(_), Err(_)) => return None,
             (Err(error), Ok(_)) => return Some((How::WeRefuse, error.clone())),
             (Ok(_), Err(error)) => return Some((How::TheyRefuse, error.clone())),

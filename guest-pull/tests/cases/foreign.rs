@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use guest_pull::compression::decompressed;
 use guest_pull::digest::Digest;
 
 use crate::both::{Both, How};
@@ -116,6 +116,16 @@ fn archives() -> Option<Vec<(String, Vec<u8>)>> {
     Some(archives)
 }
 
+/// What a tool makes of a blob. If the blob is broken, no digest is right.
+fn decompressed(tool: &str, blob: &[u8]) -> Vec<u8> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(blob).unwrap();
+    let mut command = Command::new(tool);
+    command.arg("-dcq").stderr(Stdio::null());
+    let input = fs::File::open(file.path()).unwrap();
+    command.stdin(input).output().expect(tool).stdout
+}
+
 /// The image of one archive. `seen` has those of the images before: the same one again comes with a layer below it, since
 /// containerd would not extract it once more, and then nothing would be compared of how it is compressed.
 fn image(repository: &mut Repository, blob: Vec<u8>, seen: &mut BTreeSet<String>) -> Image {
@@ -124,9 +134,15 @@ fn image(repository: &mut Repository, blob: Vec<u8>, seen: &mut BTreeSet<String>
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "+zstd",
         _ => "",
     };
-    let mut archive = Vec::new();
-    // If it is broken, no digest is right.
-    let _ = decompressed(&blob[..]).and_then(|mut blob| blob.read_to_end(&mut archive));
+    // Not by this program's own decoders, whose failures would make the digest wrong for containerd too.
+    let archive = match blob[..] {
+        [0x1f, 0x8b, ..] => decompressed("gzip", &blob),
+        // Or with a frame before it that is skipped, as pzstd writes.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            decompressed("zstd", &blob)
+        }
+        _ => blob.clone(),
+    };
     let diff_id = Digest::of(&archive).to_string();
     let mut layers = Vec::new();
     if !seen.insert(diff_id.clone()) {
