@@ -103,7 +103,7 @@ SECCOMP := target/seccomp
 SYSTEM_CALLS := target/system-calls
 # Programs that the tests call and that a small machine may lack: strace, systemd's tools that read units, and what reads
 # images and EROFS.
-TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs umoci containerd ctr tinyproxy
+TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs umoci containerd ctr tinyproxy zstd
 # These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
 # makes calls fail that are on no list.
 NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images everything:: try_it faults
@@ -291,7 +291,7 @@ $(SECCOMP)/fetched:
 $(TOOLS)/fetched:
 	tests/fetch-debs $(CURDIR)/$(TOOLS) strace libunwind8 systemd libsystemd-shared libkmod2 \
 		libapparmor1 libip4tc2 libseccomp2 libcap2 erofs-utils umoci liblz4-1 libselinux1 libpcre2-8-0 \
-		containerd tinyproxy-bin
+		containerd tinyproxy-bin zstd
 	mkdir $(TOOLS)/run
 	for tool in $(TOOL_NAMES); do \
 		program=$$(ls $(CURDIR)/$(TOOLS)/bin/$$tool $(CURDIR)/$(TOOLS)/usr/bin/$$tool 2>/dev/null); \
