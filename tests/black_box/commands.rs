@@ -275,8 +275,8 @@ error: large.json: entry \"a/b/c\": 4194304 \
          it is refused [too-large]
   fix: make the resource smaller
 note: no credential \
-         (default/credential/test): kata-agents before 3.8 pull anonymously, later ones that ask for one pull \
-         no image [credential-missing]
+         (default/credential/test): guest-pull and kata-agents before 3.8 pull anonymously, those of 3.8 to 3.17 that ask \
+         for one pull no image [credential-missing]
   fix: write one with \
          `offline-fs-kbc pack --credential auth.json`
 1 error, 0 warnings

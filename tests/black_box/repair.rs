@@ -105,8 +105,8 @@ fn repair_can_be_switched_off() {
     let daemon = root.start();
     assert_eq!(served(&root).unwrap(), text);
     daemon.wait_for_log(
-        "got a credential that it rejects as a whole (--repair-credential is off): it pulls anonymously, and private \
-         images fail with \"Not authorized\"",
+        "got a credential that it rejects as a whole (--repair-credential is off): a kata-agent of 2023 then pulls \
+         anonymously, and private images fail with \"Not authorized\"",
     );
     let log = daemon.log();
     assert!(
@@ -160,7 +160,7 @@ fn what_clients_hide_is_logged() {
     let normal = line("got NOT_FOUND");
     assert!(normal.contains(" INFO pid "), "{normal}");
     assert!(
-        normal.ends_with("it pulls anonymously, which is enough for public images"),
+        normal.ends_with("then pulls anonymously, which is enough for public images"),
         "{normal}"
     );
     root.write_resources("{\"Cred");
