@@ -258,6 +258,7 @@ fn fetch_watched(
 ) -> Result<Stored, Failure> {
     // Before anything is fetched that nobody could decrypt.
     let decryptor = encryption::decryptor(layer, means.ask)?;
+    let is_encrypted = decryptor.is_some();
     let blob = means
         .client
         .blob(&layer.digest, layer.size, watch.stop)
@@ -273,12 +274,20 @@ fn fetch_watched(
         .map_err(|error| other(error.to_string()))?;
     let (blob, converted) = thread::scope(|scope| {
         let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
-        let converted = match decryptor {
-            // The rest of the blob is not waited for.
-            None => {
-                Ok(convert(&mut blob, layer, file, diff_id).inspect_err(|_| (watch.give_up)())?)
+        // The rest of a blob is not waited for, unless it tells whether the layer is authentic.
+        let give_up = |failure: &Failure| {
+            if !is_encrypted || failure.kind == Kind::NoRoom {
+                (watch.give_up)();
             }
-            Some(decryptor) => convert_encrypted(&mut blob, decryptor, layer, file, diff_id)?,
+        };
+        let converted = match decryptor {
+            None => {
+                let converted = convert(&mut blob, layer, file, diff_id, &give_up);
+                Ok(converted.inspect_err(&give_up)?)
+            }
+            Some(decryptor) => {
+                convert_encrypted(&mut blob, decryptor, layer, file, diff_id, &give_up)?
+            }
         };
         // What follows the archive in the blob belongs to the blob's digest.
         io::copy(&mut blob, &mut io::sink())
@@ -315,12 +324,14 @@ fn fetch_watched(
     Ok(stored)
 }
 
-/// Makes a file system of the archive in a blob, and the digest of the archive.
+/// Makes a file system of the archive in a blob, and the digest of the archive. If that fails, `failed` is told before the
+/// threads are waited for that read the blob.
 fn convert(
     blob: &mut Pipe,
     layer: &Descriptor,
     file: File,
     diff_id: &Digest,
+    failed: &dyn Fn(&Failure),
 ) -> Result<(layer::Summary, Digest), Failure> {
     thread::scope(|scope| {
         let archive = decompressed(blob).map_err(|error| other(format!("its blob: {error}")))?;
@@ -328,11 +339,13 @@ fn convert(
         let (archive, decompressing) = Pipe::start(scope, archive);
         let (mut archive, hashing) = archive.digested(scope);
         let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
+        let summary = summary.map_err(|error| of_layer(&error));
+        let summary = summary.inspect_err(failed);
         // The threads end when nobody reads any more.
         drop(archive);
         decompressing.join().map_err(panicked)?;
         let digest = hashing.join().map_err(panicked)?;
-        Ok((summary.map_err(|error| of_layer(&error))?, digest))
+        Ok((summary?, digest))
     })
 }
 
@@ -344,10 +357,11 @@ fn convert_encrypted(
     layer: &Descriptor,
     file: File,
     diff_id: &Digest,
+    failed: &dyn Fn(&Failure),
 ) -> Result<Result<(layer::Summary, Digest), Failure>, Failure> {
     thread::scope(|scope| {
         let (mut plain, decrypting) = Pipe::start(scope, decryptor.decrypt(blob));
-        let converted = match convert(&mut plain, layer, file, diff_id) {
+        let converted = match convert(&mut plain, layer, file, diff_id, failed) {
             Err(failure) if failure.kind == Kind::NoRoom => return Err(failure),
             converted => converted,
         };

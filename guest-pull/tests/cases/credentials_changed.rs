@@ -222,3 +222,23 @@ fn a_login_that_changes_during_a_pull_is_asked_for_anew() {
         "{log}"
     );
 }
+
+/// A password that was let in and is refused then is not sent again for the same thing: some registries lock accounts.
+#[test]
+fn a_refused_password_is_sent_once() {
+    let (repository, _) = image(1);
+    let server = StandIn::start(move |asked: &Asked| {
+        let is_let_in = asked.authorization.is_some() && !asked.path.contains("/blobs/");
+        match is_let_in {
+            true => repository.answer(&asked.path),
+            false => Answer::new(401, "{}").with("WWW-Authenticate", "Basic realm=\"r\""),
+        }
+    });
+    let here = Here::new(&json!({server.address.clone(): auth("robot", "hunter2")}));
+    let (said, code) = here.pull(&server);
+    assert_ne!(code, 0, "{said}");
+    let asked = server.asked();
+    let of_blobs = asked.iter().filter(|asked| asked.path.contains("/blobs/"));
+    let with_login = of_blobs.filter(|asked| asked.authorization.is_some());
+    assert_eq!(with_login.count(), 1, "{said}");
+}
