@@ -16,9 +16,9 @@ use offline_fs_kbc::proto::keyprovider::{
 use serde_json::{Value, json};
 use ttrpc::Code;
 
-use crate::support::both::{Both, Mounted, program_layer};
+use crate::support::both::{Both, Mounted, program_layer, registry_with};
 use crate::support::daemon::{Daemon, Root, command, one, output, output_within, program, run};
-use crate::support::registry::{MOTD, Registry, tar};
+use crate::support::registry::{MOTD, tar};
 use crate::support::skopeo;
 use crate::support::wire::call;
 
@@ -197,16 +197,8 @@ fn an_image_that_skopeo_encrypted_is_pulled_and_runs() {
         assert!(std::env::var_os("CI").is_none(), "this test needs root");
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let registry = Registry::start();
     let layers = vec![tar("etc/motd", MOTD.as_bytes()), program_layer("/bin/cat")];
-    let pushed = runtime.block_on(registry.push_layers(layers));
-    let before = registry.host.clone();
-    let registry = registry.with_tls();
-    let plain = pushed.replace(&before, &registry.host);
+    let (registry, plain) = registry_with(layers);
     for (format, for_another) in [("gzip", false), ("zstd", true)] {
         let root = Root::new();
         keygen("kbs:///default/key/k1", &keys_file(&root));

@@ -19,7 +19,7 @@ use ttrpc::Code;
 use crate::agent::{Agent, Event, agent};
 use crate::encrypted_images::{keygen, keys_file, provider};
 use crate::proxy::{Options, Proxy};
-use crate::support::both::{Both, Mounted, configure, program_layer};
+use crate::support::both::{Both, Mounted, configure, program_layer, registry_with};
 use crate::support::daemon::{Root, output};
 use crate::support::registry::{MOTD, Registry, USER, tar};
 use crate::support::skopeo;
@@ -108,16 +108,8 @@ fn policy(requirement: &Value) -> String {
 
 /// Has skopeo encrypt an image for each tag, and sign it or not. Gives the registry, and the keys and the login for it.
 fn publish(root: &Root, tags: &[Tag]) -> (Registry, BTreeMap<&'static str, Vec<u8>>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let registry = Registry::start();
     let layers = vec![tar("etc/motd", MOTD.as_bytes()), program_layer("/bin/cat")];
-    let pushed = runtime.block_on(registry.push_layers(layers));
-    let before = registry.host.clone();
-    let registry = registry.with_tls();
-    let plain = pushed.replace(&before, &registry.host);
+    let (registry, plain) = registry_with(layers);
 
     keygen("kbs:///default/key/k1", &keys_file(root));
     let keys: Value = serde_json::from_slice(&fs::read(keys_file(root)).unwrap()).unwrap();

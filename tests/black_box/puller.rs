@@ -9,10 +9,10 @@ use std::process::Command;
 use nix::unistd::geteuid;
 use ttrpc::Code;
 
-use crate::support::both::{Both, Mounted, program_layer};
+use crate::support::both::{Both, Mounted, program_layer, registry_with};
 use crate::support::daemon::{self, Daemon, Root, one};
 use crate::support::puller::RECORDED_PULL;
-use crate::support::registry::{MOTD, Registry, tar};
+use crate::support::registry::{MOTD, tar};
 use crate::support::wait_for;
 use crate::support::wire::Wire;
 
@@ -71,16 +71,8 @@ fn the_program_beside_the_daemon_is_started() {
 /// its removal leaves nothing mounted. The second pull fetches no layer.
 #[test]
 fn an_image_is_pulled_and_runs() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let registry = Registry::start();
     let layers = vec![tar("etc/motd", MOTD.as_bytes()), program_layer("/bin/cat")];
-    let pushed = runtime.block_on(registry.push_layers(layers));
-    let before = registry.host.clone();
-    let registry = registry.with_tls();
-    let image = pushed.replace(&before, &registry.host);
+    let (registry, image) = registry_with(layers);
     let root = Root::with(&one("Credential", registry.auth_json()));
     let both = Both::start(&root, &registry);
     if !geteuid().is_root() {

@@ -109,6 +109,20 @@ pub fn configure(root: &Root, more: &str) -> PathBuf {
     config
 }
 
+/// A private registry with TLS, and the name of the image of these layers there.
+pub fn registry_with(layers: Vec<Vec<u8>>) -> (Registry, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let registry = Registry::start();
+    let pushed = runtime.block_on(registry.push_layers(layers));
+    let before = registry.host.clone();
+    let registry = registry.with_tls();
+    let image = pushed.replace(&before, &registry.host);
+    (registry, image)
+}
+
 /// A mounted root file system, which is unmounted as kata-agent does it, at the latest when the value is dropped.
 pub struct Mounted(pub PathBuf);
 
