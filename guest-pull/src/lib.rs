@@ -2,6 +2,7 @@
 
 //! Pulls container images into compressed read-only layers, and mounts them.
 
+pub mod claim;
 pub mod compression;
 pub mod config;
 pub mod credential;
@@ -13,7 +14,6 @@ pub mod failure;
 pub mod layer;
 mod links;
 pub mod lookup;
-mod loop_device;
 pub mod measure;
 pub mod mount;
 pub mod pipe;
@@ -27,6 +27,7 @@ pub mod resource;
 pub mod serve;
 mod spelling;
 pub mod store;
+mod sys;
 pub mod until;
 pub mod worker;
 pub mod writable;

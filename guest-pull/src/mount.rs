@@ -2,14 +2,14 @@
 
 //! Stacks the layers of an image, and mounts them where kata-agent looks.
 //!
-//! Nothing here reads what came from outside: layers are files of the store, named by digests.
+//! Nothing here reads what came from outside: layers are open files of the store.
 //!
 //! The layers are mounted in a mount namespace of their own, which ends with the thread that made it. Only the overlay is
 //! moved out of it. It holds the layers, so that all of them go when it goes, and there is nothing to clean up.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,10 +21,10 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use thiserror::Error;
 
 use crate::digest::Digest;
-use crate::directories::Check;
+pub use crate::directories::Check;
 use crate::links;
-use crate::loop_device;
-use crate::store::{self, Store, Stored};
+use crate::store::{Held, Store};
+use crate::sys;
 use crate::writable::{self, Writable};
 
 /// Why an image can't be mounted.
@@ -57,12 +57,6 @@ pub enum Error {
     /// Something is mounted there.
     #[error("{} has a mount already; unmount it, or take another bundle", .0.display())]
     Mounted(PathBuf),
-    /// A layer is not in the store.
-    #[error("the layer {0} is not stored")]
-    NotStored(Digest),
-    /// The store can't be read.
-    #[error("the store of layers: {0}")]
-    Store(#[from] store::Error),
     /// There is no place for the writable layer.
     #[error("the writable layer: {0}")]
     Writable(#[from] writable::Error),
@@ -87,7 +81,6 @@ impl Error {
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Step { error, .. } => Some(error),
-            Self::Store(error) => Some(error.io()),
             Self::Writable(error) => Some(&error.error),
             _ => None,
         }
@@ -148,26 +141,6 @@ impl Drop for Made {
     }
 }
 
-/// Mounts layers of the store, which are named by their digests: [`mount`].
-///
-/// # Errors
-///
-/// As there, and if a layer is not stored.
-pub fn mount_stored(
-    store: &Store,
-    ids: &[Digest],
-    bundle: &Path,
-    by: By,
-    check: Check<'_>,
-) -> Result<Mounted, Error> {
-    let stored = |id: &Digest| {
-        let stored = store.stored(id)?.ok_or(Error::NotStored(*id))?;
-        Ok((*id, stored))
-    };
-    let layers: Result<Vec<_>, Error> = ids.iter().map(stored).collect();
-    mount(store, &layers?, bundle, by, check)
-}
-
 /// Mounts the layers, the lowest first, at `rootfs` in the directory `bundle`, with a writable layer in the bundle or in
 /// the store: [`writable`]. Nothing else is mounted in the bundle. Ends early if `check` fails, which is asked now and then.
 ///
@@ -176,7 +149,7 @@ pub fn mount_stored(
 /// If the kernel or the file system refuses. Nothing is mounted then, and nothing is left in the bundle.
 pub fn mount(
     store: &Store,
-    layers: &[(Digest, Stored)],
+    layers: &[(Digest, &Held)],
     bundle: &Path,
     by: By,
     check: Check<'_>,
@@ -201,11 +174,9 @@ pub fn mount(
     let here = store
         .mounts()
         .map_err(step("the store's directory for mounts"))?;
-    let files: Vec<_> = layers.iter().map(|(id, _)| store.path(id)).collect();
-    let stored: Vec<_> = layers.iter().map(|(_, stored)| stored).collect();
     // A thread can leave a mount namespace alone; the process's other threads stay where they are.
     let result = thread::scope(|scope| {
-        let apart = scope.spawn(|| mount_apart(&files, &stored, &places, &here, by, check));
+        let apart = scope.spawn(|| mount_apart(layers, &places, &here, by, check));
         apart.join()
     });
     result.unwrap_or_else(|_| {
@@ -241,8 +212,7 @@ fn make_root(bundle: &Path, root: &Path) -> Result<Made, Error> {
 }
 
 fn mount_apart(
-    files: &[PathBuf],
-    stored: &[&Stored],
+    layers: &[(Digest, &Held)],
     places: &Places,
     here: &Path,
     by: By,
@@ -267,19 +237,20 @@ fn mount_apart(
     // Names relative to it are short, so that the options of hundreds of layers fit a page.
     std::env::set_current_dir(here).map_err(step(here.display().to_string()))?;
     // Kept until the overlay is mounted: a loop device goes when nobody holds it.
-    let mut held = Vec::new();
-    for (at, file) in files.iter().enumerate() {
+    let mut devices = Vec::new();
+    for (at, (id, layer)) in layers.iter().enumerate() {
         check().map_err(step("mounting"))?;
         let directory = PathBuf::from(at.to_string());
         fs::create_dir(&directory).map_err(step("a directory for a layer"))?;
-        held.extend(mount_layer(file, &directory, by)?);
+        devices.extend(mount_layer(id, &layer.file, &directory, by)?);
     }
+    let stored: Vec<_> = layers.iter().map(|(_, layer)| &layer.stored).collect();
     // What is below a layer that hides everything would not be seen.
     let lowest = stored
         .iter()
         .rposition(|stored| stored.hides_all)
         .unwrap_or(0);
-    let mut lower: Vec<_> = (lowest..files.len())
+    let mut lower: Vec<_> = (lowest..layers.len())
         .rev()
         .map(|at| at.to_string())
         .collect();
@@ -287,7 +258,7 @@ fn mount_apart(
         fs::create_dir("empty").map_err(step("a directory for no layers"))?;
         lower.push("empty".to_owned());
     }
-    links::prepare(&places.upper, stored, lowest, check)
+    links::prepare(&places.upper, &stored, lowest, check)
         .map_err(step("what the writable layer has at first"))?;
     fs::create_dir("root").map_err(step("a directory for the overlay"))?;
     let options = format!(
@@ -326,7 +297,7 @@ fn mount_apart(
 
 /// Mounts one layer, from its file where the kernel can (Linux 6.12), else from a loop device; gives what must be held
 /// until it is in use.
-fn mount_layer(file: &Path, directory: &Path, by: By) -> Result<Option<File>, Error> {
+fn mount_layer(id: &Digest, file: &File, directory: &Path, by: By) -> Result<Option<File>, Error> {
     let mount_from = |source: &Path| {
         mount_at(
             Some(source),
@@ -336,17 +307,21 @@ fn mount_layer(file: &Path, directory: &Path, by: By) -> Result<Option<File>, Er
             None::<&str>,
         )
     };
-    let failed = |error: nix::Error| step(format!("the layer {}", file.display()))(error.into());
+    let failed = |error: nix::Error| step(format!("the layer {id}"))(error.into());
     let mounted = match by {
-        By::File => mount_from(file),
+        // By its descriptor, so that it is the file that was checked.
+        By::File => mount_from(&PathBuf::from(format!(
+            "/proc/self/fd/{}",
+            file.as_raw_fd()
+        ))),
         By::LoopDevice => Err(nix::Error::ENOTBLK),
     };
     match mounted {
         Ok(()) => Ok(None),
         Err(nix::Error::ENODEV) => Err(Error::NoErofs),
         Err(nix::Error::ENOTBLK) => {
-            let (device, path) = loop_device::attach(file)
-                .map_err(step(format!("a loop device for {}", file.display())))?;
+            let (device, path) =
+                sys::attach(file).map_err(step(format!("a loop device for the layer {id}")))?;
             mount_from(&path).map_err(failed)?;
             Ok(Some(device))
         }

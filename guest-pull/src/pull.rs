@@ -12,6 +12,7 @@ use std::thread;
 use common::text::Escaped;
 use thiserror::Error;
 
+use crate::claim::{Claim, Making, claim};
 use crate::compression::{self, decompressed};
 use crate::digest::{Digest, Digesting};
 use crate::encryption::{self, Decryptor};
@@ -21,11 +22,10 @@ use crate::layer;
 use crate::lookup::{self, configuration, of_registry, warn_of_platform};
 use crate::pipe::Pipe;
 use crate::policy::{self, Rules};
-use crate::question::{Answer, Question};
+use crate::question::Ask;
 use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
-use crate::store::{self, Claim, Making, Store, Stored};
 
 pub use crate::lookup::{Found, find};
 
@@ -61,9 +61,6 @@ pub enum Error {
         /// What is wrong.
         failure: Failure,
     },
-    /// The store can't be used.
-    #[error("the store of layers: {0}")]
-    Store(#[from] store::Error),
 }
 
 impl Error {
@@ -74,7 +71,6 @@ impl Error {
             Self::Policy(policy::Error::Registry(error)) => of_registry(error),
             Self::Policy(policy::Error::Refused(_)) => Kind::Configuration,
             Self::Layer { failure, .. } => failure.kind,
-            Self::Store(error) => Kind::of_io(error.io()),
         }
     }
 }
@@ -105,8 +101,8 @@ pub enum Event {
 pub struct Pulled {
     /// The digest of the image's manifest.
     pub manifest: Digest,
-    /// The layers, the lowest first: the digest of the archive, and what is known of it.
-    pub layers: Vec<(Digest, Stored)>,
+    /// The digests of the layers' archives, the lowest first.
+    pub layers: Vec<Digest>,
 }
 
 /// What a pull works with.
@@ -114,16 +110,14 @@ pub struct Pulled {
 pub struct Means<'m> {
     /// The client of the image's repository.
     pub client: &'m Client,
-    /// Where layers go.
-    pub store: &'m Store,
     /// The signatures that the image must have, if any.
     pub rules: Option<&'m Rules>,
     /// How many layers are fetched at once.
     pub at_once: usize,
     /// Who is told what happens.
     pub events: &'m (dyn Fn(Event) + Sync),
-    /// Who is asked for what only the daemon has.
-    pub ask: &'m (dyn Fn(&Question) -> Result<Answer, Failure> + Sync),
+    /// Who is asked for the layers' files, and for what only the daemon has.
+    pub ask: &'m Ask<'m>,
 }
 
 /// Pulls the layers of an image that was found in the client's repository for this platform.
@@ -134,7 +128,7 @@ pub struct Means<'m> {
 pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pulled, Error> {
     let Means { client, events, .. } = means;
     if let Some(rules) = means.rules {
-        rules.check(client, &found.documents)?;
+        rules.check(client, means.ask, &found.documents)?;
     }
     let manifest = &found.manifest;
     let config = match &found.config {
@@ -149,20 +143,16 @@ pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pul
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
-    let layers = fetch_all(means, &manifest.layers, &diff_ids)?;
+    fetch_all(means, &manifest.layers, &diff_ids)?;
     Ok(Pulled {
         manifest: found.digest,
-        layers: diff_ids.into_iter().zip(layers).collect(),
+        layers: diff_ids,
     })
 }
 
 /// Fetches what is not stored, some at once. After the first failure no other begins, and those that run are given up.
-fn fetch_all(
-    means: &Means<'_>,
-    layers: &[Descriptor],
-    diff_ids: &[Digest],
-) -> Result<Vec<Stored>, Error> {
-    let Means { store, events, .. } = means;
+fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> Result<(), Error> {
+    let events = means.events;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     // The first that failed by itself; others fail because they are stopped.
@@ -183,24 +173,26 @@ fn fetch_all(
                 digest: layer.digest,
                 failure,
             };
-            let result = match store.claim(diff_id, &|| !stop.load(Ordering::Relaxed)) {
-                Ok(Claim::Stored(stored)) => {
+            let wait = || !stop.load(Ordering::Relaxed);
+            let result = match claim(means.ask, diff_id, layer.size, &wait) {
+                Ok(Claim::Stored) => {
                     let bytes = layer.size;
                     events(Event::Layer {
                         bytes,
                         stored: true,
                     });
-                    Ok(stored)
+                    Ok(())
                 }
                 Ok(Claim::ToMake(making)) => {
                     let give_up = || {
                         let _ = first.set(at);
                         stop.store(true, Ordering::Relaxed);
                     };
-                    fetch(means, layer, diff_id, making, &stop, &give_up).map_err(named)
+                    fetch(means, layer, diff_id, making, &stop, &give_up)
                 }
-                Err(error) => Err(error.into()),
+                Err(failure) => Err(failure),
             };
+            let result = result.map_err(named);
             if result.is_err() {
                 let _ = first.set(at);
                 stop.store(true, Ordering::Relaxed);
@@ -220,8 +212,7 @@ fn fetch_all(
         let (_, failed) = results.swap_remove(position);
         failed?;
     }
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
+    results.into_iter().try_for_each(|(_, result)| result)
 }
 
 /// Fetches one layer and makes its file system, in one pass: nothing of it is seen by anybody before both digests are
@@ -230,10 +221,10 @@ fn fetch(
     means: &Means<'_>,
     layer: &Descriptor,
     diff_id: &Digest,
-    making: Making,
+    making: Making<'_>,
     stop: &AtomicBool,
     give_up: &(dyn Fn() + Sync),
-) -> Result<Stored, Failure> {
+) -> Result<(), Failure> {
     let failed = Mutex::new(None);
     let watch = Watch {
         stop,
@@ -253,9 +244,9 @@ fn fetch_watched(
     means: &Means<'_>,
     layer: &Descriptor,
     diff_id: &Digest,
-    making: Making,
+    making: Making<'_>,
     watch: &Watch<'_>,
-) -> Result<Stored, Failure> {
+) -> Result<(), Failure> {
     // Before anything is fetched that nobody could decrypt.
     let decryptor = encryption::decryptor(layer, means.ask)?;
     let is_encrypted = decryptor.is_some();
@@ -268,10 +259,7 @@ fn fetch_watched(
         inner: blob.take(size.saturating_add(1)),
         watch,
     };
-    let file = making
-        .file
-        .try_clone()
-        .map_err(|error| other(error.to_string()))?;
+    let (file, scratch) = making.files()?;
     let (blob, converted) = thread::scope(|scope| {
         let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
         // The rest of a blob is not waited for, unless it tells whether the layer is authentic.
@@ -314,14 +302,13 @@ fn fetch_watched(
             "its archive has the digest {found}, and the configuration says {diff_id}"
         )));
     }
-    let finished = making.finish(&summary);
-    let stored =
-        finished.map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
+    drop(scratch);
+    making.finish(summary)?;
     (watch.events)(Event::Layer {
         bytes: size,
         stored: false,
     });
-    Ok(stored)
+    Ok(())
 }
 
 /// Makes a file system of the archive in a blob, and the digest of the archive. If that fails, `failed` is told before the

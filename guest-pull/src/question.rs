@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What only the daemon has, and the worker needs while it works.
+//! What the worker asks the mounter for: layers' files, and what only the daemon has. Nothing else is answered.
 
 use zeroize::Zeroizing;
 
+use crate::digest::Digest;
+use crate::failure::Failure;
 use crate::registry::Login;
+use crate::store::Files;
 
-/// What the worker asks the mounter for, since it can't ask the daemon: nothing else is answered.
+/// What the worker asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// The login for a place anew, since its registry refuses the one that it had: the number of the place.
@@ -18,6 +21,32 @@ pub enum Question {
         /// The packet, as the annotation has it, decoded.
         packet: Vec<u8>,
     },
+    /// A signature by GPG in a storage of the VM.
+    Signature(Wanted),
+    /// Whether a layer is stored, or else the files to make it.
+    Claim {
+        /// The digest of its archive.
+        layer: Digest,
+        /// How many bytes its blob has.
+        bytes: u64,
+    },
+    /// The layer is made.
+    Finish(Digest),
+    /// The layer can't be made.
+    Release(Digest),
+    /// So many bytes more of room in the store.
+    Room(u64),
+}
+
+/// Which signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The URL of the storage: one of those in the rules that the worker has.
+    pub storage: String,
+    /// The digest that is signed.
+    pub digest: Digest,
+    /// The number of the signature, beginning with 1.
+    pub number: usize,
 }
 
 /// What the mounter answers.
@@ -26,4 +55,17 @@ pub enum Answer {
     Login(Option<Login>),
     /// The key's options, as the provider gives them.
     Key(Zeroizing<Vec<u8>>),
+    /// The signature, if it is there.
+    Signature(Option<Vec<u8>>),
+    /// The layer is stored.
+    Stored,
+    /// Another pull is making the layer: ask again.
+    Busy,
+    /// The layer is to be made, into these files.
+    Make(Files),
+    /// It is done; of room, whether there is more now.
+    Done(bool),
 }
+
+/// Answers the worker.
+pub type Ask<'a> = dyn Fn(&Question) -> Result<Answer, Failure> + Sync + 'a;

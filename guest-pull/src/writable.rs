@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::store::{Store, is_at};
 
 /// File systems in memory: `TMPFS_MAGIC` and `RAMFS_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
-const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+pub(crate) const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// How many random bytes a name has. A name is never used twice, and overlays are found by it.
 const NAME_BYTES: usize = 16;

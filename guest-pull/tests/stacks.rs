@@ -21,8 +21,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use guest_pull::digest::Digest;
-use guest_pull::mount::{By, mount_stored};
-use guest_pull::store::Store;
+use guest_pull::mount::{self, By, Check, Mounted, mount};
+use guest_pull::store::{Held, Store};
 use host::{PATIENCE, guest_pull, is_root, output, run, text, tool};
 use image::{Repository, archive, noise};
 use nix::sys::signal::{Signal, killpg};
@@ -49,6 +49,20 @@ fn pulled_in(parent: &Path, archives: &[Vec<u8>]) -> (TempDir, Store, Vec<Digest
     run(&mut guest_pull(&args));
     let ids = image.diff_ids.iter().map(|id| Digest::parse(id).unwrap());
     (dir, Store::open(&store).unwrap(), ids.collect())
+}
+
+/// Mounts layers of a store.
+fn mount_stored(
+    store: &Store,
+    ids: &[Digest],
+    bundle: &Path,
+    by: By,
+    check: Check<'_>,
+) -> Result<Mounted, mount::Error> {
+    let held = ids.iter().map(|id| (*id, store.held(id).unwrap().unwrap()));
+    let held: Vec<(Digest, Held)> = held.collect();
+    let layers: Vec<_> = held.iter().map(|(id, held)| (*id, held)).collect();
+    mount(store, &layers, bundle, by, check)
 }
 
 /// How many loop devices are over files of a directory.

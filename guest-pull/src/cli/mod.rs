@@ -8,6 +8,7 @@ mod progress;
 mod pull;
 mod serve;
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use guest_pull::pull::LAYERS_AT_ONCE;
 use guest_pull::question::{Answer, Question};
 use guest_pull::registry::platform::Platform;
 use guest_pull::registry::{self, Client, Login, Options};
+use guest_pull::store::Shelf;
 use guest_pull::worker::{self, Failure, Kind, Place, Request};
 use zeroize::Zeroizing;
 
@@ -129,7 +131,7 @@ fn platform(text: &str) -> Result<Platform, String> {
 
 impl Source {
     /// What the worker is asked for.
-    fn request(&self, store: &Path) -> anyhow::Result<Request> {
+    fn request(&self) -> anyhow::Result<Request> {
         let place = Place {
             registry: self.image.registry.clone(),
             repository: self.image.repository.clone(),
@@ -144,12 +146,16 @@ impl Source {
             certificates: self.certificates()?,
             proxies: Proxies::default(),
             layers_at_once: LAYERS_AT_ONCE,
-            store: std::path::absolute(store)?,
         })
     }
 
     /// Answers the worker; keys are asked of the daemon at the socket, if there is one.
-    fn answer(&self, question: &Question, daemon: Option<&Path>) -> Result<Answer, Failure> {
+    fn answer(
+        &self,
+        question: &Question,
+        shelf: &RefCell<Shelf<'_>>,
+        daemon: Option<&Path>,
+    ) -> Result<Answer, Failure> {
         match question {
             Question::Login(_) => {
                 let login = self.login();
@@ -163,6 +169,9 @@ impl Source {
                 })?;
                 provider::unwrap_key(daemon, provider, packet).map(Answer::Key)
             }
+            // There is no policy.
+            Question::Signature(_) => Err(Failure::new(Kind::Other, "no rule wants a signature")),
+            of_layers => shelf.borrow_mut().answer(of_layers),
         }
     }
 

@@ -2,6 +2,7 @@
 
 //! `pull`: an image, into the store and to a mount.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,9 +10,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use guest_pull::mount::{self, By};
-use guest_pull::store::Store;
+use guest_pull::store::{Shelf, Store};
 use guest_pull::until::Until;
-use guest_pull::{worker, writable};
+use guest_pull::worker::cage::Cage;
+use guest_pull::worker::{self, Service};
+use guest_pull::writable;
 use nix::unistd::geteuid;
 use serde_json::json;
 
@@ -46,9 +49,16 @@ pub struct Pull {
 }
 
 impl Pull {
+    /// A person who isn't root knows that some parts take root.
+    fn log_cage(cage: &Cage) {
+        if geteuid().is_root() {
+            worker::log_cage(cage);
+        }
+    }
+
     /// Pulls, mounts, and prints the layers.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let request = self.source.request(&self.store)?;
+        let request = self.source.request()?;
         let store = Store::open(&self.store).context("the store of layers (--store)")?;
         store.sweep();
         // Writable layers are root's.
@@ -60,21 +70,24 @@ impl Pull {
         let progress = Progress::new(self.format);
         // The program itself, even if its file was replaced.
         let program = Path::new("/proc/self/exe");
-        let pulled = worker::start(
-            program,
-            &request,
-            &Until::default(),
-            &|question| self.source.answer(question, self.cdh_sock.as_deref()),
-            &|event| progress.tell(event),
-        );
+        let shelf = RefCell::new(Shelf::new(&store));
+        let daemon = self.cdh_sock.as_deref();
+        let service = Service {
+            answer: &|question| self.source.answer(question, &shelf, daemon),
+            tell: &|event| progress.tell(event),
+            confined: &|cage| Self::log_cage(cage),
+        };
+        let pulled = worker::start(program, &request, &Until::default(), &service);
         progress.end();
         let pulled = pulled.with_context(|| self.source.image.to_string())?;
+        let mut shelf = shelf.into_inner();
+        let layers = shelf.take(&pulled.layers)?;
         let files: Vec<_> = pulled.layers.iter().map(|id| store.path(id)).collect();
         let mut rootfs = None;
         match &self.bundle {
             Some(bundle) if geteuid().is_root() => {
                 fs::create_dir_all(bundle).with_context(|| bundle.display().to_string())?;
-                mount::mount_stored(&store, &pulled.layers, bundle, By::File, &|| Ok(()))?.keep();
+                mount::mount(&store, &layers, bundle, By::File, &|| Ok(()))?.keep();
                 rootfs = Some(bundle.join("rootfs"));
             }
             Some(_) => eprintln!("guest-pull: not mounted: that needs root"),

@@ -42,7 +42,7 @@ pub fn decryptor(
         };
         let options = match ask(&question) {
             Ok(Answer::Key(options)) => options,
-            Ok(Answer::Login(_)) => return Err(other("the mounter answers something else")),
+            Ok(_) => return Err(other("the mounter answers something else")),
             // Another recipient may have a key that is here.
             Err(failure) if failure.kind == Kind::Configuration => {
                 reasons.push(failure.message);

@@ -6,11 +6,13 @@ use common::auth_json::image::ImageName;
 use serde_json::{Value, json};
 
 use crate::digest::Digest;
+use crate::failure::{Failure, Kind};
 use crate::policy::identity::Identity;
 use crate::policy::keys::PublicKey;
 use crate::policy::payload::{Claim, OF_COSIGN};
-use crate::policy::signed_by::SignedBy;
+use crate::policy::signed_by::{self, SignedBy};
 use crate::policy::{Error, MAX_SIGNATURES, bundle, cosign};
+use crate::question::{Ask, Wanted};
 use crate::registry::Client;
 
 /// The signatures that an image must have, by a policy.
@@ -41,6 +43,33 @@ pub(super) enum Signed {
     By(SignedBy),
 }
 
+/// A signature in the file system, if it is there. Only what the rules name is looked for.
+///
+/// # Errors
+///
+/// If no rule names the storage, or the file can't be read.
+pub fn local_signature<'r>(
+    rules: impl IntoIterator<Item = &'r Rules>,
+    wanted: &Wanted,
+) -> Result<Option<Vec<u8>>, Failure> {
+    for rules in rules {
+        for signed in &rules.signed {
+            if let Signed::By(by) = signed {
+                if let Some(path) = by.local(&rules.image, wanted) {
+                    return signed_by::read(&path).map_err(|error| {
+                        let text = format!("the signature {path} can't be read: {error}");
+                        Failure::new(Kind::Configuration, text)
+                    });
+                }
+            }
+        }
+    }
+    Err(Failure::new(
+        Kind::Other,
+        "no rule names this storage of signatures",
+    ))
+}
+
 impl Rules {
     /// What must hold, for people: the part of the policy, and the keys.
     pub fn shown(&self) -> Vec<String> {
@@ -60,14 +89,19 @@ impl Rules {
     /// # Errors
     ///
     /// If one of the signatures is missing, with what was found in its place; or if the registry can't be asked.
-    pub fn check(&self, client: &Client, documents: &[(Digest, Vec<u8>)]) -> Result<(), Error> {
+    pub fn check(
+        &self,
+        client: &Client,
+        ask: &Ask<'_>,
+        documents: &[(Digest, Vec<u8>)],
+    ) -> Result<(), Error> {
         for signed in &self.signed {
             let (by, problems) = match signed {
                 Signed::Sigstore { keys, identity } => {
                     let by = by_sigstore(keys);
                     (by, self.check_sigstore(client, documents, keys, identity)?)
                 }
-                Signed::By(by) => (by.shown(), by.check(client, &self.image, documents)?),
+                Signed::By(by) => (by.shown(), by.check(client, ask, &self.image, documents)?),
             };
             let Some(problems) = problems else {
                 continue;

@@ -18,7 +18,11 @@ use crate::policy::openpgp::{self, Key};
 use crate::policy::payload::{Claim, OF_SIMPLE_SIGNING};
 use crate::policy::rules::{Problems, check_claim};
 use crate::policy::{Error, MAX_SIGNATURE_BYTES, MAX_SIGNATURES, lookaside};
+use crate::question::{Answer, Ask, Question, Wanted};
 use crate::registry::{self, Client};
+
+/// How the URL of a storage in the VM's own file system begins.
+const FILE: &str = "file://";
 
 /// A signature by GPG that there must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +82,7 @@ impl SignedBy {
     pub(super) fn check(
         &self,
         client: &Client,
+        ask: &Ask<'_>,
         image: &ImageName,
         documents: &[(Digest, Vec<u8>)],
     ) -> Result<Option<Vec<String>>, Error> {
@@ -85,10 +90,8 @@ impl SignedBy {
         let now = now.map_or(0, |time| time.as_secs());
         let mut problems = Problems::default();
         for (digest, _) in documents {
-            let directory = format!("{}/{}@sha256={}", self.base, image.repository, digest.hex());
             for number in 1..=MAX_SIGNATURES {
-                let url = format!("{directory}/signature-{number}");
-                let Some(signature) = fetch(client, &url)? else {
+                let Some(signature) = self.fetch(client, ask, image, digest, number)? else {
                     break;
                 };
                 let checked = openpgp::verify(&signature, &self.keys, now).and_then(|payload| {
@@ -112,6 +115,52 @@ impl SignedBy {
             ));
         }
         Ok(Some(problems.0))
+    }
+
+    /// A signature, if it is there: from a server, or by way of the mounter from the VM's own file system, which the worker
+    /// can't read.
+    fn fetch(
+        &self,
+        client: &Client,
+        ask: &Ask<'_>,
+        image: &ImageName,
+        digest: &Digest,
+        number: usize,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        if self.base.starts_with(FILE) {
+            let wanted = Wanted {
+                storage: self.base.clone(),
+                digest: *digest,
+                number,
+            };
+            return match ask(&Question::Signature(wanted)) {
+                Ok(Answer::Signature(signature)) => Ok(signature),
+                Ok(_) => Err(Error::Refused(
+                    "the mounter answers something else".to_owned(),
+                )),
+                Err(failure) => Err(Error::Refused(failure.message)),
+            };
+        }
+        match client.public(&self.url(image, digest, number)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(registry::Error::Missing { .. }) => Ok(None),
+            Err(error) => Err(Error::Registry(error)),
+        }
+    }
+
+    fn url(&self, image: &ImageName, digest: &Digest, number: usize) -> String {
+        let (base, repository) = (&self.base, &image.repository);
+        format!(
+            "{base}/{repository}@sha256={}/signature-{number}",
+            digest.hex()
+        )
+    }
+
+    /// The file of a signature, if that is what this rule looks for.
+    pub(super) fn local(&self, image: &ImageName, wanted: &Wanted) -> Option<String> {
+        let is_ours = self.base == wanted.storage && (1..=MAX_SIGNATURES).contains(&wanted.number);
+        let url = is_ours.then(|| self.url(image, &wanted.digest, wanted.number))?;
+        url.strip_prefix(FILE).map(str::to_owned)
     }
 
     /// As a value that [`SignedBy::of_json`] takes.
@@ -150,25 +199,14 @@ impl SignedBy {
     }
 }
 
-/// What is at a URL, if it is there.
-fn fetch(client: &Client, url: &str) -> Result<Option<Vec<u8>>, Error> {
-    if let Some(path) = url.strip_prefix("file://") {
-        return match read(path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::Refused(format!("{url} can't be read: {error}"))),
-        };
-    }
-    match client.public(url) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(registry::Error::Missing { .. }) => Ok(None),
-        Err(error) => Err(Error::Registry(error)),
-    }
-}
-
-fn read(path: &str) -> io::Result<Vec<u8>> {
+/// What a file has, if it is there.
+pub(super) fn read(path: &str) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let mut bytes = Vec::new();
-    let file = File::open(path)?;
     file.take(MAX_SIGNATURE_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(Some(bytes))
 }

@@ -25,6 +25,6 @@ pub use login::{Login, Secret};
 pub use reference::reference;
 pub(crate) use reference::{check_registry, check_repository};
 pub use resume::Blob;
-pub use roots::roots;
+pub use roots::{roots, system_roots, with_additional};
 pub use transport::Options;
 pub use url::server;

@@ -10,6 +10,11 @@ use ureq::tls::{Certificate, PemItem, parse_pem};
 ///
 /// If an additional one is not a certificate: its number, beginning with 1.
 pub fn roots(additional: &[String]) -> Result<Vec<Certificate<'static>>, usize> {
+    with_additional(system_roots(), additional)
+}
+
+/// Those of the system, or where it has none, Mozilla's, which are built in.
+pub fn system_roots() -> Vec<Certificate<'static>> {
     let system = rustls_native_certs::load_native_certs().certs;
     let mut roots: Vec<_> = system
         .iter()
@@ -19,6 +24,18 @@ pub fn roots(additional: &[String]) -> Result<Vec<Certificate<'static>>, usize> 
         let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
         roots.extend(built_in.map(|certificate| Certificate::from_der(certificate).to_owned()));
     }
+    roots
+}
+
+/// These, and additional ones in PEM.
+///
+/// # Errors
+///
+/// If an additional one is not a certificate: its number, beginning with 1.
+pub fn with_additional(
+    mut roots: Vec<Certificate<'static>>,
+    additional: &[String],
+) -> Result<Vec<Certificate<'static>>, usize> {
     for (at, text) in additional.iter().enumerate() {
         let before = roots.len();
         for item in parse_pem(text.as_bytes()) {

@@ -9,6 +9,7 @@ mod answer;
 mod progress;
 mod request;
 
+use std::cell::RefCell;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,11 +30,12 @@ use crate::failure::{Failure, Kind};
 use crate::measure::{Measured, measure};
 use crate::mount::{self, By, Mounted};
 use crate::plan::{Plan, Planned};
+use crate::policy;
 use crate::question::{Answer, Question};
 use crate::registry::platform::Platform;
-use crate::store::Store;
+use crate::store::{Shelf, Store};
 use crate::until::Until;
-use crate::worker;
+use crate::worker::{self, Service, log_cage};
 use crate::writable;
 
 use answer::{Caller, Taken};
@@ -189,21 +191,22 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
         certificates: image.extra_root_certificates.clone(),
         proxies: image.proxies.clone(),
         layers_at_once: image.layers_at_once,
-        store: store.directory().to_owned(),
     };
+    let shelf = RefCell::new(Shelf::new(&store));
     let progress = Progress::new(call.wants_progress, |message| {
         caller.tell(call.stream_id, message);
     });
-    let pulled = worker::start(
-        &options.worker,
-        &request,
-        &until,
-        &|question| answer_worker(question, &image, options, &asked),
-        &|event| progress.take(event),
-    );
+    let service = Service {
+        answer: &|question| answer_worker(question, &shelf, &image, options, &asked),
+        tell: &|event| progress.take(event),
+        confined: &|cage| {
+            log_cage(cage);
+            progress.confined(cage);
+        },
+    };
+    let pulled = worker::start(&options.worker, &request, &until, &service);
+    let mut shelf = shelf.into_inner();
     let pulled = pulled.map_err(|failure| {
-        // A worker that was ended leaves the layers that it was making.
-        store.sweep();
         let message = explained(&failure, &name, &plan, &image, &store);
         late(Failure::new(failure.kind, message))
     })?;
@@ -222,8 +225,9 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     let measured = measure(&image.agent_socket, &call.image, &pulled.manifest)?;
     until.check().map_err(late)?;
     let go_on = || until.check().map_err(std::io::Error::other);
-    let mounted = mount::mount_stored(&store, &pulled.layers, &call.bundle, By::File, &go_on)
-        .map_err(|error| {
+    let layers = shelf.take(&pulled.layers)?;
+    let mounted =
+        mount::mount(&store, &layers, &call.bundle, By::File, &go_on).map_err(|error| {
             if let Err(failure) = until.check() {
                 return late(failure);
             }
@@ -251,6 +255,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
 /// Answers what the worker asks.
 fn answer_worker(
     question: &Question,
+    shelf: &RefCell<Shelf<'_>>,
     image: &Image,
     options: &Options,
     asked: &[&Planned],
@@ -275,6 +280,13 @@ fn answer_worker(
         Question::Key { provider, packet } => {
             provider::unwrap_key(&options.daemon, provider, packet).map(Answer::Key)
         }
+        Question::Signature(wanted) => {
+            let rules = asked
+                .iter()
+                .filter_map(|planned| planned.place.rules.as_ref());
+            policy::local_signature(rules, wanted).map(Answer::Signature)
+        }
+        of_layers => shelf.borrow_mut().answer(of_layers),
     }
 }
 

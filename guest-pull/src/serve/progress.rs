@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use common::proto::guest_pull::Progress as Message;
 
 use crate::pull::Event;
+use crate::worker::cage::Cage;
 
 /// The least time between two messages about bytes: a person looks at them.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -24,6 +25,17 @@ impl<F: Fn(&Message)> Progress<F> {
         Self {
             tell: is_wanted.then_some(tell),
             state: RefCell::default(),
+        }
+    }
+
+    /// Takes what confines the worker.
+    pub fn confined(&self, cage: &Cage) {
+        if let Some(tell) = &self.tell {
+            let (holding, lacking) = cage.names();
+            let mut state = self.state.borrow_mut();
+            state.0.confined_by = holding.join(" ");
+            state.0.not_confined_by = lacking.join(" ");
+            tell(&state.0);
         }
     }
 

@@ -3,23 +3,25 @@
 //! What mounter and worker write to each other: a JSON object a line.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::base64::decode_padded;
 use common::json::{members, string};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::policy::Rules;
 use crate::proxy::Proxies;
-use crate::question::{Answer, Question};
+use crate::question::{Answer, Question, Wanted};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::registry::platform::Platform;
 use crate::registry::{Login, Secret};
+use crate::store::Files;
+use crate::worker::cage::{Bar, Cage};
 
 /// The longest line of either side: a request has certificates, a result has a digest for each layer.
 pub(super) const MAX_LINE: usize = 4 << 20;
@@ -57,8 +59,6 @@ pub struct Request {
     pub proxies: Proxies,
     /// How many layers are fetched at once.
     pub layers_at_once: usize,
-    /// The store's directory.
-    pub store: PathBuf,
 }
 
 /// The layers that the worker has put into the store.
@@ -144,7 +144,7 @@ impl Request {
         let places: Vec<_> = self.places.iter().map(Place::to_json).collect();
         let request = json!({
             "places": places, "platform": self.platform.to_string(), "certificates": self.certificates,
-            "proxies": self.proxies.to_json(), "layers_at_once": self.layers_at_once, "store": self.store,
+            "proxies": self.proxies.to_json(), "layers_at_once": self.layers_at_once,
         });
         Zeroizing::new(request.to_string())
     }
@@ -160,7 +160,6 @@ impl Request {
             certificates: certificates.collect::<Option<_>>()?,
             proxies: Proxies::of_json(&value["proxies"])?,
             layers_at_once: value["layers_at_once"].as_u64()?.try_into().ok()?,
-            store: value["store"].as_str()?.into(),
         })
     }
 }
@@ -172,6 +171,20 @@ impl Question {
             Self::Key { provider, packet } => {
                 json!({"ask": {"key": {"provider": provider, "packet": STANDARD.encode(packet)}}})
             }
+            Self::Signature(wanted) => {
+                let Wanted {
+                    storage,
+                    digest,
+                    number,
+                } = wanted;
+                json!({"ask": {"signature": digest.to_string(), "storage": storage, "number": number}})
+            }
+            Self::Claim { layer, bytes } => {
+                json!({"ask": {"claim": layer.to_string(), "bytes": bytes}})
+            }
+            Self::Finish(layer) => json!({"ask": {"finish": layer.to_string()}}),
+            Self::Release(layer) => json!({"ask": {"release": layer.to_string()}}),
+            Self::Room(bytes) => json!({"ask": {"room": bytes}}),
         }
     }
 
@@ -179,6 +192,27 @@ impl Question {
     pub(super) fn parse(value: &Value) -> Option<Self> {
         if let Some(place) = value["login"].as_u64() {
             return Some(Self::Login(usize::try_from(place).ok()?));
+        }
+        if let Some(bytes) = value["room"].as_u64() {
+            return Some(Self::Room(bytes));
+        }
+        if let Some(digest) = value["signature"].as_str() {
+            return Some(Self::Signature(Wanted {
+                storage: value["storage"].as_str()?.to_owned(),
+                digest: Digest::parse(digest)?,
+                number: value["number"].as_u64()?.try_into().ok()?,
+            }));
+        }
+        let layer = |name: &str| Some(Digest::parse(value.get(name)?.as_str()?));
+        if let Some(layer) = layer("claim") {
+            let (layer, bytes) = (layer?, value["bytes"].as_u64()?);
+            return Some(Self::Claim { layer, bytes });
+        }
+        if let Some(layer) = layer("finish") {
+            return layer.map(Self::Finish);
+        }
+        if let Some(layer) = layer("release") {
+            return layer.map(Self::Release);
         }
         let key = &value["key"];
         Some(Self::Key {
@@ -197,13 +231,34 @@ pub(super) fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<Stri
             let key = Zeroizing::new(STANDARD.encode(key));
             return Zeroizing::new(["{\"key\":\"", &key, "\"}"].concat());
         }
+        Ok(Answer::Signature(signature)) => {
+            json!({"signature": signature.as_ref().map(|bytes| STANDARD.encode(bytes))})
+        }
+        Ok(Answer::Stored) => json!({"layer": "stored"}),
+        Ok(Answer::Busy) => json!({"layer": "busy"}),
+        Ok(Answer::Make(_)) => json!({"layer": "make"}),
+        Ok(Answer::Done(is_more)) => json!({"done": is_more}),
         Err(failure) => failure_to_json(failure),
     };
     Zeroizing::new(value.to_string())
 }
 
-/// The answer in a line.
-pub(super) fn parse_answer(text: &str) -> Option<Result<Answer, Failure>> {
+/// The files that go along with an answer.
+pub(super) fn files_of(answer: &Result<Answer, Failure>) -> Vec<BorrowedFd<'_>> {
+    match answer {
+        Ok(Answer::Make(files)) => {
+            vec![
+                files.layer.as_fd(),
+                files.notes.as_fd(),
+                files.scratch.as_fd(),
+            ]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The answer in a line, with the files that came along.
+pub(super) fn parse_answer(text: &str, files: Vec<OwnedFd>) -> Option<Result<Answer, Failure>> {
     let members = members(text.as_bytes(), 1).ok()?;
     if let Some(key) = string(&members, "key").map(Zeroizing::new) {
         return Some(Ok(Answer::Key(decode_padded(&key)?)));
@@ -211,6 +266,30 @@ pub(super) fn parse_answer(text: &str) -> Option<Result<Answer, Failure>> {
     let value: Value = serde_json::from_str(text).ok()?;
     if let Some(failure) = parse_failure(&value) {
         return Some(Err(failure));
+    }
+    if let Some(is_more) = value["done"].as_bool() {
+        return Some(Ok(Answer::Done(is_more)));
+    }
+    match value.get("signature") {
+        Some(Value::Null) => return Some(Ok(Answer::Signature(None))),
+        Some(text) => {
+            let bytes = STANDARD.decode(text.as_str()?).ok()?;
+            return Some(Ok(Answer::Signature(Some(bytes))));
+        }
+        None => {}
+    }
+    match value["layer"].as_str() {
+        Some("stored") => return Some(Ok(Answer::Stored)),
+        Some("busy") => return Some(Ok(Answer::Busy)),
+        Some("make") => {
+            let [layer, notes, scratch]: [OwnedFd; 3] = files.try_into().ok()?;
+            return Some(Ok(Answer::Make(Files {
+                layer: layer.into(),
+                notes: notes.into(),
+                scratch: scratch.into(),
+            })));
+        }
+        _ => {}
     }
     let login = value.as_object()?.get("login")?;
     Some(Ok(Answer::Login(parse_login(login)?)))
@@ -240,6 +319,25 @@ pub(super) fn parse_failure(value: &Value) -> Option<Failure> {
             .filter_map(parse_failure)
             .collect(),
         ..Failure::new(Kind::parse(text("kind")), text("message"))
+    })
+}
+
+/// What confines the worker: for each bar nothing, or why it doesn't hold.
+pub(super) fn cage_to_json(cage: &Cage) -> Value {
+    let bars = cage
+        .bars
+        .iter()
+        .map(|(bar, why)| (bar.name().to_owned(), json!(why)));
+    json!({"cage": bars.collect::<Map<_, _>>()})
+}
+
+/// The same, of the worker's first line.
+pub(super) fn parse_cage(value: &Value) -> Option<Cage> {
+    let bars = value["cage"].as_object()?.iter();
+    let bars =
+        bars.filter_map(|(name, why)| Some((Bar::parse(name)?, why.as_str().map(str::to_owned))));
+    Some(Cage {
+        bars: bars.collect(),
     })
 }
 
@@ -287,6 +385,18 @@ mod tests {
                 provider: "offline-fs-kbc".to_owned(),
                 packet: b"\x00\n".to_vec(),
             },
+            Question::Signature(Wanted {
+                storage: "file:///a b".to_owned(),
+                digest: Digest::of(b"x"),
+                number: 1,
+            }),
+            Question::Claim {
+                layer: Digest::of(b"x"),
+                bytes: u64::MAX,
+            },
+            Question::Finish(Digest::of(b"x")),
+            Question::Release(Digest::of(b"x")),
+            Question::Room(1),
         ] {
             let value = question.to_json();
             assert_eq!(Question::parse(&value["ask"]), Some(question));
@@ -295,7 +405,7 @@ mod tests {
         let through = |answer| {
             let line = answer_to_json(&answer);
             assert!(!line.contains('\n'));
-            parse_answer(&line).unwrap()
+            parse_answer(&line, Vec::new()).unwrap()
         };
         for form in [
             Secret::Password as fn(_) -> _,
@@ -319,7 +429,19 @@ mod tests {
         let mut failure = Failure::new(Kind::Unreachable, "x").at(1);
         failure.before = vec![Failure::new(Kind::Missing, "y").at(0)];
         assert!(matches!(through(Err(failure.clone())), Err(found) if found == failure));
-        assert!(parse_answer("{}").is_none());
+        for (answer, expected) in [(Answer::Stored, true), (Answer::Busy, false)] {
+            let found = through(Ok(answer));
+            assert_eq!(matches!(found, Ok(Answer::Stored)), expected);
+        }
+        assert!(matches!(
+            through(Ok(Answer::Done(true))),
+            Ok(Answer::Done(true))
+        ));
+        let bad = [r#"{"layer":"make"}"#, r#"{"layer":"x"}"#, "{}"];
+        assert!(
+            bad.iter()
+                .all(|text| parse_answer(text, Vec::new()).is_none())
+        );
     }
 
     /// What the mounter sends is what the worker gets.
@@ -341,7 +463,6 @@ mod tests {
                 ..Proxies::default()
             },
             layers_at_once: 2,
-            store: "/a b".into(),
         };
         let text = request.to_json();
         assert!(!text.contains('\n'));

@@ -3,10 +3,12 @@
 //! The process that fetches and parses, apart from the one that mounts.
 //!
 //! The mounter needs privileges, and the worker reads what came from outside; so they are two processes of the same
-//! program. The mounter writes one request to the worker's standard input, and the worker writes what happens to its
-//! standard output: a JSON object a line. The mounter takes digests and numbers from them, and checks both. What the
-//! worker needs of the daemon, it asks the mounter for in the same way, which answers two questions alone.
+//! program. The mounter writes one request to the socket that is the worker's standard input, and the worker writes there
+//! what happens: a JSON object a line. The mounter takes digests and numbers from them, and checks both. What the worker needs
+//! of the daemon and of the store, it asks the mounter for in the same way: [`crate::question`].
 
+pub mod cage;
+mod channel;
 mod message;
 mod mounter;
 mod start;
@@ -14,47 +16,55 @@ mod start;
 use std::io;
 use std::sync::Arc;
 
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use ureq::tls::Certificate;
 
 pub use crate::failure::{Failure, Kind};
 use crate::pull::{self, Found, Means};
 use crate::registry::{self, Client, Options};
-use crate::store::Store;
-use message::failure_to_json;
-use mounter::Mounter;
+use cage::{Bar, Cage};
+use message::{cage_to_json, failure_to_json};
 
 pub use message::{Outcome, Place, Request};
-pub use start::start;
+pub use mounter::Mounter;
+pub use start::{Service, log_cage, start};
 
-/// How much memory the worker can have: twenty times what a pull takes, and so little that an image which takes more (a
-/// header of gigabytes, millions of long names) ends the worker, and not what else runs in the VM.
-const MAX_MEMORY_BYTES: u64 = 640 << 20;
-
-/// Runs as the worker: reads the request from standard input, and ends when the pull has.
+/// Runs as the worker: confines itself, reads the request, and ends when the pull has.
 ///
 /// # Errors
 ///
 /// If the mounter is gone, or sends no request.
 pub fn run() -> io::Result<()> {
+    // The system's, which are not from outside. Nothing else of it can be read later.
+    let roots = registry::system_roots();
+    run_as(&Bar::ALL, &|request, mounter| {
+        pull(request, mounter, roots.clone())
+    })
+}
+
+/// Runs as a worker that does `work`, within these bars.
+///
+/// # Errors
+///
+/// If the mounter is gone, or sends no request.
+pub fn run_as(
+    bars: &[Bar],
+    work: &dyn Fn(&Request, &Arc<Mounter>) -> Result<Outcome, Failure>,
+) -> io::Result<()> {
     // The mounter may be killed, and then nobody wants the layers. The kernel tells by a signal, but not if that happened
     // before this call; the end of standard input tells at any time.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    let most = Some(MAX_MEMORY_BYTES);
-    setrlimit(
-        Resource::Data,
-        Rlimit {
-            current: most,
-            maximum: most,
-        },
-    )?;
-    let (line, mounter) = Mounter::of_standard_streams()?;
+    cage::be_ended_first();
+    let cage = Cage::enter(bars);
+    let (line, mounter) = Mounter::of_standard_input()?;
+    mounter.send(&cage_to_json(&cage))?;
     let mounter = Arc::new(mounter);
     let Some(request) = Request::parse(&line) else {
         return Err(io::Error::other(
             "no request; this command is for guest-pull itself",
         ));
     };
-    let last = match pull(&request, &mounter) {
+    let last = match work(&request, &mounter) {
         Ok(outcome) => outcome.to_json(),
         Err(failure) => failure_to_json(&failure),
     };
@@ -62,16 +72,17 @@ pub fn run() -> io::Result<()> {
 }
 
 /// Pulls from the first place that has the image.
-fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
-    let other = |message: &str| Failure::new(Kind::Other, message);
+fn pull(
+    request: &Request,
+    mounter: &Arc<Mounter>,
+    system_roots: Vec<Certificate<'static>>,
+) -> Result<Outcome, Failure> {
     // Without TLS too: tokens and blobs may be elsewhere, where there is TLS.
-    let roots = registry::roots(&request.certificates).map_err(|number| {
-        other(&format!(
-            "the additional certificate {number} is none in PEM"
-        ))
+    let roots = registry::with_additional(system_roots, &request.certificates);
+    let roots = roots.map_err(|number| {
+        let text = format!("the additional certificate {number} is none in PEM");
+        Failure::new(Kind::Other, text)
     })?;
-    let store = Store::open(&request.store)
-        .map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
     let mut options = Options {
         roots,
         plain_http: false,
@@ -81,7 +92,6 @@ fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
     let rules = request.places.get(place).map(|place| &place.rules);
     let means = Means {
         client: &client,
-        store: &store,
         rules: rules.and_then(Option::as_ref),
         at_once: request.layers_at_once,
         events: &|event| mounter.tell(event),
@@ -92,7 +102,7 @@ fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
     Ok(Outcome {
         place,
         manifest: pulled.manifest,
-        layers: pulled.layers.into_iter().map(|(id, _)| id).collect(),
+        layers: pulled.layers,
     })
 }
 

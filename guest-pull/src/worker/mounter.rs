@@ -2,7 +2,9 @@
 
 //! The worker's side: what it tells the mounter, and asks it.
 
-use std::io::{self, BufRead as _, Read as _, Stdout, Write as _};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,35 +17,46 @@ use crate::failure::{Failure, Kind};
 use crate::pull::Event;
 use crate::question::{Answer, Question};
 use crate::registry::Login;
+use crate::worker::channel::{receive, send};
 use crate::worker::message::{MAX_LINE, parse_answer};
 
 /// How many bytes are read until the mounter is told: a line for each read would be thousands.
 const TOLD_AT_ONCE: u64 = 1 << 20;
 
-/// The mounter, at the other ends of the standard streams.
-pub(super) struct Mounter {
-    out: Mutex<Stdout>,
+/// How much is read at once.
+const PART: usize = 64 << 10;
+
+/// A line of the mounter, with the files that came along.
+type Line = (Zeroizing<String>, Vec<OwnedFd>);
+
+/// The mounter, at the other end of standard input, which is a socket.
+#[derive(Debug)]
+pub struct Mounter {
+    out: Mutex<UnixStream>,
     /// How many bytes were read that the mounter was not told of.
     untold: Mutex<u64>,
     /// The lines that it writes. Who asks holds this until the answer is there, so that each gets its own.
-    answers: Mutex<Receiver<Zeroizing<String>>>,
+    answers: Mutex<Receiver<Line>>,
 }
 
 impl Mounter {
     /// Reads the first line, which is the request. The process ends when the mounter has closed its end.
-    pub(super) fn of_standard_streams() -> io::Result<(Zeroizing<String>, Self)> {
-        let first = line()?;
+    pub(super) fn of_standard_input() -> io::Result<(Zeroizing<String>, Self)> {
+        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let out = stream.try_clone()?;
+        let mut lines = Lines::new(stream);
+        let (first, _) = lines.next()?;
         let (send, answers) = sync_channel(0);
         thread::spawn(move || {
-            while let Ok(line) = line() {
-                if line.is_empty() || send.send(line).is_err() {
+            while let Ok(line) = lines.next() {
+                if line.0.is_empty() || send.send(line).is_err() {
                     break;
                 }
             }
             process::exit(1);
         });
         let mounter = Self {
-            out: Mutex::new(io::stdout()),
+            out: Mutex::new(out),
             untold: Mutex::default(),
             answers: Mutex::new(answers),
         };
@@ -52,9 +65,7 @@ impl Mounter {
 
     /// Writes a line.
     pub(super) fn send(&self, value: &Value) -> io::Result<()> {
-        let mut out = lock(&self.out);
-        writeln!(out, "{value}")?;
-        out.flush()
+        send(&lock(&self.out), &value.to_string(), &[])
     }
 
     /// Tells what happened. That it can't be told is no matter, since the result can't be told either then.
@@ -89,7 +100,7 @@ impl Mounter {
     pub(super) fn login(&self, place: usize) -> Result<Option<Login>, Failure> {
         match self.ask(&Question::Login(place))? {
             Answer::Login(login) => Ok(login),
-            Answer::Key(_) => Err(Failure::new(Kind::Other, "the mounter gives no login")),
+            _ => Err(Failure::new(Kind::Other, "the mounter gives no login")),
         }
     }
 
@@ -102,17 +113,57 @@ impl Mounter {
         let gone = || Failure::new(Kind::Other, "the mounter gives no answer: see the log");
         let answers = lock(&self.answers);
         self.send(&question.to_json()).map_err(|_| gone())?;
-        let line = answers.recv().map_err(|_| gone())?;
-        parse_answer(&line).ok_or_else(gone)?
+        let (line, files) = answers.recv().map_err(|_| gone())?;
+        parse_answer(&line, files).ok_or_else(gone)?
     }
 }
 
-/// The next line of standard input; empty at its end.
-fn line() -> io::Result<Zeroizing<String>> {
-    let mut line = Zeroizing::new(String::new());
-    let input = io::stdin().lock();
-    input.take(MAX_LINE as u64).read_line(&mut line)?;
-    Ok(line)
+/// The lines that come.
+struct Lines {
+    stream: UnixStream,
+    /// What came of the next ones.
+    text: Zeroizing<Vec<u8>>,
+    files: Vec<OwnedFd>,
+}
+
+impl Lines {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            text: Zeroizing::default(),
+            files: Vec::new(),
+        }
+    }
+
+    /// The next one; empty at the end.
+    fn next(&mut self) -> io::Result<Line> {
+        let mut part = Zeroizing::new([0; PART]);
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line = Zeroizing::new(self.text.get(..end).unwrap_or_default().to_vec());
+                let rest = self.text.get(end + 1..).unwrap_or_default().to_vec();
+                self.text = Zeroizing::new(rest);
+                let text = std::str::from_utf8(&line).map_err(io::Error::other)?;
+                let files = std::mem::take(&mut self.files);
+                return Ok((Zeroizing::new(text.to_owned()), files));
+            }
+            if self.text.len() > MAX_LINE {
+                return Err(io::Error::other("the line is too long"));
+            }
+            match receive(&self.stream, &mut part[..], &mut self.files) {
+                Ok(0) => return Ok((Zeroizing::default(), Vec::new())),
+                Ok(length) => {
+                    // Memory that grows by itself leaves what it had behind.
+                    let mut longer = Vec::with_capacity(self.text.len() + length);
+                    longer.extend_from_slice(&self.text);
+                    longer.extend_from_slice(part.get(..length).unwrap_or_default());
+                    self.text = Zeroizing::new(longer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 /// Locks the mutex. Nothing panics while it holds it.

@@ -2,25 +2,40 @@
 
 //! The mounter's side: starts the worker, answers it, and waits for its result.
 
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use common::text::Escaped;
+use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
 
 use crate::failure::{Failure, Kind};
 use crate::pull::Event;
 use crate::question::{Answer, Question};
 use crate::until::Until;
-use crate::worker::message::{MAX_LINE, Outcome, Request, answer_to_json, outcome, parse_failure};
+use crate::worker::cage::Cage;
+use crate::worker::channel::send;
+use crate::worker::message::{
+    MAX_LINE, Outcome, Request, answer_to_json, files_of, outcome, parse_cage, parse_failure,
+};
+
+/// Where the certificates of authorities are, if not where the system has them.
+const ENVIRONMENT: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// How long the worker may leave a line unread that the mounter writes. It always reads.
+const WRITE_TIME: Duration = Duration::from_secs(10);
 
 /// A worker that runs. It is ended when this is dropped.
 struct Running {
     child: Child,
-    /// Kept open, since the worker ends when it is closed.
-    input: ChildStdin,
-    output: Lines,
+    /// The worker ends when it is closed.
+    stream: UnixStream,
 }
 
 impl Drop for Running {
@@ -31,40 +46,50 @@ impl Drop for Running {
 }
 
 impl Running {
-    fn start(program: &Path, request: &Request) -> io::Result<Self> {
+    fn start(program: &Path) -> io::Result<Self> {
+        let (stream, theirs) = UnixStream::pair()?;
+        stream.set_write_timeout(Some(WRITE_TIME))?;
         let mut command = Command::new(program);
         command
             .arg("worker")
             // A dozen threads pass large pieces around and allocate little else. With a heap for each, the C library would
             // hold several MiB more.
+            .env_clear()
+            .envs(kept_environment())
             .env("MALLOC_ARENA_MAX", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn()?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        };
-        let mut running = Self {
-            child,
-            input,
-            output: Lines {
-                source: output,
-                text: Vec::new(),
-            },
-        };
-        running.write_line(&request.to_json())?;
-        Ok(running)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null());
+        let child = spawn_apart(&mut command)?;
+        Ok(Self { child, stream })
     }
 
-    fn write_line(&mut self, line: &str) -> io::Result<()> {
-        self.input.write_all(line.as_bytes())?;
-        self.input.write_all(b"\n")
+    fn answer(&self, answer: &Result<Answer, Failure>) -> io::Result<()> {
+        send(&self.stream, &answer_to_json(answer), &files_of(answer))
     }
+}
+
+/// The variables that the worker keeps of the mounter's.
+fn kept_environment() -> impl Iterator<Item = (&'static str, OsString)> {
+    let names = ENVIRONMENT.into_iter();
+    names.filter_map(|name| Some((name, std::env::var_os(name)?)))
+}
+
+/// Starts a process as the first one of a namespace of processes: it sees no other, and all that it could start end with it.
+/// Where that can't be had, it starts all the same, and says what it lacks.
+fn spawn_apart(command: &mut Command) -> io::Result<Child> {
+    let here = File::open("/proc/self/ns/pid").ok();
+    let Some(here) = here.filter(|_| unshare(CloneFlags::CLONE_NEWPID).is_ok()) else {
+        return command.spawn();
+    };
+    let child = command.spawn();
+    // The threads and processes that this one starts later belong here.
+    setns(here, CloneFlags::CLONE_NEWPID)?;
+    child
 }
 
 /// The lines of the worker. They are waited for with an eye on the caller, even within a line.
 struct Lines {
-    source: ChildStdout,
+    source: UnixStream,
     text: Vec<u8>,
 }
 
@@ -91,7 +116,18 @@ impl Lines {
     }
 }
 
-/// Starts `program` as the worker, answers what it asks, passes on what happens, and waits for its result.
+/// What the mounter does for a worker.
+pub struct Service<'s> {
+    /// Answers what it asks.
+    pub answer: &'s dyn Fn(&Question) -> Result<Answer, Failure>,
+    /// Is told what happens.
+    pub tell: &'s dyn Fn(Event),
+    /// Is told what confines the worker, before anything else.
+    pub confined: &'s dyn Fn(&Cage),
+}
+
+/// Starts `program` as the worker, answers what it asks, passes on what happens, and waits for its result. When this returns,
+/// the worker has ended.
 ///
 /// # Errors
 ///
@@ -100,24 +136,31 @@ pub fn start(
     program: &Path,
     request: &Request,
     until: &Until<'_>,
-    answer: &dyn Fn(&Question) -> Result<Answer, Failure>,
-    tell: &dyn Fn(Event),
+    service: &Service<'_>,
 ) -> Result<Outcome, Failure> {
-    let mut running = Running::start(program, request).map_err(|error| {
+    let not_started = |error: io::Error| {
         let text = format!(
             "{} can't be started as the worker: {error}",
             program.display()
         );
         Failure::new(Kind::Other, text)
-    })?;
+    };
+    let running = Running::start(program).map_err(not_started)?;
+    let mut lines = Lines {
+        source: running.stream.try_clone().map_err(not_started)?,
+        text: Vec::new(),
+    };
+    // A worker that is gone says so by its output.
+    let _ = send(&running.stream, &request.to_json(), &[]);
     let ended = || {
         Failure::new(
             Kind::Other,
             "the worker ended without a result: see the log",
         )
     };
+    let tell = service.tell;
     loop {
-        let value = running.output.next(until)?.ok_or_else(ended)?;
+        let value = lines.next(until)?.ok_or_else(ended)?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         let (started, layer, asked) = (&value["started"], &value["layer"], &value["ask"]);
         if let Some(bytes) = value["read"].as_u64() {
@@ -134,13 +177,26 @@ pub fn start(
             });
         } else if asked.is_object() {
             let question = Question::parse(asked).ok_or_else(ended)?;
-            let line = answer_to_json(&answer(&question));
-            // A worker that is gone says so by its output.
-            let _ = running.write_line(&line);
+            let _ = running.answer(&(service.answer)(&question));
+        } else if let Some(cage) = parse_cage(&value) {
+            (service.confined)(&cage);
         } else if let Some(failure) = parse_failure(&value) {
             return Err(failure);
         } else {
             return outcome(&value["pulled"]).ok_or_else(ended);
+        }
+    }
+}
+
+/// Logs what of the worker's cage does not hold.
+pub fn log_cage(cage: &Cage) {
+    for (bar, why) in &cage.bars {
+        if let Some(why) = why {
+            eprintln!(
+                "guest-pull: the worker runs without this part of its cage: {}: {}",
+                bar.name(),
+                Escaped(why)
+            );
         }
     }
 }

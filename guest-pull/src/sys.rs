@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Loop devices, for kernels before 6.12, which can't mount EROFS from a file.
+//! Calls of the kernel that no crate of the tree has: ioctl(2) for loop devices, and fcntl(2) for leases.
 //!
-//! All unsafe code of the program is here: two calls of ioctl(2) that no crate of the tree has.
+//! All unsafe code of the program is here.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// `LOOP_CTL_GET_FREE` of the kernel's `include/uapi/linux/loop.h`.
 const GET_FREE: libc::Ioctl = 0x4c82;
@@ -18,6 +18,12 @@ const CONFIGURE: libc::Ioctl = 0x4c0a;
 
 /// `LO_FLAGS_READ_ONLY` and `LO_FLAGS_AUTOCLEAR`: the device goes when nobody holds it.
 const FLAGS: u32 = 1 | 4;
+
+/// `F_SETSIG` of the kernel's `include/uapi/asm-generic/fcntl.h`.
+const F_SETSIG: libc::c_int = 10;
+
+/// `F_SETLEASE` of `include/uapi/linux/fcntl.h`.
+const F_SETLEASE: libc::c_int = 1024;
 
 /// How often another device is asked for, if another process was faster.
 const ATTEMPTS: usize = 100;
@@ -43,13 +49,13 @@ struct Config {
     reserved: [u64; 8],
 }
 
-/// Puts a loop device over a file, read-only. It goes when what is returned is dropped and nothing is mounted from it.
+/// Puts a loop device over a file, read-only, for kernels before 6.12, which can't mount EROFS from a file. It goes when what
+/// is returned is dropped and nothing is mounted from it.
 ///
 /// # Errors
 ///
 /// If the kernel has no loop devices, or gives none.
-pub fn attach(file: &Path) -> io::Result<(File, PathBuf)> {
-    let file = File::open(file)?;
+pub fn attach(file: &File) -> io::Result<(File, PathBuf)> {
     let control = OpenOptions::new()
         .read(true)
         .write(true)
@@ -91,4 +97,60 @@ pub fn attach(file: &Path) -> io::Result<(File, PathBuf)> {
         }
     }
     Err(failed)
+}
+
+/// Who else has a file open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// Nobody.
+    None,
+    /// Somebody.
+    Some,
+    /// The file system can't tell.
+    Unknown,
+}
+
+/// Who can write a file, which is open for reading here. The kernel gives a read lease only if nobody can, neither by a
+/// descriptor nor by memory that is shared with the file: fcntl(2).
+///
+/// # Errors
+///
+/// If the kernel refuses for another reason.
+pub fn writers(file: &File) -> io::Result<Others> {
+    others(file, libc::F_RDLCK)
+}
+
+/// Who else has a file open, which is open for reading here: processes, and the kernel for what is mounted from it. The
+/// kernel gives a write lease only if nobody has.
+///
+/// # Errors
+///
+/// If the kernel refuses for another reason.
+pub fn users(file: &File) -> io::Result<Others> {
+    others(file, libc::F_WRLCK)
+}
+
+fn others(file: &File, lease: libc::c_int) -> io::Result<Others> {
+    let call = |command, value: libc::c_int| {
+        // SAFETY: these commands take a number, and no pointer.
+        match unsafe { libc::fcntl(file.as_raw_fd(), command, value) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // Who opens the file at this moment has the kernel send a signal here. SIGIO, which it sends unless told otherwise, would
+    // end the process.
+    call(F_SETSIG, libc::SIGURG)?;
+    let leased = call(F_SETLEASE, lease);
+    match leased {
+        Ok(()) => {
+            call(F_SETLEASE, libc::F_UNLCK)?;
+            Ok(Others::None)
+        }
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN) => Ok(Others::Some),
+            Some(libc::EINVAL) => Ok(Others::Unknown),
+            _ => Err(error),
+        },
+    }
 }

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! How the worker gets the files of a layer, and hands them back: by asking the mounter.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::thread;
+use std::time::Duration;
+
+use crate::digest::Digest;
+use crate::failure::{Failure, Kind};
+use crate::layer::{MAX_NOTES_BYTES, Summary};
+use crate::question::{Answer, Ask, Question};
+use crate::store::{Files, Stored};
+
+/// The pause until the mounter is asked again for a layer that another pull is making: that takes a second or more.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a pull that needs a layer finds.
+pub enum Claim<'m> {
+    /// It is stored.
+    Stored,
+    /// It is to be made, by who has this.
+    ToMake(Making<'m>),
+}
+
+/// A layer that is being made. If it is dropped, nothing is left of it.
+pub struct Making<'m> {
+    id: Digest,
+    files: Option<Files>,
+    ask: &'m Ask<'m>,
+}
+
+fn other(message: impl Into<String>) -> Failure {
+    Failure::new(Kind::Other, message)
+}
+
+fn unexpected() -> Failure {
+    other("the mounter answers something else than it was asked")
+}
+
+/// Asks for a layer, whose blob has so many bytes. If another pull is making it, waits until that has succeeded or failed, as
+/// long as `wait` says so.
+///
+/// # Errors
+///
+/// If the mounter refuses, or the wait was given up.
+pub fn claim<'m>(
+    ask: &'m Ask<'m>,
+    layer: &Digest,
+    bytes: u64,
+    wait: &dyn Fn() -> bool,
+) -> Result<Claim<'m>, Failure> {
+    let question = Question::Claim {
+        layer: *layer,
+        bytes,
+    };
+    loop {
+        match ask(&question)? {
+            Answer::Stored => return Ok(Claim::Stored),
+            Answer::Make(files) => {
+                return Ok(Claim::ToMake(Making {
+                    id: *layer,
+                    files: Some(files),
+                    ask,
+                }));
+            }
+            Answer::Busy if wait() => thread::sleep(PAUSE),
+            Answer::Busy => return Err(other("given up, since another layer failed")),
+            _ => return Err(unexpected()),
+        }
+    }
+}
+
+impl Making<'_> {
+    /// The file for the layer, and one for what need not stay. Both have to be closed before the end.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many descriptors.
+    pub fn files(&self) -> Result<(File, File), Failure> {
+        let files = self.files.as_ref().ok_or_else(unexpected)?;
+        let files = files.try_clone();
+        let files = files.map_err(|error| other(format!("the layer's files: {error}")))?;
+        Ok((files.layer, files.scratch))
+    }
+
+    /// Hands the layer over, which is whole.
+    ///
+    /// # Errors
+    ///
+    /// If its files can't be written, or the mounter can't store it.
+    pub fn finish(mut self, summary: Summary) -> Result<(), Failure> {
+        let notes = Stored::from(summary).encode();
+        if notes.len() > MAX_NOTES_BYTES {
+            return Err(other(
+                "the layer has too many directories without entries, or links to lower layers",
+            ));
+        }
+        if Stored::parse(&notes).is_none() {
+            return Err(other(
+                "a directory without an entry, or a link to a lower layer, has a name that no path can have",
+            ));
+        }
+        let mut files = self.files.take().ok_or_else(unexpected)?;
+        // On a disk this takes a while, and the mounter has other layers to attend to.
+        let mut write = || {
+            files.notes.write_all(&notes)?;
+            files.notes.sync_data()?;
+            files.layer.sync_data()
+        };
+        let written = write();
+        written
+            .map_err(|error| Failure::new(Kind::of_io(&error), format!("the layer: {error}")))?;
+        // Nobody may be able to change what is stored.
+        drop(files);
+        match (self.ask)(&Question::Finish(self.id))? {
+            Answer::Done(_) => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        if self.files.take().is_some() {
+            let _ = (self.ask)(&Question::Release(self.id));
+        }
+    }
+}

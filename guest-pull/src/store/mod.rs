@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The directory of layers: each a file that is named by the digest of its archive, and there only when it is whole.
+
+mod making;
+mod notes;
+mod room;
+mod shelf;
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use thiserror::Error;
+
+use crate::digest::Digest;
+use crate::layer::MAX_NOTES_BYTES;
+
+pub use making::{Files, Making, Publishing};
+pub use notes::Stored;
+pub use room::Room;
+pub use shelf::Shelf;
+
+/// Why the store can't be used.
+#[derive(Debug, Error)]
+#[error("{}: {error}", path.display())]
+pub struct Error {
+    /// The file or directory.
+    path: PathBuf,
+    /// What is wrong with it.
+    error: io::Error,
+}
+
+impl Error {
+    /// What is wrong.
+    pub fn io(&self) -> &io::Error {
+        &self.error
+    }
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |error| Error {
+        path: path.clone(),
+        error,
+    }
+}
+
+/// A directory of layers.
+#[derive(Clone, Debug)]
+pub struct Store {
+    directory: PathBuf,
+    layers: PathBuf,
+    mounts: PathBuf,
+}
+
+/// A stored layer that is open. As long as it is, no pull gives it up for its room.
+#[derive(Debug)]
+pub struct Held {
+    /// Its file, for reading.
+    pub file: File,
+    /// What is known of it.
+    pub stored: Stored,
+}
+
+/// What a pull that needs a layer finds.
+pub enum Claim {
+    /// It is there.
+    Stored(Held),
+    /// Another pull is making it.
+    Busy,
+    /// It is to be made, by who has this.
+    ToMake(Making),
+}
+
+impl Store {
+    /// Opens the store, and makes its directories.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be made.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let layers = directory.join("layers");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&layers)
+            .map_err(at(&layers))?;
+        let mounts = directory.join("mounts");
+        let directory = directory.to_owned();
+        Ok(Self {
+            directory,
+            layers,
+            mounts,
+        })
+    }
+
+    /// The directory of all.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The directory of writable layers, which need not exist.
+    pub fn writable(&self) -> PathBuf {
+        self.directory.join("writable")
+    }
+
+    /// Removes what killed processes left of layers that they were making. What a running one makes is locked, and stays.
+    pub fn sweep(&self) {
+        let entries = fs::read_dir(&self.layers).into_iter().flatten();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let of_making = ["lock", "new", "notes", "scratch"].map(OsStr::new);
+        let is_of_making = |path: &PathBuf| {
+            let kind = path.extension().unwrap_or_default();
+            of_making.contains(&kind) && (kind != "notes" || !path.with_extension("erofs").exists())
+        };
+        for path in paths.filter(is_of_making) {
+            let lock_path = path.with_extension("lock");
+            let Ok(Some(lock)) = try_lock(&lock_path) else {
+                continue;
+            };
+            if !is_at(&lock, &lock_path) {
+                continue;
+            }
+            let _ = fs::remove_file(path.with_extension("new"));
+            let _ = fs::remove_file(path.with_extension("scratch"));
+            if !path.with_extension("erofs").exists() {
+                let _ = fs::remove_file(path.with_extension("notes"));
+            }
+            let _ = fs::remove_file(&lock_path);
+        }
+    }
+
+    /// The path of a layer's file.
+    pub fn path(&self, diff_id: &Digest) -> PathBuf {
+        self.layers.join(format!("{}.erofs", diff_id.hex()))
+    }
+
+    /// An empty directory, over which a mounter puts a file system of its own.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be made.
+    pub fn mounts(&self) -> io::Result<PathBuf> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.mounts)?;
+        fs::canonicalize(&self.mounts)
+    }
+
+    /// Looks for a layer. One whose notes are missing or broken counts as none, and is made anew.
+    ///
+    /// # Errors
+    ///
+    /// If the store can't be read or written.
+    pub fn claim(&self, diff_id: &Digest) -> Result<Claim, Error> {
+        let path = self.path(diff_id);
+        let lock_path = path.with_extension("lock");
+        loop {
+            if let Some(held) = self.held(diff_id)? {
+                return Ok(Claim::Stored(held));
+            }
+            let Some(lock) = try_lock(&lock_path).map_err(at(&lock_path))? else {
+                return Ok(Claim::Busy);
+            };
+            // Whoever had the lock may have made the layer, and removed the lock's file.
+            if !is_at(&lock, &lock_path) {
+                continue;
+            }
+            if let Some(held) = self.held(diff_id)? {
+                let _ = fs::remove_file(&lock_path);
+                return Ok(Claim::Stored(held));
+            }
+            return Making::begin(path, lock).map(Claim::ToMake);
+        }
+    }
+
+    /// A layer, if it is stored.
+    ///
+    /// # Errors
+    ///
+    /// If the store can't be read.
+    pub fn held(&self, diff_id: &Digest) -> Result<Option<Held>, Error> {
+        let path = self.path(diff_id);
+        let held = Held::open(&path, &path.with_extension("notes"))?;
+        if let Some(held) = &held {
+            // Those that were used longest ago are given up first.
+            let _ = held.file.set_modified(SystemTime::now());
+        }
+        Ok(held)
+    }
+}
+
+impl Held {
+    /// Opens a layer's file, and reads its notes; none if one is missing, or the notes are broken: after a power cut they may
+    /// be empty.
+    fn open(layer: &Path, notes: &Path) -> Result<Option<Self>, Error> {
+        let open = |path: &Path| match File::open(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at(path)(error)),
+        };
+        let (Some(file), Some(list)) = (open(layer)?, open(notes)?) else {
+            return Ok(None);
+        };
+        let mut text = Vec::new();
+        let most = MAX_NOTES_BYTES as u64 + 1;
+        list.take(most).read_to_end(&mut text).map_err(at(notes))?;
+        Ok(Stored::parse(&text).map(|stored| Self { file, stored }))
+    }
+}
+
+/// Locks a file, which is made if it is missing, unless somebody has the lock.
+fn try_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
+    match Flock::lock(open_lock(path)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error.into()),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Whether the path still leads to the locked file.
+pub(crate) fn is_at(lock: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let locked = lock.metadata().map(identity);
+    let there = fs::symlink_metadata(path).map(identity);
+    matches!((locked, there), (Ok(locked), Ok(there)) if locked == there)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::unwrap_used)]
+    use super::*;
+    use crate::layer::Summary;
+    use std::io::Write as _;
+
+    fn making(store: &Store, id: &Digest) -> Making {
+        match store.claim(id).unwrap() {
+            Claim::ToMake(making) => making,
+            Claim::Busy | Claim::Stored(_) => panic!("it is not to be made"),
+        }
+    }
+
+    /// Writes a layer as a worker does, and publishes it.
+    fn publish(making: Making, stored: &Stored) -> Held {
+        let mut files = making.files().unwrap();
+        files.layer.write_all(b"layer").unwrap();
+        files.notes.write_all(&stored.encode()).unwrap();
+        drop(files);
+        match making.publish(false).unwrap() {
+            Publishing::Done(held) => held,
+            Publishing::Later(_) => panic!("the file system has no leases"),
+        }
+    }
+
+    fn names(store: &Store) -> Vec<String> {
+        let entries = fs::read_dir(&store.layers).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// A layer is there when it is whole, with its notes; what was given up leaves nothing.
+    #[test]
+    fn a_layer_is_whole_or_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        drop(making(&store, &id));
+        assert!(names(&store).is_empty());
+        let stored = Stored::from(Summary {
+            implied: vec![b"/".to_vec(), b"/a\nb".to_vec()],
+            links: vec![(b"/a/link".to_vec(), b"/b".to_vec())],
+            hides_all: true,
+            ..Summary::default()
+        });
+        let published = publish(making(&store, &id), &stored);
+        assert_eq!(published.stored, stored);
+        assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
+        match store.claim(&id).unwrap() {
+            Claim::Stored(found) => assert_eq!(found.stored, stored),
+            Claim::Busy | Claim::ToMake(_) => panic!("it is not stored"),
+        }
+        assert_eq!(fs::read(store.path(&id)).unwrap(), b"layer");
+    }
+
+    /// What a killed process left goes; what a running one makes, and what is stored, stays.
+    #[test]
+    fn what_was_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [left, alone, stored, running] = [&b"a"[..], b"b", b"c", b"d"].map(Digest::of);
+        publish(making(&store, &stored), &Stored::default());
+        for kind in ["new", "notes", "lock"] {
+            fs::write(store.path(&left).with_extension(kind), "").unwrap();
+        }
+        fs::write(store.path(&alone).with_extension("notes"), "").unwrap();
+        fs::write(store.path(&stored).with_extension("lock"), "").unwrap();
+        fs::write(store.layers.join("1.scratch"), "").unwrap();
+        let running = making(&store, &running);
+        store.sweep();
+        // Of the stored layer two files, and of the one that is being made three.
+        assert_eq!(names(&store).len(), 5, "{:?}", names(&store));
+        assert!(store.path(&stored).exists());
+        drop(running);
+        assert_eq!(names(&store).len(), 2);
+    }
+
+    /// A layer that somebody can still write is not published: neither by a descriptor, nor by memory.
+    #[test]
+    fn who_can_write_a_layer_publishes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for kind in ["layer", "notes"] {
+            let making = making(&store, &Digest::of(b"a"));
+            let mut files = making.files().unwrap();
+            files.notes.write_all(&Stored::default().encode()).unwrap();
+            let (layer, notes) = (Some(files.layer), Some(files.notes));
+            let kept = if kind == "layer" { layer } else { notes };
+            assert!(making.publish(true).is_err(), "{kind}");
+            drop(kept);
+            assert!(names(&store).is_empty());
+        }
+    }
+
+    /// Of several that need a layer at once, one makes it; if that one fails, another makes it.
+    #[test]
+    fn one_makes_a_layer_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        let first = making(&store, &id);
+        assert!(matches!(store.claim(&id).unwrap(), Claim::Busy));
+        drop(first);
+        let second = making(&store, &id);
+        assert!(matches!(store.claim(&id).unwrap(), Claim::Busy));
+        publish(second, &Stored::default());
+        assert!(matches!(store.claim(&id).unwrap(), Claim::Stored(_)));
+    }
+}

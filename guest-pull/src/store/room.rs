@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The room of the store: how much there is, and what is given up for more.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::statfs;
+
+use crate::store::{Error, Store, at};
+use crate::sys::{self, Others};
+use crate::writable::IN_MEMORY;
+
+/// How much room the file system of a store has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The bytes that are free, if the file system has an end. In memory, no more than the machine has.
+    pub free: Option<u64>,
+    /// The bytes that the file system has.
+    pub all: Option<u64>,
+    /// How many files can still be made, if that has an end.
+    pub files: Option<u64>,
+}
+
+impl Room {
+    /// Of the file system that has this directory.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn of(directory: &Path) -> io::Result<Self> {
+        let status = statfs(directory)?;
+        // The types have other widths on other architectures.
+        let block = u64::try_from(status.f_bsize).unwrap_or_default();
+        let bytes = |blocks: u64| blocks.saturating_mul(block);
+        // A tmpfs without a limit says 0 of 0.
+        let has_end = status.f_blocks > 0;
+        let mut free = has_end.then(|| bytes(status.f_bavail));
+        if IN_MEMORY.contains(&(status.f_type as u32)) {
+            let available = available_memory();
+            free = match (free, available) {
+                (Some(free), Some(available)) => Some(free.min(available)),
+                (free, available) => free.or(available),
+            };
+        }
+        Ok(Self {
+            free,
+            all: has_end.then(|| bytes(status.f_blocks)),
+            files: (status.f_files > 0).then_some(status.f_ffree),
+        })
+    }
+
+    /// Whether so many bytes fit.
+    pub fn has(&self, bytes: u64) -> bool {
+        self.free.is_none_or(|free| free >= bytes) && self.files != Some(0)
+    }
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        match (self.free, self.all) {
+            (Some(free), Some(all)) => write!(f, "{} of {} MiB are free", mib(free), mib(all))?,
+            (Some(free), None) => write!(f, "{} MiB are free", mib(free))?,
+            _ => f.write_str("it has no limit")?,
+        }
+        match self.files {
+            Some(0) => f.write_str(", and no more files can be made (inodes)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The memory that can still be used, in bytes: proc_meminfo(5).
+fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+impl Store {
+    /// The room of the store's file system.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn room(&self) -> Result<Room, Error> {
+        Room::of(&self.layers).map_err(at(&self.layers))
+    }
+
+    /// Gives up stored layers that nothing is mounted from and no pull has open, the one that was used longest ago first,
+    /// until the store has room for so many bytes. Gives how many layers are gone.
+    ///
+    /// # Errors
+    ///
+    /// If the store can't be read.
+    pub fn make_room(&self, bytes: u64) -> Result<usize, Error> {
+        let mut given_up = 0;
+        if self.room()?.has(bytes) {
+            return Ok(given_up);
+        }
+        for path in self.by_use()? {
+            if give_up(&path).map_err(at(&path))? {
+                given_up += 1;
+                if self.room()?.has(bytes) {
+                    break;
+                }
+            }
+        }
+        Ok(given_up)
+    }
+
+    /// The layers' files, the one that was used longest ago first.
+    fn by_use(&self) -> Result<Vec<PathBuf>, Error> {
+        let entries = fs::read_dir(&self.layers).map_err(at(&self.layers))?;
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let layers = paths.filter(|path| path.extension().is_some_and(|kind| kind == "erofs"));
+        let used = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified());
+        let mut layers: Vec<(SystemTime, PathBuf)> = layers
+            .filter_map(|path| Some((used(&path).ok()?, path)))
+            .collect();
+        layers.sort();
+        Ok(layers.into_iter().map(|(_, path)| path).collect())
+    }
+}
+
+/// Removes a layer, unless somebody uses it: it would take its room all the same then, and would be fetched again. Whoever
+/// opens it at this moment has it still.
+fn give_up(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if sys::users(&file)? != Others::None {
+        return Ok(false);
+    }
+    fs::remove_file(path)?;
+    let _ = fs::remove_file(path.with_extension("notes"));
+    Ok(true)
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The layers of one pull, as the mounter has them: the ones that it holds, and the ones that its worker makes.
+//!
+//! The worker names layers by their digests and gets descriptors. It has no path, and no directory to write into.
+
+use std::collections::BTreeMap;
+
+use crate::digest::Digest;
+use crate::failure::{Failure, Kind};
+use crate::question::{Answer, Question};
+use crate::registry::manifest::MAX_LAYERS;
+use crate::store::{Claim, Error, Held, Making, Publishing, Store};
+
+/// How many layers a worker can make at once: what the configuration allows at most.
+const MAX_MAKING: usize = 16;
+
+/// How large a layer becomes, by the size of its blob: a Debian root file system takes 1.7 times as much, since it was
+/// compressed better before.
+const GROWTH: u64 = 2;
+
+/// What a layer needs beside: blocks for what is small.
+const LEAST_ROOM: u64 = 1 << 20;
+
+/// How much the notes of one image's layers may take together: the mounter has them in its memory.
+const MAX_NOTES: usize = 16 << 20;
+
+/// The layers of one pull.
+pub struct Shelf<'s> {
+    store: &'s Store,
+    making: BTreeMap<Digest, Making>,
+    /// Those that are made, and can be published only when the worker has ended.
+    made: BTreeMap<Digest, Making>,
+    held: BTreeMap<Digest, Held>,
+}
+
+fn failure(error: &Error) -> Failure {
+    let text = format!("the store of layers: {error}");
+    Failure::new(Kind::of_io(error.io()), text)
+}
+
+fn refused(what: &str) -> Failure {
+    Failure::new(Kind::Other, what)
+}
+
+impl<'s> Shelf<'s> {
+    /// Without layers yet.
+    pub fn new(store: &'s Store) -> Self {
+        Self {
+            store,
+            making: BTreeMap::new(),
+            made: BTreeMap::new(),
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Answers what the worker asks about layers.
+    ///
+    /// # Errors
+    ///
+    /// As for what it asks; and if that is not about layers.
+    pub fn answer(&mut self, question: &Question) -> Result<Answer, Failure> {
+        match question {
+            Question::Claim { layer, bytes } => self.claim(layer, *bytes),
+            Question::Finish(layer) => self.finish(layer).map(|()| Answer::Done(true)),
+            Question::Release(layer) => {
+                self.making.remove(layer);
+                Ok(Answer::Done(true))
+            }
+            Question::Room(bytes) => self.make_room(*bytes).map(Answer::Done),
+            Question::Login(_) | Question::Key { .. } | Question::Signature(_) => {
+                Err(refused("the store has no such thing"))
+            }
+        }
+    }
+
+    /// Looks for a layer, whose blob has so many bytes; if it is to be made, makes room for it.
+    fn claim(&mut self, id: &Digest, bytes: u64) -> Result<Answer, Failure> {
+        if self.held.contains_key(id) || self.made.contains_key(id) {
+            return Ok(Answer::Stored);
+        }
+        if self.making.contains_key(id) {
+            return Ok(Answer::Busy);
+        }
+        if self.making.len() >= MAX_MAKING || self.held.len() + self.made.len() >= MAX_LAYERS {
+            return Err(refused("the worker asks for more layers than an image has"));
+        }
+        match self.store.claim(id).map_err(|error| failure(&error))? {
+            Claim::Stored(held) => {
+                self.hold(*id, held)?;
+                Ok(Answer::Stored)
+            }
+            Claim::Busy => Ok(Answer::Busy),
+            Claim::ToMake(making) => {
+                self.make_room(bytes.saturating_mul(GROWTH).saturating_add(LEAST_ROOM))?;
+                let files = making.files();
+                let files = files.map_err(|error| refused(&format!("a layer's files: {error}")))?;
+                self.making.insert(*id, making);
+                Ok(Answer::Make(files))
+            }
+        }
+    }
+
+    /// Publishes a layer that the worker has made. It has closed the layer's files.
+    fn finish(&mut self, id: &Digest) -> Result<(), Failure> {
+        let making = self.making.remove(id);
+        let making = making.ok_or_else(|| refused("the worker is not making this layer"))?;
+        match making.publish(false).map_err(|error| failure(&error))? {
+            Publishing::Done(held) => self.hold(*id, held),
+            Publishing::Later(making) => {
+                self.made.insert(*id, making);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives up stored layers that nobody uses, until the store has room for so many bytes, if that helps. Says whether any
+    /// is gone.
+    fn make_room(&self, bytes: u64) -> Result<bool, Failure> {
+        let given_up = self.store.make_room(bytes);
+        let given_up = given_up.map_err(|error| failure(&error))?;
+        if given_up > 0 {
+            eprintln!(
+                "guest-pull: the store was short of room: {given_up} stored layers that nothing uses are given up"
+            );
+        }
+        Ok(given_up > 0)
+    }
+
+    /// The layers of the image, the lowest first. The worker has ended.
+    ///
+    /// # Errors
+    ///
+    /// If one is not among those that the worker has claimed, or can't be stored.
+    pub fn take(&mut self, ids: &[Digest]) -> Result<Vec<(Digest, &Held)>, Failure> {
+        self.making.clear();
+        for (id, making) in std::mem::take(&mut self.made) {
+            match making.publish(true).map_err(|error| failure(&error))? {
+                Publishing::Done(held) => self.hold(id, held)?,
+                Publishing::Later(_) => return Err(refused("a layer can't be stored")),
+            }
+        }
+        let find = |id: &Digest| {
+            let held = self.held.get(id);
+            let held = held.ok_or_else(|| refused("the worker names a layer that it never had"));
+            held.map(|held| (*id, held))
+        };
+        ids.iter().map(find).collect()
+    }
+
+    fn hold(&mut self, id: Digest, held: Held) -> Result<(), Failure> {
+        self.held.insert(id, held);
+        let lengths = self.held.values().map(|held| held.stored.length());
+        match lengths.sum::<usize>() > MAX_NOTES {
+            true => Err(refused(
+                "the layers have too many directories without entries, or links to lower layers",
+            )),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Limits of what the worker can take.
+
+use std::fs;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+/// How much memory the worker can have: twenty times what a pull takes, and so little that an image which takes more (a
+/// header of gigabytes, millions of long names) ends the worker, and not what else runs in the VM.
+const MAX_MEMORY_BYTES: u64 = 640 << 20;
+
+/// How many descriptors it can have. A layer takes up to seven: three files, again while they are written, and a connection;
+/// and there may be sixteen layers at once.
+const MAX_DESCRIPTORS: u64 = 256;
+
+/// How many threads its user can have: six for each of sixteen layers, in four pulls at once, and some. It can start no
+/// processes.
+const MAX_THREADS: u64 = 512;
+
+/// How large a file can be that it writes. The store's room ends a layer earlier.
+const MAX_FILE_BYTES: u64 = 64 << 30;
+
+/// The kernel ends first who has the most of this when memory is short.
+const OOM_SCORE_ADJUSTMENT: &str = "1000";
+
+/// The limits.
+const LIMITS: [(Resource, u64); 7] = [
+    (Resource::Data, MAX_MEMORY_BYTES),
+    (Resource::Nofile, MAX_DESCRIPTORS),
+    (Resource::Nproc, MAX_THREADS),
+    (Resource::Fsize, MAX_FILE_BYTES),
+    (Resource::Memlock, 0),
+    (Resource::Msgqueue, 0),
+    (Resource::Core, 0),
+];
+
+/// Sets them. They can't be raised again without a capability.
+pub(super) fn set() -> Result<(), String> {
+    for (resource, most) in LIMITS {
+        let most = Some(most);
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        setrlimit(resource, limit).map_err(|error| format!("{resource:?}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Has the kernel end this process first when memory is short: its layer is given up with it, and the mounter can say so.
+/// That needs `/proc`.
+pub fn be_ended_first() {
+    let set = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
+    if let Err(error) = set {
+        eprintln!("guest-pull: if memory is short, the kernel may end something else: {error}");
+    }
+}
