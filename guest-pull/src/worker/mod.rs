@@ -42,15 +42,15 @@ pub fn run() -> io::Result<()> {
     })
 }
 
+/// What a worker does.
+pub type Work<'w> = dyn Fn(&Request, &Arc<Mounter>) -> Result<Outcome, Failure> + 'w;
+
 /// Runs as a worker that does `work`, within these bars.
 ///
 /// # Errors
 ///
 /// If the mounter is gone, or sends no request.
-pub fn run_as(
-    bars: &[Bar],
-    work: &dyn Fn(&Request, &Arc<Mounter>) -> Result<Outcome, Failure>,
-) -> io::Result<()> {
+pub fn run_as(bars: &[Bar], work: &Work<'_>) -> io::Result<()> {
     // The mounter may be killed, and then nobody wants the layers. The kernel tells by a signal, but not if that happened
     // before this call; the end of standard input tells at any time.
     set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -122,8 +122,11 @@ fn program(arch: TargetArch) -> Result<BpfProgram, Error> {
     Ok(filter.try_into()?)
 }
 
-/// Those that may be called in some ways alone: for each the number of an argument, and what it must be in one of them.
-fn conditional() -> Vec<(libc::c_long, Vec<(u8, SeccompCmpOp, u64)>)> {
+/// The number of an argument, and what it must be.
+type Condition = (u8, SeccompCmpOp, u64);
+
+/// Those that may be called in some ways alone, each of which has one condition.
+fn conditional() -> Vec<(libc::c_long, Vec<Condition>)> {
     use SeccompCmpOp::{Eq, MaskedEq};
     let number = |value: libc::c_int| value as u64;
     let none_of = |flags: libc::c_int| MaskedEq(number(flags));
