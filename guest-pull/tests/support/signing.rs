@@ -14,8 +14,9 @@ use base64::engine::general_purpose::STANDARD;
 use common::auth_json::image::ImageName;
 use guest_pull::config::Text;
 use guest_pull::digest::Digest;
-use guest_pull::policy::{Rules, rules_for};
+use guest_pull::policy::{Rules, local_signature, rules_for};
 use guest_pull::pull;
+use guest_pull::question::{Answer, Question};
 use guest_pull::registry::platform::Platform;
 use guest_pull::registry::{Client, Options};
 use serde_json::{Value, json};
@@ -264,6 +265,11 @@ pub fn check_policy(policy: &str, lookaside: Option<&str>, image: &str) -> Resul
     let client = Client::new(&name.registry, &name.repository, None, &options);
     let found = pull::find(&client, &name.suffix[1..], &Platform::of_this_machine());
     let documents = found.map_err(|error| error.to_string())?.documents;
-    let checked = rules.check(&client, &documents);
+    // As the mounter answers.
+    let ask = |question: &Question| match question {
+        Question::Signature(wanted) => local_signature([&rules], wanted).map(Answer::Signature),
+        _ => panic!("the rules ask {question:?}"),
+    };
+    let checked = rules.check(&client, &ask, &documents);
     checked.map_err(|error| error.to_string())
 }
