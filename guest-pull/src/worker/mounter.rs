@@ -109,7 +109,7 @@ impl Mounter {
     /// # Errors
     ///
     /// What the mounter says, or that it says nothing.
-    pub(super) fn ask(&self, question: &Question) -> Result<Answer, Failure> {
+    pub fn ask(&self, question: &Question) -> Result<Answer, Failure> {
         let gone = || Failure::new(Kind::Other, "the mounter gives no answer: see the log");
         let answers = lock(&self.answers);
         self.send(&question.to_json()).map_err(|_| gone())?;

@@ -40,6 +40,7 @@ mod archives_refused;
 mod archives_taken;
 mod both;
 mod bundles;
+mod caged;
 mod compression;
 mod configuration;
 mod cosign;

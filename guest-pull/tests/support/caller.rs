@@ -198,9 +198,35 @@ impl Place {
     }
 }
 
+/// Reads the answer, and what comes before it.
+fn read_answer(stream: &mut UnixStream) -> Answer {
+    let mut progress = Vec::new();
+    loop {
+        let (header, body) = read_frame(stream, Instant::now() + PATIENCE)
+            .unwrap()
+            .unwrap();
+        if header.type_ == MESSAGE_TYPE_DATA {
+            progress.push(Progress::parse_from_bytes(&body).unwrap());
+            continue;
+        }
+        assert_eq!(header.type_, MESSAGE_TYPE_RESPONSE);
+        return Answer {
+            response: Response::parse_from_bytes(&body).unwrap(),
+            body: body.to_vec(),
+            progress,
+        };
+    }
+}
+
 impl Serve {
     pub fn send(&mut self, request: &Request) {
         self.send_raw(&frame(1, request));
+    }
+
+    /// Asks over a connection of the test's own.
+    pub fn ask_over(mut stream: UnixStream, request: &Request) -> Answer {
+        stream.write_all(&frame(1, request)).unwrap();
+        read_answer(&mut stream)
     }
 
     pub fn send_raw(&mut self, bytes: &[u8]) {
@@ -208,23 +234,7 @@ impl Serve {
     }
 
     pub fn answer(&mut self) -> Answer {
-        let stream = self.stream.as_mut().unwrap();
-        let mut progress = Vec::new();
-        loop {
-            let (header, body) = read_frame(stream, Instant::now() + PATIENCE)
-                .unwrap()
-                .unwrap();
-            if header.type_ == MESSAGE_TYPE_DATA {
-                progress.push(Progress::parse_from_bytes(&body).unwrap());
-                continue;
-            }
-            assert_eq!(header.type_, MESSAGE_TYPE_RESPONSE);
-            return Answer {
-                response: Response::parse_from_bytes(&body).unwrap(),
-                body: body.to_vec(),
-                progress,
-            };
-        }
+        read_answer(self.stream.as_mut().unwrap())
     }
 
     /// The processes that it started.
