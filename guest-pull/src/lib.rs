@@ -7,6 +7,7 @@ pub mod config;
 pub mod credential;
 pub mod digest;
 mod directories;
+mod document;
 pub mod encryption;
 pub mod erofs;
 pub mod failure;

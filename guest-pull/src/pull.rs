@@ -2,7 +2,6 @@
 
 //! From the name of an image to its layers in the store.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +24,7 @@ use crate::question::{Answer, Question};
 use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
-use crate::store::{self, Claim, Making, Store, Stored};
+use crate::store::{self, Claim, Making, Store};
 
 pub use crate::lookup::{Found, find};
 
@@ -105,8 +104,8 @@ pub enum Event {
 pub struct Pulled {
     /// The digest of the image's manifest.
     pub manifest: Digest,
-    /// The layers, the lowest first: the digest of the archive, and what is known of it.
-    pub layers: Vec<(Digest, Stored)>,
+    /// The digests of the layers' archives, the lowest first.
+    pub layers: Vec<Digest>,
 }
 
 /// What a pull works with.
@@ -131,28 +130,36 @@ pub struct Means<'m> {
 /// # Errors
 ///
 /// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
-pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pulled, Error> {
+pub fn pull(means: &Means<'_>, found: Found, platform: &Platform) -> Result<Pulled, Error> {
     let Means { client, events, .. } = means;
+    let Found {
+        digest,
+        documents,
+        manifest,
+        config,
+    } = found;
     if let Some(rules) = means.rules {
-        rules.check(client, &found.documents)?;
+        rules.check(client, &documents)?;
     }
-    let manifest = &found.manifest;
-    let config = match &found.config {
-        Some(config) => Cow::Borrowed(config),
-        None => Cow::Owned(configuration(client, manifest)?),
+    // The layers need the memory that these take.
+    drop(documents);
+    let config = match config {
+        Some(config) => config,
+        None => configuration(client, &manifest)?,
     };
     warn_of_platform(&config, platform);
     let diff_ids =
         manifest::diff_ids(&config, manifest.layers.len()).map_err(lookup::Error::from)?;
+    drop(config);
     let bytes = manifest.layers.iter().map(|layer| layer.size);
     events(Event::Started {
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
-    let layers = fetch_all(means, &manifest.layers, &diff_ids)?;
+    fetch_all(means, &manifest.layers, &diff_ids)?;
     Ok(Pulled {
-        manifest: found.digest,
-        layers: diff_ids.into_iter().zip(layers).collect(),
+        manifest: digest,
+        layers: diff_ids,
     })
 }
 
@@ -161,7 +168,7 @@ fn fetch_all(
     means: &Means<'_>,
     layers: &[Descriptor],
     diff_ids: &[Digest],
-) -> Result<Vec<Stored>, Error> {
+) -> Result<(), Error> {
     let Means { store, events, .. } = means;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -184,13 +191,13 @@ fn fetch_all(
                 failure,
             };
             let result = match store.claim(diff_id, &|| !stop.load(Ordering::Relaxed)) {
-                Ok(Claim::Stored(stored)) => {
+                Ok(Claim::Stored(_)) => {
                     let bytes = layer.size;
                     events(Event::Layer {
                         bytes,
                         stored: true,
                     });
-                    Ok(stored)
+                    Ok(())
                 }
                 Ok(Claim::ToMake(making)) => {
                     let give_up = || {
@@ -220,8 +227,7 @@ fn fetch_all(
         let (_, failed) = results.swap_remove(position);
         failed?;
     }
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
+    results.into_iter().try_for_each(|(_, result)| result)
 }
 
 /// Fetches one layer and makes its file system, in one pass: nothing of it is seen by anybody before both digests are
@@ -233,7 +239,7 @@ fn fetch(
     making: Making,
     stop: &AtomicBool,
     give_up: &(dyn Fn() + Sync),
-) -> Result<Stored, Failure> {
+) -> Result<(), Failure> {
     let failed = Mutex::new(None);
     let watch = Watch {
         stop,
@@ -255,7 +261,7 @@ fn fetch_watched(
     diff_id: &Digest,
     making: Making,
     watch: &Watch<'_>,
-) -> Result<Stored, Failure> {
+) -> Result<(), Failure> {
     // Before anything is fetched that nobody could decrypt.
     let decryptor = encryption::decryptor(layer, means.ask)?;
     let is_encrypted = decryptor.is_some();
@@ -315,13 +321,13 @@ fn fetch_watched(
         )));
     }
     let finished = making.finish(&summary);
-    let stored =
-        finished.map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
+    // What is known of the layer is in the store, and not kept for all layers.
+    finished.map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
     (watch.events)(Event::Layer {
         bytes: size,
         stored: false,
     });
-    Ok(stored)
+    Ok(())
 }
 
 /// Makes a file system of the archive in a blob, and the digest of the archive. If that fails, `failed` is told before the

@@ -87,12 +87,12 @@ fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
         events: &|event| mounter.tell(event),
         ask: &|question| mounter.ask(question),
     };
-    let pulled = pull::pull(&means, &found, &request.platform);
+    let pulled = pull::pull(&means, found, &request.platform);
     let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()).at(place))?;
     Ok(Outcome {
         place,
         manifest: pulled.manifest,
-        layers: pulled.layers.into_iter().map(|(id, _)| id).collect(),
+        layers: pulled.layers,
     })
 }
 
