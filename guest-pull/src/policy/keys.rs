@@ -2,6 +2,7 @@
 
 //! Public keys, and what they signed.
 
+use std::cell::Cell;
 use std::fmt;
 
 use ring::signature::{
@@ -108,6 +109,51 @@ impl PublicKey {
             let key = UnparsedPublicKey::new(algorithm, &self.bytes);
             key.verify(message, signature).is_ok()
         })
+    }
+}
+
+/// The keys of a requirement, which check a bounded number of signatures: many signatures by nobody would take many keys a
+/// long time.
+pub(super) struct Checker<'k> {
+    keys: &'k [PublicKey],
+    /// How much may still be done.
+    left: Cell<u64>,
+}
+
+/// How many bytes are digested for one requirement. One check of a signature counts as [`CHECK`] beside its message. It is
+/// 32,768 checks, and takes ten seconds or so at most.
+const MAX_WORK: u64 = 2 << 30;
+
+/// What one check of a signature takes, in bytes that could be digested meanwhile.
+const CHECK: u64 = 64 << 10;
+
+impl<'k> Checker<'k> {
+    /// With nothing done yet.
+    pub(super) fn new(keys: &'k [PublicKey]) -> Self {
+        Self {
+            keys,
+            left: Cell::new(MAX_WORK),
+        }
+    }
+
+    /// Whether a signature is one of the keys', of the message.
+    ///
+    /// # Errors
+    ///
+    /// If too much was checked before.
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> Result<bool, String> {
+        for key in self.keys {
+            let checks = key.kind.algorithms().len() as u64;
+            let work = checks * (CHECK + message.len() as u64);
+            let left = self.left.get().checked_sub(work);
+            self.left.set(left.ok_or(
+                "too many signatures by other keys were checked before it; delete those that are not needed",
+            )?);
+            if key.verifies(message, signature) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
