@@ -29,5 +29,6 @@ pub mod serve;
 mod spelling;
 pub mod store;
 pub mod until;
+mod upper;
 pub mod worker;
 pub mod writable;

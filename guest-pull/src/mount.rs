@@ -9,7 +9,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -57,6 +57,12 @@ pub enum Error {
     /// Something is mounted there.
     #[error("{} has a mount already; unmount it, or take another bundle", .0.display())]
     Mounted(PathBuf),
+    /// The layers' notes have too much.
+    #[error(
+        "the image's layers have more than {MAX_NOTED_PATHS_OF_IMAGE} directories without entries and links to lower layers; build it \
+         with entries for its directories"
+    )]
+    Notes,
     /// A layer is not in the store.
     #[error("the layer {0} is not stored")]
     NotStored(Digest),
@@ -67,6 +73,9 @@ pub enum Error {
     #[error("the writable layer: {0}")]
     Writable(#[from] writable::Error),
 }
+
+/// The most paths of the notes about all layers of an image: what one layer may have, twice.
+const MAX_NOTED_PATHS_OF_IMAGE: usize = 2 * store::MAX_NOTED_PATHS;
 
 fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let step = step.into();
@@ -160,9 +169,15 @@ pub fn mount_stored(
     by: By,
     check: Check<'_>,
 ) -> Result<Mounted, Error> {
+    let mut paths = 0;
     let stored = |id: &Digest| {
         let stored = store.stored(id)?.ok_or(Error::NotStored(*id))?;
-        Ok((*id, stored))
+        // They stay in memory, those of hundreds of layers together.
+        paths += stored.noted_paths();
+        match paths <= MAX_NOTED_PATHS_OF_IMAGE {
+            true => Ok((*id, stored)),
+            false => Err(Error::Notes),
+        }
     };
     let layers: Result<Vec<_>, Error> = ids.iter().map(stored).collect();
     mount(store, &layers?, bundle, by, check)
@@ -337,15 +352,18 @@ fn mount_layer(file: &Path, directory: &Path, by: By) -> Result<Option<File>, Er
         )
     };
     let failed = |error: nix::Error| step(format!("the layer {}", file.display()))(error.into());
+    // What has the name now: nothing that has it later, and nothing that a link of that name leads to.
+    let opened = store::open_regular(file).map_err(step(format!("the layer {}", file.display())))?;
+    let opened_name = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     let mounted = match by {
-        By::File => mount_from(file),
+        By::File => mount_from(&opened_name),
         By::LoopDevice => Err(nix::Error::ENOTBLK),
     };
     match mounted {
         Ok(()) => Ok(None),
         Err(nix::Error::ENODEV) => Err(Error::NoErofs),
         Err(nix::Error::ENOTBLK) => {
-            let (device, path) = loop_device::attach(file)
+            let (device, path) = loop_device::attach(&opened_name)
                 .map_err(step(format!("a loop device for {}", file.display())))?;
             mount_from(&path).map_err(failed)?;
             Ok(Some(device))

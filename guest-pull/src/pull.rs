@@ -320,7 +320,7 @@ fn fetch_watched(
             "its archive has the digest {found}, and the configuration says {diff_id}"
         )));
     }
-    let finished = making.finish(&summary);
+    let finished = making.finish(summary);
     // What is known of the layer is in the store, and not kept for all layers.
     finished.map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
     (watch.events)(Event::Layer {

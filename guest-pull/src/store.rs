@@ -85,6 +85,10 @@ pub struct Making {
 /// The pause between two attempts at a lock: another pull needs a second or more for a layer.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
+/// The most paths of the notes about a layer. Ordinary layers have a few dozen, and the mounter has some hundred bytes of memory
+/// for each.
+pub const MAX_NOTED_PATHS: usize = 100_000;
+
 /// The first line of the notes about a layer, so that later versions know them.
 const NOTES: &[u8] = b"guest-pull 1\n";
 
@@ -215,12 +219,15 @@ impl Store {
     /// If the store can't be read.
     pub fn stored(&self, diff_id: &Digest) -> Result<Option<Stored>, Error> {
         let path = self.path(diff_id);
-        if !path.exists() {
-            return Ok(None);
+        match fs::symlink_metadata(&path) {
+            Ok(file) if file.is_file() => {}
+            Ok(_) => return Err(at(&path)(no_file())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(at(&path)(error)),
         }
         let notes = path.with_extension("notes");
         let mut text = Vec::new();
-        let file = match File::open(&notes) {
+        let file = match open_regular(&notes) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(at(&notes)(error)),
@@ -239,14 +246,14 @@ impl Making {
     /// # Errors
     ///
     /// If its files can't be written.
-    pub fn finish(mut self, summary: &Summary) -> Result<Stored, Error> {
+    pub fn finish(mut self, summary: Summary) -> Result<Stored, Error> {
         let stored = Stored {
-            implied: summary.implied.clone(),
-            links: summary.links.clone(),
+            implied: summary.implied,
+            links: summary.links,
             hides_all: summary.hides_all,
         };
         let notes = stored.encode();
-        if notes.len() > MAX_NOTES_BYTES {
+        if notes.len() > MAX_NOTES_BYTES || stored.noted_paths() > MAX_NOTED_PATHS {
             let what =
                 "the layer has too many directories without entries, or links to lower layers";
             return Err(at(&self.notes)(io::Error::other(what)));
@@ -301,6 +308,11 @@ impl Stored {
         text
     }
 
+    /// How many paths the notes have.
+    pub fn noted_paths(&self) -> usize {
+        self.implied.len() + 2 * self.links.len()
+    }
+
     /// The mounter reads what the worker wrote, so each path must be one that can't lead anywhere else.
     fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > MAX_NOTES_BYTES {
@@ -321,7 +333,12 @@ impl Stored {
         if list.is_empty() {
             return Some(stored);
         }
-        let mut paths = list.strip_suffix(&[0])?.split(|byte| *byte == 0);
+        let list = list.strip_suffix(&[0])?;
+        // Before any of them takes memory.
+        if list.iter().filter(|byte| **byte == 0).count() >= MAX_NOTED_PATHS {
+            return None;
+        }
+        let mut paths = list.split(|byte| *byte == 0);
         while let Some(path) = paths.next() {
             match path.strip_prefix(b"=") {
                 Some(link) => {
@@ -333,6 +350,30 @@ impl Stored {
         }
         Some(stored)
     }
+}
+
+/// Opens a file of the store for reading. A worker that was taken over could leave a link to something else there, or a
+/// pipe that keeps who opens it waiting.
+///
+/// # Errors
+///
+/// If it isn't there, or is no regular file.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|error| {
+        let is_link = error.raw_os_error() == Some(libc::ELOOP);
+        if is_link { no_file() } else { error }
+    })?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(no_file()),
+    }
+}
+
+fn no_file() -> io::Error {
+    io::Error::other("it is no regular file; remove it from the store")
 }
 
 /// A path, if it is as this program writes it: from the root, with nothing in it that leads elsewhere.
@@ -421,7 +462,7 @@ mod tests {
             hides_all: true,
             ..Summary::default()
         };
-        let stored = made.finish(&summary).unwrap();
+        let stored = made.finish(summary).unwrap();
         assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
         match store.claim(&id, &|| true).unwrap() {
             Claim::Stored(found) => assert_eq!(found, stored),
@@ -436,7 +477,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let [left, stored, running] = [&b"a"[..], b"b", b"c"].map(Digest::of);
-        let finished = making(&store, &stored).finish(&Summary::default());
+        let finished = making(&store, &stored).finish(Summary::default());
         finished.unwrap();
         for kind in ["new", "notes", "lock"] {
             fs::write(store.path(&left).with_extension(kind), "").unwrap();
@@ -477,6 +518,37 @@ mod tests {
         }
     }
 
+    /// The mounter opens regular files alone: no link to one, and no pipe, which would keep it waiting. Notes of more paths
+    /// than that count as broken.
+    #[test]
+    fn other_files_are_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        let path = store.path(&id);
+        let notes = path.with_extension("notes");
+        let pipe = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = |path: &Path| std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+        for other in [&pipe as &dyn Fn(&Path), &link] {
+            fs::write(&path, "layer").unwrap();
+            other(&notes);
+            let error = store.stored(&id).unwrap_err().to_string();
+            assert!(error.contains("no regular file"), "{error}");
+            fs::remove_file(&notes).unwrap();
+            fs::remove_file(&path).unwrap();
+            fs::write(&notes, NOTES).unwrap();
+            other(&path);
+            let error = store.stored(&id).unwrap_err().to_string();
+            assert!(error.contains("no regular file"), "{error}");
+            fs::remove_file(&notes).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+        let notes = |paths: usize| [NOTES, b"\n", &b"/a\0".repeat(paths)].concat();
+        let most = Stored::parse(&notes(MAX_NOTED_PATHS)).unwrap();
+        assert_eq!(most.noted_paths(), MAX_NOTED_PATHS);
+        assert_eq!(Stored::parse(&notes(MAX_NOTED_PATHS + 1)), None);
+    }
+
     /// Of several that need a layer at once, one makes it and the others wait for it; if that one fails, the next makes it.
     #[test]
     fn one_makes_a_layer_and_others_wait() {
@@ -490,7 +562,7 @@ mod tests {
                     let store = store.clone();
                     scope.spawn(move || match store.claim(&id, &|| true).unwrap() {
                         Claim::ToMake(making) => {
-                            making.finish(&Summary::default()).unwrap();
+                            making.finish(Summary::default()).unwrap();
                             1
                         }
                         Claim::Stored(_) => 0,
