@@ -492,7 +492,15 @@ mod tests {
             ["1", "\"a]\"", "{\"b\":[]}", "null"]
         );
         assert!(values("[]").unwrap().is_empty());
-        for text in ["{}", "", "[1,]", "[1", "[hunter2]", "[1] hunter2", "\"hunter2\""] {
+        for text in [
+            "{}",
+            "",
+            "[1,]",
+            "[1",
+            "[hunter2]",
+            "[1] hunter2",
+            "\"hunter2\"",
+        ] {
             let error = values(text).unwrap_err();
             assert!(!error.contains("hunter"), "{error}");
         }

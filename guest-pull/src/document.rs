@@ -227,7 +227,10 @@ mod tests {
             ("[1]", None),
         ] {
             let text = format!("{{\"size\":{text}}}");
-            let [size] = Part::document(text.as_bytes()).unwrap().pick(["size"]).unwrap();
+            let [size] = Part::document(text.as_bytes())
+                .unwrap()
+                .pick(["size"])
+                .unwrap();
             assert_eq!(size.number(), number, "{text}");
         }
     }
@@ -246,9 +249,15 @@ mod tests {
             (deep(MAX_DEPTH + 1), "more than 128 levels deep"),
             (deep(2 << 20), "more than 128 levels deep"),
             (b"".to_vec(), "is empty"),
-            (b"\xef\xbb\xbf{}".to_vec(), "is not JSON: it begins with a byte order mark"),
+            (
+                b"\xef\xbb\xbf{}".to_vec(),
+                "is not JSON: it begins with a byte order mark",
+            ),
             (b"{}\0".to_vec(), "is not JSON: trailing characters"),
-            (b"{\"a\":\"\0\"}".to_vec(), "is not JSON: a raw control character"),
+            (
+                b"{\"a\":\"\0\"}".to_vec(),
+                "is not JSON: a raw control character",
+            ),
             (b"{\"a\":\"\xff\"}".to_vec(), "is not JSON: not UTF-8"),
             (b"{\"a\":1} {}".to_vec(), "is not JSON: trailing characters"),
             (b"{\"a\":01}".to_vec(), "is not JSON: invalid number"),

@@ -332,7 +332,9 @@ mod tests {
         assert_eq!(directories_above(&layers), (2..=2002).sum::<usize>());
         // What is above both counts once, and a name that begins with another is another.
         let both = Stored {
-            implied: [&b"/a/b"[..], b"/a/bc", b"/a/bc/d"].map(<[u8]>::to_vec).into(),
+            implied: [&b"/a/b"[..], b"/a/bc", b"/a/bc/d"]
+                .map(<[u8]>::to_vec)
+                .into(),
             ..Stored::default()
         };
         let layers = directories::layers(&[&both], 0);

@@ -353,7 +353,8 @@ fn mount_layer(file: &Path, directory: &Path, by: By) -> Result<Option<File>, Er
     };
     let failed = |error: nix::Error| step(format!("the layer {}", file.display()))(error.into());
     // What has the name now: nothing that has it later, and nothing that a link of that name leads to.
-    let opened = store::open_regular(file).map_err(step(format!("the layer {}", file.display())))?;
+    let opened =
+        store::open_regular(file).map_err(step(format!("the layer {}", file.display())))?;
     let opened_name = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     let mounted = match by {
         By::File => mount_from(&opened_name),

@@ -164,11 +164,7 @@ pub fn pull(means: &Means<'_>, found: Found, platform: &Platform) -> Result<Pull
 }
 
 /// Fetches what is not stored, some at once. After the first failure no other begins, and those that run are given up.
-fn fetch_all(
-    means: &Means<'_>,
-    layers: &[Descriptor],
-    diff_ids: &[Digest],
-) -> Result<(), Error> {
+fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> Result<(), Error> {
     let Means { store, events, .. } = means;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);

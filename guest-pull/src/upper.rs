@@ -170,11 +170,8 @@ impl Upper {
     /// Makes a file, which must not be there.
     pub fn make_file(&self, path: &[u8]) -> io::Result<File> {
         let (parent, name) = self.parent(path)?;
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat2(parent, name, flags, Mode::from_raw_mode(0o600), beneath())?;
         Ok(file.into())
     }

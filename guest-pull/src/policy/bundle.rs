@@ -179,7 +179,10 @@ fn verify_envelope(
     let [kind, payload, signatures] = envelope.pick(["payloadType", "payload", "signatures"])?;
     let kind = kind.text_or_empty()?;
     if kind != STATEMENT {
-        return Err(format!("its payload is {}", Quoted(&beginning(&kind, SHOWN))));
+        return Err(format!(
+            "its payload is {}",
+            Quoted(&beginning(&kind, SHOWN))
+        ));
     }
     let payload = payload.text()?;
     let payload = payload.and_then(|payload| base64::decode_padded(&payload));

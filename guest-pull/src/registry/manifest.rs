@@ -247,8 +247,15 @@ pub fn parse_said(bytes: &[u8], said: &[&str]) -> Result<Document, Error> {
         "config",
         "artifactType",
     ];
-    let [version, own, fs_layers, manifests, layers, config, artifact_type] =
-        document.pick(names).map_err(wrong)?;
+    let [
+        version,
+        own,
+        fs_layers,
+        manifests,
+        layers,
+        config,
+        artifact_type,
+    ] = document.pick(names).map_err(wrong)?;
     if version.number() == Some(1) || fs_layers.is_there() {
         let what = "is of schema 1, which has no digests of what its layers contain; push the image again with a newer tool";
         return Err(malformed("manifest", what));

@@ -14,6 +14,8 @@ mod containerd;
 mod host;
 #[path = "../support/image.rs"]
 mod image;
+#[path = "../support/memory_of.rs"]
+mod memory_of;
 #[path = "../support/played.rs"]
 mod played;
 #[path = "../support/proxy.rs"]
@@ -47,6 +49,8 @@ mod credentials;
 mod credentials_changed;
 mod encrypted;
 mod foreign;
+mod hostile;
+mod hostile_documents;
 mod indexes;
 mod manifests;
 mod measurement;
