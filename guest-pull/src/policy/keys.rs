@@ -130,10 +130,8 @@ const CHECK: u64 = 64 << 10;
 impl<'k> Checker<'k> {
     /// With nothing done yet.
     pub(super) fn new(keys: &'k [PublicKey]) -> Self {
-        Self {
-            keys,
-            left: Cell::new(MAX_WORK),
-        }
+        let left = Cell::new(MAX_WORK);
+        Self { keys, left }
     }
 
     /// Whether a signature is one of the keys', of the message.
@@ -204,4 +202,24 @@ fn element(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     };
     (*found == tag).then_some(())?;
     rest.split_at_checked(length)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Checks end when they have taken too long together: each counts, and so does its message, for each key.
+    #[test]
+    fn checks_are_bounded() {
+        let pem = || rcgen::KeyPair::generate().unwrap().public_key_pem();
+        let keys = [(); 2].map(|()| PublicKey::parse("key", pem().as_bytes()).unwrap());
+        let mut checker = Checker::new(&keys);
+        assert_eq!(checker.verifies(b"message", b"signature"), Ok(false));
+        assert_eq!(checker.left.get(), MAX_WORK - 2 * (CHECK + 7));
+        *checker.left.get_mut() = 3 * CHECK;
+        assert_eq!(checker.verifies(b"", b""), Ok(false));
+        let error = checker.verifies(b"", b"").unwrap_err();
+        assert!(error.contains("too many signatures"), "{error}");
+    }
 }

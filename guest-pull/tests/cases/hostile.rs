@@ -39,6 +39,7 @@ impl Victim {
         command.args(["--store", text(self.dir.path()), &image]);
         let start = Instant::now();
         let found = measured(&command);
+        println!("the worker had {} KiB", found.peak);
         let shown = found.said.chars().take(3000).collect::<String>();
         assert!(start.elapsed() < LONGEST, "{shown}");
         assert!(

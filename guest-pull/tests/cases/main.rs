@@ -53,6 +53,7 @@ mod hostile;
 mod hostile_blobs;
 mod hostile_documents;
 mod hostile_layers;
+mod hostile_signatures;
 mod hostile_store;
 mod indexes;
 mod manifests;
