@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::layer::{MAX_NOTES_BYTES, Summary};
 use crate::question::{Answer, Ask, Question};
-use crate::store::{Files, Stored};
+use crate::store::{Files, MAX_NOTED_PATHS, Stored};
 
 /// The pause until the mounter is asked again for a layer that another pull is making: that takes a second or more.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -91,8 +91,9 @@ impl Making<'_> {
     ///
     /// If its files can't be written, or the mounter can't store it.
     pub fn finish(mut self, summary: Summary) -> Result<(), Failure> {
-        let notes = Stored::from(summary).encode();
-        if notes.len() > MAX_NOTES_BYTES {
+        let stored = Stored::from(summary);
+        let notes = stored.encode();
+        if notes.len() > MAX_NOTES_BYTES || stored.noted_paths() > MAX_NOTED_PATHS {
             return Err(other(
                 "the layer has too many directories without entries, or links to lower layers",
             ));

@@ -2,7 +2,6 @@
 
 //! From the name of an image to its layers in the store.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -125,19 +124,27 @@ pub struct Means<'m> {
 /// # Errors
 ///
 /// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
-pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pulled, Error> {
+pub fn pull(means: &Means<'_>, found: Found, platform: &Platform) -> Result<Pulled, Error> {
     let Means { client, events, .. } = means;
+    let Found {
+        digest,
+        documents,
+        manifest,
+        config,
+    } = found;
     if let Some(rules) = means.rules {
-        rules.check(client, means.ask, &found.documents)?;
+        rules.check(client, means.ask, &documents)?;
     }
-    let manifest = &found.manifest;
-    let config = match &found.config {
-        Some(config) => Cow::Borrowed(config),
-        None => Cow::Owned(configuration(client, manifest)?),
+    // The layers need the memory that these take.
+    drop(documents);
+    let config = match config {
+        Some(config) => config,
+        None => configuration(client, &manifest)?,
     };
     warn_of_platform(&config, platform);
     let diff_ids =
         manifest::diff_ids(&config, manifest.layers.len()).map_err(lookup::Error::from)?;
+    drop(config);
     let bytes = manifest.layers.iter().map(|layer| layer.size);
     events(Event::Started {
         layers: manifest.layers.len(),
@@ -145,7 +152,7 @@ pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pul
     });
     fetch_all(means, &manifest.layers, &diff_ids)?;
     Ok(Pulled {
-        manifest: found.digest,
+        manifest: digest,
         layers: diff_ids,
     })
 }

@@ -22,7 +22,7 @@ use crate::digest::Digest;
 use crate::layer::MAX_NOTES_BYTES;
 
 pub use making::{Files, Making, Publishing};
-pub use notes::Stored;
+pub use notes::{MAX_NOTED_PATHS, Stored};
 pub use room::Room;
 pub use shelf::Shelf;
 
@@ -201,7 +201,7 @@ impl Held {
     /// Opens a layer's file, and reads its notes; none if one is missing, or the notes are broken: after a power cut they may
     /// be empty.
     fn open(layer: &Path, notes: &Path) -> Result<Option<Self>, Error> {
-        let open = |path: &Path| match File::open(path) {
+        let open = |path: &Path| match open_regular(path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at(path)(error)),
@@ -213,6 +213,23 @@ impl Held {
         let most = MAX_NOTES_BYTES as u64 + 1;
         list.take(most).read_to_end(&mut text).map_err(at(notes))?;
         Ok(Stored::parse(&text).map(|stored| Self { file, stored }))
+    }
+}
+
+/// Opens a file of the store for reading. Whoever can write there could leave a link to something else, or a pipe that keeps
+/// who opens it waiting.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let no_file = || io::Error::other("it is no regular file; remove it from the store");
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|error| {
+        let is_link = error.raw_os_error() == Some(libc::ELOOP);
+        if is_link { no_file() } else { error }
+    })?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(no_file()),
     }
 }
 
@@ -322,6 +339,28 @@ mod tests {
         assert!(store.path(&stored).exists());
         drop(running);
         assert_eq!(names(&store).len(), 2);
+    }
+
+    /// The mounter opens regular files alone: no link to one, and no pipe, which would keep it waiting.
+    #[test]
+    fn other_files_are_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        let path = store.path(&id);
+        let notes = path.with_extension("notes");
+        let pipe = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = |path: &Path| std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+        for other in [&pipe as &dyn Fn(&Path), &link] {
+            for (odd, good) in [(&notes, &path), (&path, &notes)] {
+                fs::write(good, Stored::default().encode()).unwrap();
+                other(odd);
+                let error = store.held(&id).unwrap_err().to_string();
+                assert!(error.contains("no regular file"), "{error}");
+                fs::remove_file(good).unwrap();
+                fs::remove_file(odd).unwrap();
+            }
+        }
     }
 
     /// A layer that somebody can still write is not published: neither by a descriptor, nor by memory.

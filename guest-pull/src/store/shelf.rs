@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
+use crate::store::notes::MAX_NOTED_PATHS;
 use crate::store::{Claim, Error, Held, Making, Publishing, Store};
 
 /// How many layers a worker can make at once: what the configuration allows at most.
@@ -22,8 +23,9 @@ const GROWTH: u64 = 2;
 /// What a layer needs beside: blocks for what is small.
 const LEAST_ROOM: u64 = 1 << 20;
 
-/// How much the notes of one image's layers may take together: the mounter has them in its memory.
-const MAX_NOTES: usize = 16 << 20;
+/// The most paths of the notes about all layers of an image, which stay in the mounter's memory: what one layer may have,
+/// twice.
+const MAX_NOTED_PATHS_OF_IMAGE: usize = 2 * MAX_NOTED_PATHS;
 
 /// The layers of one pull.
 pub struct Shelf<'s> {
@@ -150,11 +152,12 @@ impl<'s> Shelf<'s> {
 
     fn hold(&mut self, id: Digest, held: Held) -> Result<(), Failure> {
         self.held.insert(id, held);
-        let lengths = self.held.values().map(|held| held.stored.length());
-        match lengths.sum::<usize>() > MAX_NOTES {
-            true => Err(refused(
-                "the layers have too many directories without entries, or links to lower layers",
-            )),
+        let noted = self.held.values().map(|held| held.stored.noted_paths());
+        match noted.sum::<usize>() > MAX_NOTED_PATHS_OF_IMAGE {
+            true => Err(refused(&format!(
+                "the image's layers have more than {MAX_NOTED_PATHS_OF_IMAGE} directories without entries and links to lower \
+                 layers; build it with entries for its directories"
+            ))),
             false => Ok(()),
         }
     }

@@ -99,7 +99,7 @@ fn pull(
         events: &|event| mounter.tell(event),
         ask: &|question| mounter.ask(question),
     };
-    let pulled = pull::pull(&means, &found, &request.platform);
+    let pulled = pull::pull(&means, found, &request.platform);
     let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()).at(place))?;
     Ok(Outcome {
         place,

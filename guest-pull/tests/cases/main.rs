@@ -14,6 +14,8 @@ mod containerd;
 mod host;
 #[path = "../support/image.rs"]
 mod image;
+#[path = "../support/memory_of.rs"]
+mod memory_of;
 #[path = "../support/played.rs"]
 mod played;
 #[path = "../support/proxy.rs"]
@@ -48,6 +50,12 @@ mod credentials;
 mod credentials_changed;
 mod encrypted;
 mod foreign;
+mod hostile;
+mod hostile_blobs;
+mod hostile_documents;
+mod hostile_layers;
+mod hostile_signatures;
+mod hostile_store;
 mod indexes;
 mod manifests;
 mod measurement;
