@@ -146,7 +146,7 @@ fn copies_have_room_and_end_with_the_caller() {
     let kind = error.kind.unwrap();
     assert_eq!((kind, left), (std::io::ErrorKind::StorageFull, 0));
     let expected = "have 2097152 bytes, and there is room for 10";
-    assert!(error.to_string().contains(expected), "{error}");
+    assert!(error.text.contains(expected), "{error:?}");
 }
 
 /// What is made in the writable layer before the mount has no ACL from the bundle's directory.
