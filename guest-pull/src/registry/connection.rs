@@ -63,6 +63,7 @@ pub(super) fn said(error: &io::Error) -> String {
     match inner.and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::Timeout(_)) if is_over() => LATE.to_owned(),
         Some(Error::Timeout(_)) => format!("nothing of it came for {} s", STALL.as_secs()),
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => "the connection ended".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -2,6 +2,7 @@
 
 //! Single HTTP requests: what any server is asked by, whatever it is.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -300,6 +301,9 @@ fn said(error: &ureq::Error) -> String {
         }
         ureq::Error::Timeout(_) => {
             format!("no whole answer came within {} s", STALL.as_secs())
+        }
+        ureq::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            "the connection ended before the answer".to_owned()
         }
         other => other.to_string(),
     }
