@@ -70,3 +70,4 @@ mod registry_configuration_oracle;
 mod signatures;
 mod signed_by;
 mod silence;
+mod token_servers;

@@ -2,6 +2,7 @@
 
 //! Servers that send nothing, too little or too late: all at once, since each takes up to a minute.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -186,11 +187,12 @@ fn each_silence_ends() {
             &["after 0 of", "tries"],
         ),
     ];
+    let (repository, image) = repository();
+    let repository = Arc::new(repository);
     thread::scope(|scope| {
         for (name, slow, expected) in rows {
+            let (repository, layer) = (Arc::clone(&repository), image.clone());
             scope.spawn(move || {
-                let (repository, image) = repository();
-                let layer = image.clone();
                 let registry = RawServer::start(move |asked| {
                     let usual = || {
                         let answer = repository.answer(&asked.path);
