@@ -16,6 +16,8 @@ mod faulty;
 mod host;
 #[path = "../support/image.rs"]
 mod image;
+#[path = "../support/memory_of.rs"]
+mod memory_of;
 #[path = "../support/played.rs"]
 mod played;
 #[path = "../support/proxy.rs"]

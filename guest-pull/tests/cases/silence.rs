@@ -2,13 +2,19 @@
 
 //! Servers that send nothing, too little or too late: all at once, since each takes up to a minute.
 
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::host::text;
 use crate::image::{Image, Repository};
 use crate::network::{assert_failed, pull, repository};
+use crate::odd_answers::pull_bounded;
 use crate::raw_server::{Asked, Part, RawServer, chunks, whole, with_head};
+use crate::stand_in::StandIn;
 
 /// How long any of them may hold up a pull: a minute, and the try that began within it.
 const LONGEST: Duration = Duration::from_secs(80);
@@ -190,6 +196,7 @@ fn each_silence_ends() {
     let (repository, image) = repository();
     let repository = Arc::new(repository);
     thread::scope(|scope| {
+        scope.spawn(|| tls_byte_by_byte(&repository));
         for (name, slow, expected) in rows {
             let (repository, layer) = (Arc::clone(&repository), image.clone());
             scope.spawn(move || {
@@ -200,9 +207,8 @@ fn each_silence_ends() {
                     };
                     slow(&repository, &layer, asked).unwrap_or_else(usual)
                 });
-                let dir = tempfile::tempdir().unwrap();
                 let begin = Instant::now();
-                let pulled = pull(&registry.address, dir.path(), &["--plain-http"]);
+                let pulled = pull_bounded(name, &registry.address);
                 let took = begin.elapsed();
                 for part in expected {
                     assert!(
@@ -216,4 +222,61 @@ fn each_silence_ends() {
             });
         }
     });
+}
+
+/// TLS hands out nothing of a record before all of it came: neither that nor a handshake can be drawn out.
+fn tls_byte_by_byte(repository: &Arc<Repository>) {
+    let repository = Arc::clone(repository);
+    let registry = StandIn::start_with_tls(move |asked| repository.answer(&asked.path));
+    // Connections for the manifest, the configuration, and the layer; then those for the rest of it.
+    let network = dripping(&registry.address, |number| match number {
+        0 | 1 => usize::MAX,
+        2 => 500_000,
+        _ => 0,
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let authority = dir.path().join("ca.pem");
+    fs::write(&authority, &registry.authority).unwrap();
+    let begin = Instant::now();
+    let pulled = pull(
+        &network,
+        &dir.path().join("store"),
+        &["--ca-file", text(&authority)],
+    );
+    let took = begin.elapsed();
+    let parts = [
+        "nothing of it came for 15 s",
+        "no connection was made within 15 s",
+        "after 4",
+        "layer 1 of 1",
+    ];
+    assert_failed(pulled, &[&[network.as_str()], &parts[..]].concat());
+    assert!(took < LONGEST, "{took:?}");
+}
+
+/// A network that passes so many bytes of each connection's answer at once, by the connection's number, and the others one
+/// by one.
+fn dripping(server: &str, at_once: fn(usize) -> usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = server.to_owned();
+    thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let (mut client, mut server) = (client?, TcpStream::connect(&server)?);
+            let (mut asking, mut asked) = (client.try_clone()?, server.try_clone()?);
+            thread::spawn(move || std::io::copy(&mut asking, &mut asked));
+            thread::spawn(move || {
+                let first = at_once(number);
+                std::io::copy(&mut (&mut server).take(first as u64), &mut client)?;
+                let mut byte = [0];
+                while server.read(&mut byte)? > 0 {
+                    client.write_all(&byte)?;
+                    thread::sleep(Duration::from_millis(100));
+                }
+                client.shutdown(Shutdown::Both)
+            });
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    address
 }
