@@ -227,6 +227,20 @@ mod tests {
         assert_eq!(tries, MAX_TRIES_OF_ALL);
     }
 
+    /// Many that were refused together don't come back together; neither do those that were told when.
+    #[test]
+    fn waits_differ() {
+        for (after, least, most) in [(None, 0.15, 0.25), (Some(8), 8.0, 9.0)] {
+            let wait = |_| Patience::new().wait_after(&busy(after)).unwrap();
+            let mut waits: Vec<_> = (0..50).map(wait).collect();
+            waits.sort();
+            waits.dedup();
+            assert!(waits.len() > 20, "{waits:?}");
+            let is_within = |wait: &Duration| (least..=most).contains(&wait.as_secs_f64());
+            assert!(waits.iter().all(is_within), "{waits:?}");
+        }
+    }
+
     /// No try begins after a minute of silence; but only while somebody listens, and nothing new came.
     #[test]
     fn silence_ends() {

@@ -11,10 +11,13 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a client may send nothing.
 const SILENCE: Duration = Duration::from_secs(120);
+
+/// How long what is endless goes on, so that a test ends even if the client does not.
+const ENDLESS: Duration = Duration::from_secs(120);
 
 /// A part of an answer.
 #[derive(Clone, Debug)]
@@ -142,10 +145,13 @@ fn converse(
                         thread::sleep(pause);
                     }
                 }
-                Part::Endless(bytes, pause) => loop {
-                    stream.write_all(&bytes)?;
-                    thread::sleep(pause);
-                },
+                Part::Endless(bytes, pause) => {
+                    let end = Instant::now() + ENDLESS;
+                    while Instant::now() < end {
+                        stream.write_all(&bytes)?;
+                        thread::sleep(pause);
+                    }
+                }
                 Part::Hold => drop(stream.read(&mut [0])),
                 Part::Next => is_over = false,
             }
