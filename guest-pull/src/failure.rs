@@ -49,6 +49,8 @@ pub enum Kind {
     Missing,
     /// The registry, or the daemon, can't be reached.
     Unreachable,
+    /// The registry is there, and answers that it can't serve the image now.
+    Busy,
     /// The store has no room.
     NoRoom,
     /// The caller's time is over.
@@ -65,11 +67,12 @@ pub enum Kind {
 
 impl Kind {
     /// Those that the worker can find, which it names on the wire.
-    const NAMES: [(Self, &'static str); 7] = [
+    const NAMES: [(Self, &'static str); 8] = [
         (Self::Refused, "refused"),
         (Self::Forbidden, "forbidden"),
         (Self::Missing, "missing"),
         (Self::Unreachable, "unreachable"),
+        (Self::Busy, "busy"),
         (Self::NoRoom, "no-room"),
         (Self::Configuration, "configuration"),
         (Self::Other, "other"),

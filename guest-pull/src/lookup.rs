@@ -93,7 +93,8 @@ pub fn of_registry(error: &registry::Error) -> Kind {
         }
         registry::Error::GivenUp { error, .. } => of_registry(error),
         registry::Error::Proxy { .. } => Kind::Configuration,
-        registry::Error::Busy { .. } | registry::Error::Answer { .. } => Kind::Other,
+        registry::Error::Busy { .. } => Kind::Busy,
+        registry::Error::Answer { .. } => Kind::Other,
     }
 }
 

@@ -6,6 +6,7 @@ mod access;
 mod body;
 mod challenge;
 mod client;
+mod connection;
 mod error;
 mod forward;
 mod login;

@@ -128,7 +128,7 @@ pub fn code(kind: Kind) -> Code {
         Kind::Refused => Code::UNAUTHENTICATED,
         Kind::Forbidden => Code::PERMISSION_DENIED,
         Kind::Missing => Code::NOT_FOUND,
-        Kind::Unreachable => Code::UNAVAILABLE,
+        Kind::Unreachable | Kind::Busy => Code::UNAVAILABLE,
         Kind::NoRoom => Code::RESOURCE_EXHAUSTED,
         Kind::Late => Code::DEADLINE_EXCEEDED,
         Kind::Gone => Code::CANCELLED,

@@ -410,6 +410,11 @@ fn advice(kind: Kind, image: &Image, why_anonymous: Option<&str>, store: &Store)
              image_pull_proxy"
                 .to_owned()
         }
+        (Kind::Busy, _) => {
+            "; the registry was reached and is out of order, or limits how much it is asked: let the image be pulled again \
+             later, or add a mirror of it to registry_config in [image] of cdh.toml"
+                .to_owned()
+        }
         (Kind::NoRoom, _) => format!(
             "; {} has no room: give the VM more memory, or set work_dir in [image] of cdh.toml to a larger disk",
             store.directory().display()

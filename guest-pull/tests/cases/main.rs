@@ -10,6 +10,8 @@ mod agent;
 mod caller;
 #[path = "../support/containerd.rs"]
 mod containerd;
+#[path = "../support/faulty.rs"]
+mod faulty;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/image.rs"]
@@ -20,6 +22,8 @@ mod memory_of;
 mod played;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/raw_server.rs"]
+mod raw_server;
 #[path = "../support/raw_tar.rs"]
 mod raw_tar;
 #[path = "../support/registry.rs"]
@@ -40,6 +44,7 @@ mod archives_bombs;
 mod archives_headers;
 mod archives_refused;
 mod archives_taken;
+mod bad_networks;
 mod both;
 mod bundles;
 mod caged;
@@ -60,6 +65,8 @@ mod indexes;
 mod manifests;
 mod measurement;
 mod network;
+mod network_faults;
+mod odd_answers;
 mod policy;
 mod policy_evaded;
 mod proxies;
@@ -71,3 +78,5 @@ mod registry_configuration;
 mod registry_configuration_oracle;
 mod signatures;
 mod signed_by;
+mod silence;
+mod token_servers;
