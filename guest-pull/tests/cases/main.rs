@@ -14,6 +14,8 @@ mod containerd;
 mod host;
 #[path = "../support/image.rs"]
 mod image;
+#[path = "../support/marked.rs"]
+mod marked;
 #[path = "../support/played.rs"]
 mod played;
 #[path = "../support/proxy.rs"]
@@ -60,5 +62,6 @@ mod registries;
 mod registries_of_clouds;
 mod registry_configuration;
 mod registry_configuration_oracle;
+mod secrets;
 mod signatures;
 mod signed_by;
