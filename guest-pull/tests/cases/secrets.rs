@@ -21,17 +21,25 @@ use crate::proxy::{Options, Proxy};
 use crate::sealed::{Provider, Sealed, has_openssl, repository};
 use crate::stand_in::{Answer, Asked, StandIn};
 
-/// What is in the registry's entry, in another registry's, in the proxy's URL, and in the token server's answer.
+/// What secrets have before and after their marks, since the C library overwrites the beginning of what is freed.
+const PADDING: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+
+/// The marks: of what is in the registry's entry, in another registry's, in the proxy's URL, and in the token server's answer.
 const LOGIN: &str = "mArKeD7f3a91c2e5d8b604OfTheLogin";
 const OTHER: &str = "mArKeDb19d0c4478aa2f13OfAnotherOne";
 const PROXY: &str = "mArKeDe83c5d6612f90a7bOfTheProxy";
 const TOKEN: &str = "mArKeD0a4be7713dd95c28OfTheToken";
 
 /// The proxy's login.
-const PROXY_LOGIN: &str = "vm:mArKeDe83c5d6612f90a7bOfTheProxy";
+const PROXY_LOGIN: &str = "vm:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxmArKeDe83c5d6612f90a7bOfTheProxyxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 
 /// A user of the VM without rights.
 const NOBODY: u32 = 65_534;
+
+/// The secret with a mark.
+fn secret(mark: &str) -> String {
+    format!("{PADDING}{mark}{PADDING}")
+}
 
 fn all_traces() -> Vec<Vec<u8>> {
     [LOGIN, OTHER, PROXY, TOKEN]
@@ -43,15 +51,15 @@ fn all_traces() -> Vec<Vec<u8>> {
 /// The forms of a login, each with the mark.
 fn forms() -> [(&'static str, Value); 3] {
     [
-        ("password", auth("robot", LOGIN)),
-        ("identity token", json!({"identitytoken": LOGIN})),
-        ("registry token", json!({"registrytoken": LOGIN})),
+        ("password", auth("robot", &secret(LOGIN))),
+        ("identity token", json!({"identitytoken": secret(LOGIN)})),
+        ("registry token", json!({"registrytoken": secret(LOGIN)})),
     ]
 }
 
 /// The `auth.json` with this entry for the registry.
 fn credential(registry: &str, entry: &Value) -> Vec<u8> {
-    let other = auth("robot", OTHER);
+    let other = auth("robot", &secret(OTHER));
     json!({"auths": {registry: entry, "other.example": other}})
         .to_string()
         .into_bytes()
@@ -117,11 +125,11 @@ const MISDEEDS: [(&str, Misdeed); 10] = [
         is_token(asked).then(|| repeat(404, asked))
     }),
     ("the token is none", |asked| {
-        let token = format!("{TOKEN} {}", proof(asked));
+        let token = format!("{} {}", secret(TOKEN), proof(asked));
         is_token(asked).then(|| Answer::new(200, json!({"token": token}).to_string()))
     }),
     ("the answer with the token is none", |asked| {
-        let text = format!("{{\"token\":\"{TOKEN}{}", proof(asked));
+        let text = format!("{{\"token\":\"{}{}", secret(TOKEN), proof(asked));
         is_token(asked).then(|| Answer::new(200, text))
     }),
     ("the token opens nothing", |asked| {
@@ -154,7 +162,7 @@ fn registry(repository: Repository, is_basic: bool, blobs: String, misdeed: Misd
             return answer;
         }
         if is_token(asked) {
-            return Answer::new(200, json!({"token": TOKEN}).to_string());
+            return Answer::new(200, json!({"token": secret(TOKEN)}).to_string());
         }
         if asked.authorization.is_none() {
             let challenge = match is_basic {
@@ -233,7 +241,7 @@ fn no_output_has_the_login_of_the_proxy() {
         "[[image.registry_config.registry]]\nlocation = '{}'\ninsecure = true\n",
         registry.address
     );
-    let entry = auth("robot", LOGIN);
+    let entry = auth("robot", &secret(LOGIN));
     let repeats: fn(&Asked) -> Answer = |asked| {
         let message = format!("no: {} {}", asked.path, traces_as_text());
         Answer::new(403, json!({"errors": [{"message": message}]}).to_string())
@@ -261,7 +269,7 @@ fn no_output_has_the_login_of_the_proxy() {
 
 /// The proxy's login in the forms in which a proxy may repeat it.
 fn traces_as_text() -> String {
-    let header = crate::played::basic("vm", PROXY);
+    let header = crate::played::basic("vm", &secret(PROXY));
     format!("{header} {PROXY_LOGIN}")
 }
 
@@ -300,7 +308,7 @@ fn logins_are_where_they_are_needed_alone() {
         let layer = described.layers[0].clone();
         let registry = StandIn::start_with_tls(move |asked| {
             if is_token(asked) {
-                return Answer::new(200, json!({"token": TOKEN}).to_string());
+                return Answer::new(200, json!({"token": secret(TOKEN)}).to_string());
             }
             if asked.authorization.is_none() {
                 let challenge = format!("Bearer realm=\"https://{}/token\"", asked.host);

@@ -29,13 +29,15 @@ pub fn traces(mark: &str) -> Vec<Vec<u8>> {
 /// what can be turned back into it: the keys of AES' rounds, and the key masked by the two constants of HMAC.
 pub fn traces_of_key(key: &[u8]) -> Vec<Vec<u8>> {
     let encoded = STANDARD.encode(key);
+    // Not from the beginning, which the C library overwrites in what is freed.
+    let encoded = &encoded.as_bytes()[20..40];
     // In the options, which are a JSON text, it is in base64.
     let list = |separator: &str| {
-        let numbers: Vec<_> = encoded.bytes().map(|byte| byte.to_string()).collect();
-        numbers[..40].join(separator).into_bytes()
+        let numbers: Vec<_> = encoded.iter().map(u8::to_string).collect();
+        numbers.join(separator).into_bytes()
     };
-    let masked = |mask: u8| key.iter().map(|byte| byte ^ mask).collect::<Vec<_>>();
-    let mut all = vec![encoded.as_bytes()[..40].to_vec(), list(","), list(", ")];
+    let masked = |mask: u8| key[16..].iter().map(|byte| byte ^ mask).collect::<Vec<_>>();
+    let mut all = vec![encoded.to_vec(), list(","), list(", ")];
     all.extend([masked(0x36), masked(0x5c)]);
     all.extend(round_keys(key).chunks(16).map(<[u8]>::to_vec));
     all
@@ -71,7 +73,7 @@ fn substitute(byte: u8) -> u8 {
         let mut product = 0;
         while b != 0 {
             product ^= a * (b & 1);
-            a = a << 1 ^ 0x1b * (a >> 7);
+            a = (a << 1) ^ (0x1b * (a >> 7));
             b >>= 1;
         }
         product
