@@ -77,7 +77,7 @@ impl Pull {
             tell: &|event| progress.tell(event),
             confined: &|cage| Self::log_cage(cage),
         };
-        let pulled = worker::start(program, &request, &Until::default(), &service);
+        let pulled = worker::start(program, request, &Until::default(), &service);
         progress.end();
         let pulled = pulled.with_context(|| self.source.image.to_string())?;
         let mut shelf = shelf.into_inner();

@@ -248,7 +248,10 @@ impl Client {
         }
         let host = host_of(&url).to_owned();
         let is_range = headers.iter().any(|(name, _)| *name == RANGE);
-        let hide = |text| self.access.hide(header.as_deref(), text);
+        let hide = |text| {
+            let text = self.transport.hide(text);
+            self.access.hide(header.as_deref(), text)
+        };
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::PARTIAL_CONTENT if is_range => Ok(response),

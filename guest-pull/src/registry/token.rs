@@ -235,8 +235,9 @@ impl Asker<'_> {
             .ok_or_else(|| self.answers(host, "with no token".to_owned()))
     }
 
-    /// What a server says, without the login.
+    /// What a server says, without the login and those of proxies.
     pub(super) fn hide(&self, text: String) -> String {
+        let text = self.transport.hide(text);
         match self.login {
             Some(login) => login.hide(text),
             None => text,

@@ -22,6 +22,7 @@ use crate::proxy::{Proxies, Proxy};
 use crate::registry::connection::{Bounding, is_stale, within};
 use crate::registry::error::Error;
 use crate::registry::forward::Forwarding;
+use crate::registry::login::{Login, Secret};
 use crate::registry::url::{has_tls, host_of};
 
 /// How long a name may take to be resolved: two servers that do not answer, by the C library's own 5 s for each.
@@ -98,6 +99,20 @@ impl Transport {
             proxies: options.proxies.clone(),
             plain_http: options.plain_http,
         }
+    }
+
+    /// What a server says, without the logins of the proxies: what is asked without TLS, a proxy may answer itself.
+    pub(super) fn hide(&self, text: String) -> String {
+        let proxies = [&self.proxies.https, &self.proxies.http];
+        let logins = proxies.into_iter().flatten().filter_map(Proxy::login);
+        logins.fold(text, |text, (user, password)| {
+            let login = Login {
+                entry: String::new(),
+                user: user.to_owned(),
+                secret: Secret::Password(Zeroizing::new(password.to_owned())),
+            };
+            login.hide(text)
+        })
     }
 
     /// Sends one request, and gives back the answer, of whatever status.

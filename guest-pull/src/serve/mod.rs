@@ -168,8 +168,8 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     let name = ImageName::parse(&call.image)
         .map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
     check_bundle(&call.bundle)?;
-    let image = Image::of_environment(options.config.as_deref())?;
-    let plan = Plan::make(&image, &call.image, &options.daemon)?;
+    let mut image = Image::of_environment(options.config.as_deref())?;
+    let mut plan = Plan::make(&image, &call.image, &options.daemon)?;
     for warning in &plan.warnings {
         eprintln!("guest-pull: {warning}");
     }
@@ -182,16 +182,17 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
             eprintln!("guest-pull: {}: {why}: pulled anonymously", place.image);
         }
     }
-    let asked: Vec<_> = plan.asked().collect();
     let directory = options.store.as_ref().unwrap_or(&image.work_dir);
     let store = open(directory)?;
     let request = worker::Request {
-        places: asked.iter().map(|planned| planned.place.clone()).collect(),
+        places: plan.hand_over(),
         platform: Platform::of_this_machine(),
         certificates: image.extra_root_certificates.clone(),
-        proxies: image.proxies.clone(),
+        // With their logins, as above.
+        proxies: std::mem::take(&mut image.proxies),
         layers_at_once: image.layers_at_once,
     };
+    let asked: Vec<_> = plan.asked().collect();
     let shelf = RefCell::new(Shelf::new(&store));
     let progress = Progress::new(call.wants_progress, |message| {
         caller.tell(call.stream_id, message);
@@ -204,7 +205,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
             progress.confined(cage);
         },
     };
-    let pulled = worker::start(&options.worker, &request, &until, &service);
+    let pulled = worker::start(&options.worker, request, &until, &service);
     let mut shelf = shelf.into_inner();
     let pulled = pulled.map_err(|failure| {
         let message = explained(&failure, &name, &plan, &image, &store);

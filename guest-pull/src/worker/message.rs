@@ -2,7 +2,7 @@
 
 //! What mounter and worker write to each other: a JSON object a line.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use base64::Engine as _;
@@ -146,7 +146,7 @@ impl Request {
             "places": places, "platform": self.platform.to_string(), "certificates": self.certificates,
             "proxies": self.proxies.to_json(), "layers_at_once": self.layers_at_once,
         });
-        Zeroizing::new(request.to_string())
+        text_of(&request)
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -161,6 +161,27 @@ impl Request {
             proxies: Proxies::of_json(&value["proxies"])?,
             layers_at_once: value["layers_at_once"].as_u64()?.try_into().ok()?,
         })
+    }
+}
+
+/// A value as text, with room for all of it from the beginning: a text that grows leaves copies behind, which the heap does not
+/// wipe if they are large.
+fn text_of(value: &Value) -> Zeroizing<String> {
+    let mut length = Length(0);
+    // Neither of them fails.
+    let _ = write!(length, "{value}");
+    let mut text = Zeroizing::new(String::with_capacity(length.0));
+    let _ = write!(text, "{value}");
+    text
+}
+
+/// Counts the bytes of what is written.
+struct Length(usize);
+
+impl fmt::Write for Length {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 += text.len();
+        Ok(())
     }
 }
 
@@ -466,6 +487,7 @@ mod tests {
         };
         let text = request.to_json();
         assert!(!text.contains('\n'));
+        assert_eq!(text.capacity(), text.len());
         let parsed = Request::parse(&text).unwrap();
         assert_eq!(*parsed.to_json(), *text);
         assert!(Request::parse("{}").is_none());

@@ -127,14 +127,14 @@ pub struct Service<'s> {
 }
 
 /// Starts `program` as the worker, answers what it asks, passes on what happens, and waits for its result. When this returns,
-/// the worker has ended.
+/// the worker has ended. The request has logins, of which this process keeps no copy once it is sent.
 ///
 /// # Errors
 ///
 /// The worker's, or that it ended without a result, or was ended because nobody waits for it any more.
 pub fn start(
     program: &Path,
-    request: &Request,
+    request: Request,
     until: &Until<'_>,
     service: &Service<'_>,
 ) -> Result<Outcome, Failure> {
@@ -152,6 +152,7 @@ pub fn start(
     };
     // A worker that is gone says so by its output.
     let _ = send(&running.stream, &request.to_json(), &[]);
+    drop(request);
     let ended = || {
         Failure::new(
             Kind::Other,

@@ -16,6 +16,8 @@ mod faulty;
 mod host;
 #[path = "../support/image.rs"]
 mod image;
+#[path = "../support/marked.rs"]
+mod marked;
 #[path = "../support/memory_of.rs"]
 mod memory_of;
 #[path = "../support/played.rs"]
@@ -76,6 +78,7 @@ mod registries;
 mod registries_of_clouds;
 mod registry_configuration;
 mod registry_configuration_oracle;
+mod secrets;
 mod signatures;
 mod signed_by;
 mod silence;
