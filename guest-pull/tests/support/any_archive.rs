@@ -5,7 +5,7 @@
 // Each of the tests' programs uses a part of it.
 #![allow(dead_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::raw_tar::{
     CHARACTER, DIRECTORY, DISK, Entry, FILE, GID, GLOBAL, GNU, LINK, LONG_LINK, LONG_NAME, MAGIC,
@@ -22,7 +22,7 @@ pub enum Allowed {
     Everything,
     /// Those that containerd reads as this program does: docs/guest-pull-cases.md has the others.
     AsContainerd,
-    /// The same, of a lowest layer: containerd shows whiteouts there as they are.
+    /// The same, of a lowest layer: there, containerd removes what it has extracted, which no later layer shows.
     AsContainerdLowest,
 }
 
@@ -145,8 +145,10 @@ struct Making<'c, 'b> {
     choices: &'c mut Choices<'b>,
     /// What was made and is no directory, for hard links.
     files: Vec<Vec<u8>>,
-    /// All that was made, with the directories above, for whiteouts.
-    made: BTreeSet<Vec<u8>>,
+    /// All that was made, with the directories above, for whiteouts; and whether there was an entry for a directory.
+    made: BTreeMap<Vec<u8>, bool>,
+    /// What was taken away.
+    gone: BTreeSet<Vec<u8>>,
 }
 
 /// The archive that the bytes choose. Each entry takes some of them.
@@ -154,7 +156,8 @@ pub fn any_archive(choices: &mut Choices<'_>) -> Vec<u8> {
     let mut making = Making {
         choices,
         files: Vec::new(),
-        made: BTreeSet::new(),
+        made: BTreeMap::new(),
+        gone: BTreeSet::new(),
     };
     let mut entries = Vec::new();
     while making.choices.has_more() && entries.len() < MAX_ENTRIES {
@@ -173,23 +176,21 @@ impl Making<'_, '_> {
         let entry = match self.choices.below(20) {
             0..=4 => {
                 let content = self.choices.content();
-                let (path, entry) = self.named(FILE, false);
-                self.files.push(path);
-                entry.content(content)
+                self.file(FILE)?.content(content)
             }
-            5..=8 => self.named(DIRECTORY, true).1,
-            9 | 10 => self.symlink(),
+            5..=8 => self.directory()?,
+            9 | 10 => self.symlink()?,
             11 | 12 => self.hard_link()?,
-            13 => self.device(),
+            13 => self.device()?,
             14 | 15 => return self.whiteout(),
             16 => return self.opaque(),
             // They have PAX headers, and only the last of several counts.
-            17 => return Some(self.sparse()),
+            17 => return self.sparse(),
             18 => {
-                let entry = self.attributed();
+                let entry = self.attributed()?;
                 return Some(self.decorated(entry));
             }
-            _ => return Some(self.other()),
+            _ => return self.other(),
         };
         let entry = self.decorated(entry);
         Some(match self.choices.below(12) {
@@ -199,20 +200,50 @@ impl Making<'_, '_> {
         })
     }
 
-    /// An entry of a name, in one of the spellings and forms that names have; and the name.
-    fn named(&mut self, kind: u8, is_directory: bool) -> (Vec<u8>, Entry) {
-        let path = self.choices.path(is_directory);
-        self.have(&path);
-        let entry = self.named_so(kind, &path);
-        (path, entry)
+    /// An entry of what is no directory.
+    fn file(&mut self, kind: u8) -> Option<Entry> {
+        let path = self.path(false)?;
+        Some(self.named_so(kind, &path))
     }
 
-    fn have(&mut self, path: &[u8]) {
-        let slashes = path.iter().enumerate();
-        let ends = slashes.filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        for end in ends.chain([path.len()]) {
-            self.made.insert(path[..end].to_vec());
+    fn directory(&mut self) -> Option<Entry> {
+        let path = self.path(true)?;
+        Some(self.named_so(DIRECTORY, &path))
+    }
+
+    /// A path for an entry. For containerd it must not be one at which it mixes entries up: it sets the times of all
+    /// directories that had an entry last of all, whatever is there then; a directory whose entry comes after those in it
+    /// keeps attributes of the lower layers; and one that was taken away before comes with what lower layers have in it.
+    fn path(&mut self, is_directory: bool) -> Option<Vec<u8>> {
+        let path = self.choices.path(is_directory);
+        if self.choices.allowed != Allowed::Everything {
+            let below = [&path, &b"/"[..]].concat();
+            let mut here = self.made.iter();
+            let parts = path.split(|byte| *byte == b'/').count();
+            let is_gone = (1..=parts).any(|count| {
+                let above: Vec<_> = path.split(|byte| *byte == b'/').take(count).collect();
+                (is_directory || count < parts) && self.gone.contains(&above.join(&b'/'))
+            });
+            let is_mixed_up = match is_directory {
+                true => self.made.get(&path) == Some(&false),
+                false => {
+                    here.any(|(made, had)| *had && (*made == path || made.starts_with(&below)))
+                }
+            };
+            if is_mixed_up || is_gone {
+                return None;
+            }
         }
+        let ends = path.iter().enumerate();
+        let ends = ends.filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in ends {
+            self.made.entry(path[..end].to_vec()).or_insert(false);
+        }
+        self.made.insert(path.clone(), is_directory);
+        if !is_directory {
+            self.files.push(path.clone());
+        }
+        Some(path)
     }
 
     fn named_so(&mut self, kind: u8, path: &[u8]) -> Entry {
@@ -231,19 +262,19 @@ impl Making<'_, '_> {
         }
     }
 
-    fn symlink(&mut self) -> Entry {
-        let (path, entry) = self.named(SYMLINK, false);
-        self.files.push(path);
+    fn symlink(&mut self) -> Option<Entry> {
+        let entry = self.file(SYMLINK)?;
         let mut target = self.choices.path(true);
         match self.choices.below(8) {
             0 => target.insert(0, b'/'),
             1 => target = [b"../", &target[..]].concat(),
-            2 => target = [b"./", &target[..], b"/../../b"].concat(),
+            // Containerd makes no directory for `x` of `x/..`.
+            2 if self.choices.odd(2) => target.extend(b"/../../b"),
             3 => target = b"loop".to_vec(),
             4 => target = vec![b't'; 1000],
             _ => {}
         }
-        with_target(entry, &target)
+        Some(with_target(entry, &target))
     }
 
     fn hard_link(&mut self) -> Option<Entry> {
@@ -258,20 +289,17 @@ impl Making<'_, '_> {
         if self.files.is_empty() && self.choices.allowed != Allowed::Everything {
             return None;
         }
-        let (path, entry) = self.named(LINK, false);
-        self.files.push(path);
-        Some(with_target(entry, &target))
+        Some(with_target(self.file(LINK)?, &target))
     }
 
-    fn device(&mut self) -> Entry {
+    fn device(&mut self) -> Option<Entry> {
         let kind = self.choices.of(&[CHARACTER, DISK, PIPE]);
-        let (path, entry) = self.named(kind, false);
-        self.files.push(path);
+        let entry = self.file(kind)?;
         let (major, minor) = self.choices.of(&[(1, 3), (5, 0), (259, 70_000), (4095, 1)]);
-        match self.choices.odd(8) {
+        Some(match self.choices.odd(8) {
             true => entry.device(0, 0),
             false => entry.device(major, minor),
-        }
+        })
     }
 
     /// Takes something away; for containerd, nothing that the layer has.
@@ -281,31 +309,39 @@ impl Making<'_, '_> {
         let name = self.choices.name(is_directory);
         let path = joined(&directory, &name);
         let is_strict = self.choices.allowed != Allowed::Everything;
-        if is_strict && (self.made.contains(&path) || name.len() > 90) {
+        if is_strict
+            && (self.made.contains_key(&path) || self.gone.contains(&path) || name.len() > 90)
+        {
             return None;
         }
         if self.choices.allowed == Allowed::AsContainerdLowest {
             return None;
         }
-        let is_builders = self.choices.once_in(16);
+        // Containerd makes directories for such names, which it then ignores.
+        let is_builders = (directory.is_empty() || !is_strict) && self.choices.once_in(4);
         let prefix: &[u8] = if is_builders { b".wh..wh." } else { b".wh." };
+        self.gone.insert(path);
         let path = joined(&directory, &[prefix, &name].concat());
         Some(self.named_so(FILE, &path))
     }
 
     fn opaque(&mut self) -> Option<Entry> {
         let directory = self.choices.directory();
-        let is_strict = self.choices.allowed != Allowed::Everything;
-        if directory.is_empty() && is_strict {
+        let is_refused = match self.choices.allowed {
+            Allowed::Everything => false,
+            Allowed::AsContainerd => directory.is_empty(),
+            Allowed::AsContainerdLowest => true,
+        };
+        if is_refused {
             return None;
         }
-        self.have(&directory);
+        self.made.entry(directory.clone()).or_insert(false);
         let path = joined(&directory, b".wh..wh..opq");
         Some(self.named_so(FILE, &path))
     }
 
     /// A file with holes, in one of the forms in which archives say that.
-    fn sparse(&mut self) -> Entry {
+    fn sparse(&mut self) -> Option<Entry> {
         let mut parts = Vec::new();
         let mut content = Vec::new();
         let mut end = 0;
@@ -323,18 +359,16 @@ impl Making<'_, '_> {
         if self.choices.odd(10) {
             parts.reverse();
         }
-        let path = self.choices.path(false);
-        self.have(&path);
-        self.files.push(path.clone());
+        let path = self.path(false)?;
         if self.choices.odd(4) {
-            return own_sparse(&path, &parts, size).content(content);
+            return Some(own_sparse(&path, &parts, size).content(content));
         }
         let count = parts.len().to_string();
         let size = size.to_string();
         let numbers = parts.iter().flat_map(|(start, length)| [start, length]);
         let numbers: Vec<_> = numbers.map(usize::to_string).collect();
         let mut records: Vec<(&str, &[u8])> = Vec::new();
-        match self.choices.below(3) {
+        Some(match self.choices.below(3) {
             0 => {
                 records.push(("GNU.sparse.size", size.as_bytes()));
                 records.push(("GNU.sparse.numblocks", count.as_bytes()));
@@ -364,17 +398,16 @@ impl Making<'_, '_> {
                     .content(whole)
                     .pax(&records)
             }
-        }
+        })
     }
 
     /// A file or directory with extended attributes.
-    fn attributed(&mut self) -> Entry {
+    fn attributed(&mut self) -> Option<Entry> {
         let is_directory = self.choices.once_in(2);
-        let kind = if is_directory { DIRECTORY } else { FILE };
-        let (path, entry) = self.named(kind, is_directory);
-        if !is_directory {
-            self.files.push(path);
-        }
+        let entry = match is_directory {
+            true => self.directory()?,
+            false => self.file(FILE)?,
+        };
         let long = vec![b'v'; self.choices.of(&[0, 1, 3, 4, 500])];
         let mut records: Vec<(&str, &[u8])> = vec![("SCHILY.xattr.user.a", &long)];
         for (key, value) in [
@@ -403,13 +436,13 @@ impl Making<'_, '_> {
                 records.push((key, value));
             }
         }
-        entry.pax(&records)
+        Some(entry.pax(&records))
     }
 
-    fn other(&mut self) -> Entry {
-        match self.choices.below(6) {
+    fn other(&mut self) -> Option<Entry> {
+        Some(match self.choices.below(6) {
             0 => {
-                let text = crate::raw_tar::records(&[("comment", b"x"), ("path", b"ignored")]);
+                let text = crate::raw_tar::records(&[("comment", b"x")]);
                 Entry::new(GLOBAL, "pax_global_header").content(text)
             }
             1 => {
@@ -417,25 +450,26 @@ impl Making<'_, '_> {
                 self.decorated(entry)
             }
             2 => {
-                let (_, entry) = self.named(0, true);
-                entry.set(MAGIC, V7)
+                let path = self.path(true)?;
+                Entry::new(0, [&path, &b"/"[..]].concat()).set(MAGIC, V7)
             }
-            3 if self.choices.odd(2) => self.named(b'7', false).1,
+            3 if self.choices.odd(2) => self.file(b'7')?,
             _ => {
-                let path = self.choices.path(false);
-                self.have(&path);
+                let path = self.path(false)?;
                 let records: &[(&str, &[u8])] = &[("path", &path), ("size", b"1"), ("uid", b"7")];
-                self.files.push(path.clone());
                 Entry::file("short", "x").pax(records)
             }
-        }
+        })
     }
 
     /// The entry with another mode, owner and time.
     fn decorated(&mut self, entry: Entry) -> Entry {
         let mut entry = entry;
         if self.choices.once_in(2) {
-            entry = entry.number(MODE, self.choices.of(&MODES));
+            let mode = self.choices.of(&MODES);
+            // With containerd, a directory without an entry gets the group of the one above it by this bit.
+            let is_kept = self.choices.allowed == Allowed::Everything;
+            entry = entry.number(MODE, if is_kept { mode } else { mode & !0o2000 });
         }
         match self.choices.below(8) {
             0 => entry = entry.number(UID, 1000).number(GID, 65_534),
