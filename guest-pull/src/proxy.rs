@@ -37,13 +37,13 @@ impl Proxies {
     }
 
     /// For the worker, with the logins.
-    pub(crate) fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let text = |proxy: &Option<Proxy>| proxy.as_ref().map(|proxy| proxy.url.to_string());
         json!({"https": text(&self.https), "http": text(&self.http), "no": self.except.text})
     }
 
     /// What [`Self::to_json`] wrote.
-    pub(crate) fn of_json(value: &Value) -> Option<Self> {
+    pub fn of_json(value: &Value) -> Option<Self> {
         let proxy = |name: &str| match value[name].as_str() {
             Some(url) => Proxy::parse(url).map(Some),
             None => Some(None),

@@ -116,7 +116,7 @@ pub(super) fn fetch(
 /// # Errors
 ///
 /// The reason if not.
-pub(super) fn verify(
+pub fn verify(
     bundle: &Value,
     keys: &[PublicKey],
     documents: &[(Digest, Vec<u8>)],

@@ -13,7 +13,7 @@ use common::text::Quoted;
 use crate::policy::parse::scopes;
 
 /// The storage's URL for an image; none if the configuration has none for it.
-pub(super) fn base_url(text: &[u8], image: &ImageName) -> Result<Option<String>, String> {
+pub fn base_url(text: &[u8], image: &ImageName) -> Result<Option<String>, String> {
     let text = std::str::from_utf8(text).map_err(|_| "not UTF-8")?;
     let mut config = parse(text)?;
     // Only the names of images, repositories, namespaces and registries: it knows no domains.
