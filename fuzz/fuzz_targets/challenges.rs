@@ -75,7 +75,7 @@ fn wait(after: &str, date: &str) {
         assert_eq!(found, Some(Duration::from_secs(seconds)), "{text}");
     }
     headers.insert(DATE, after_value);
-    if let Some(wait) = retry_after(&headers).filter(|_| after.parse::<u64>().is_err()) {
+    if let Some(wait) = retry_after(&headers).filter(|_| after.trim().parse::<u64>().is_err()) {
         assert_eq!(wait, Duration::ZERO, "{after} is before itself");
     }
 }

@@ -84,7 +84,10 @@ impl Proxy {
             .map_or(authority, |(_, server)| server);
         let (host, port) = split_port(server);
         let has_odd_port = port.is_none() && host.len() != server.len() || port == Some(0);
-        let is_good = is_http && !host.is_empty() && !has_odd_port && !path.contains('@');
+        // Of odd text around brackets or colons, the library takes a part for the host.
+        let is_whole = library.host().eq_ignore_ascii_case(host);
+        let is_good =
+            is_http && !host.is_empty() && is_whole && !has_odd_port && !path.contains('@');
         is_good.then(|| Self {
             url: Zeroizing::new(url.to_owned()),
             library,
@@ -315,6 +318,7 @@ mod tests {
             "http://u:p/w@host",
             "http://p p",
             "http://fd00::1",
+            "http://p[::1]x",
         ] {
             assert!(Proxy::parse(url).is_none(), "{url}");
         }

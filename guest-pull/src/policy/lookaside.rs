@@ -120,14 +120,17 @@ fn member(line: &str) -> Option<(String, String)> {
 /// A text without quotes, or in such that need no escapes.
 fn scalar(text: &str) -> Option<String> {
     let text = text.trim();
+    // Messages have the URL.
+    if text.contains(char::is_control) {
+        return None;
+    }
     for quote in ['"', '\''] {
         if let Some(inner) = text.strip_prefix(quote) {
             let inner = inner.strip_suffix(quote)?;
             return (!inner.contains([quote, '\\'])).then(|| inner.to_owned());
         }
     }
-    let is_plain =
-        !text.starts_with(|c: char| "[]{}&*!|>%@`?-,".contains(c)) && !text.contains('\t');
+    let is_plain = !text.starts_with(|c: char| "[]{}&*!|>%@`?-,".contains(c));
     is_plain.then(|| text.to_owned())
 }
 
@@ -166,6 +169,8 @@ mod tests {
             "default-docker:\n  lookaside: file:///x\n  lookaside: file:///y",
             "default-docker:\n  lookaside:\n",
             "default-docker:\n\tlookaside: file:///x",
+            "default-docker:\n  lookaside: file:///x\u{1b}y",
+            "default-docker:\n  lookaside: 'file:///x\0y'",
             "- docker",
         ] {
             assert!(url(bad, "r.example/a").is_err(), "{bad}");

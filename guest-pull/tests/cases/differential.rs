@@ -26,6 +26,8 @@ const SEED: usize = 1;
 const REFUSED_THERE: &[&str] = &[
     // A whiteout of a name that the layer has already taken away, or has.
     "failed to convert whiteout file",
+    // A hard link to a file that the layer has later, or no more.
+    "link /",
 ];
 
 /// The same where a directory that has no entry in a layer is a file, or a link that leads nowhere, in a lower one:
@@ -45,15 +47,16 @@ fn variable(name: &str, usual: usize) -> usize {
 
 /// The layers of an image: one to three.
 fn layers(seed: usize) -> Vec<Vec<u8>> {
+    let topmost = seed % 3;
     let layer = |number: usize| {
         let bytes = noise((seed * 4 + number) as u64, 100 + seed * 37 % 300);
-        let allowed = match number {
-            0 => Allowed::AsContainerdLowest,
-            _ => Allowed::AsContainerd,
+        let allowed = Allowed::AsContainerd {
+            is_lowest: number == 0,
+            is_topmost: number == topmost,
         };
         any_archive(&mut Choices::new(&bytes, allowed))
     };
-    (0..1 + seed % 3).map(layer).collect()
+    (0..=topmost).map(layer).collect()
 }
 
 /// Images of random archives are mounted as containerd mounts them, or refused by both.

@@ -21,9 +21,12 @@ pub enum Allowed {
     /// Any.
     Everything,
     /// Those that containerd reads as this program does: docs/guest-pull-cases.md has the others.
-    AsContainerd,
-    /// The same, of a lowest layer: there, containerd removes what it has extracted, which no later layer shows.
-    AsContainerdLowest,
+    AsContainerd {
+        /// There is no layer below it. There, containerd removes what it has extracted, which no later layer shows.
+        is_lowest: bool,
+        /// There is no layer above it, for which containerd would look for directories through its links.
+        is_topmost: bool,
+    },
 }
 
 /// Names of directories, and names of what is in them. An entry has the wrong kind of name now and then.
@@ -263,7 +266,17 @@ impl Making<'_, '_> {
     }
 
     fn symlink(&mut self) -> Option<Entry> {
-        let entry = self.file(SYMLINK)?;
+        let path = self.path(false)?;
+        let is_below = match self.choices.allowed {
+            Allowed::Everything => false,
+            Allowed::AsContainerd { is_topmost, .. } => !is_topmost,
+        };
+        if is_below && DIRECTORIES.iter().any(|name| path.ends_with(name)) {
+            self.files.pop();
+            self.made.remove(&path);
+            return None;
+        }
+        let entry = self.named_so(SYMLINK, &path);
         let mut target = self.choices.path(true);
         match self.choices.below(8) {
             0 => target.insert(0, b'/'),
@@ -302,6 +315,13 @@ impl Making<'_, '_> {
         })
     }
 
+    fn is_lowest(&self) -> bool {
+        match self.choices.allowed {
+            Allowed::Everything => false,
+            Allowed::AsContainerd { is_lowest, .. } => is_lowest,
+        }
+    }
+
     /// Takes something away; for containerd, nothing that the layer has.
     fn whiteout(&mut self) -> Option<Entry> {
         let directory = self.choices.directory();
@@ -314,7 +334,7 @@ impl Making<'_, '_> {
         {
             return None;
         }
-        if self.choices.allowed == Allowed::AsContainerdLowest {
+        if self.is_lowest() {
             return None;
         }
         // Containerd makes directories for such names, which it then ignores.
@@ -327,12 +347,8 @@ impl Making<'_, '_> {
 
     fn opaque(&mut self) -> Option<Entry> {
         let directory = self.choices.directory();
-        let is_refused = match self.choices.allowed {
-            Allowed::Everything => false,
-            Allowed::AsContainerd => directory.is_empty(),
-            Allowed::AsContainerdLowest => true,
-        };
-        if is_refused {
+        let is_strict = self.choices.allowed != Allowed::Everything;
+        if self.is_lowest() || is_strict && directory.is_empty() {
             return None;
         }
         self.made.entry(directory.clone()).or_insert(false);
@@ -354,7 +370,7 @@ impl Making<'_, '_> {
         }
         let mut size = end + self.choices.of(&[0, 1, 4096, 1_000_000]);
         if self.choices.odd(10) {
-            size = self.choices.of(&[0, 1, usize::MAX >> 1, 1 << 31, 17 << 30]);
+            size = self.choices.of(&[0, 1, usize::MAX >> 1, 1 << 26, 17 << 30]);
         }
         if self.choices.odd(10) {
             parts.reverse();

@@ -231,8 +231,8 @@ impl<'i> Reader<'i> {
         check(inodes.len() as u64 == self.inodes, || {
             format!("{} inodes of {}", inodes.len(), self.inodes)
         })?;
-        check(self.has_compressed == (self.features != 0), || {
-            "compression that nothing uses".to_owned()
+        check(!self.has_compressed || self.features != 0, || {
+            "a compressed file without the feature".to_owned()
         })?;
         Self::tree(found, &inodes)
     }
