@@ -84,7 +84,8 @@ fn notes(text: &[u8]) {
     let Some(stored) = Stored::parse(text) else {
         return;
     };
-    assert_eq!(stored.encode(), text);
+    // A worker that was taken over may write them in another order.
+    assert_eq!(Stored::parse(&stored.encode()).as_ref(), Some(&stored));
     let targets = stored
         .links
         .iter()

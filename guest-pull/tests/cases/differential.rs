@@ -17,7 +17,7 @@ use crate::image::{Repository, noise};
 use crate::raw_tar::{Entry, FILE, archive};
 
 /// How many images are compared, unless `DIFFERENTIAL_IMAGES` says how many: about 25 s.
-const IMAGES: usize = 200;
+const IMAGES: usize = 150;
 
 /// The number of the first image, unless `DIFFERENTIAL_SEED` has another.
 const SEED: usize = 1;
