@@ -7,7 +7,7 @@
 //! ports and `*.` count as in Go's programs, since that library would never match them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::{Value, json};
 use ureq::ProxyProtocol;
@@ -85,9 +85,8 @@ impl Proxy {
         let (host, port) = split_port(server);
         let has_odd_port = port.is_none() && host.len() != server.len() || port == Some(0);
         // Of odd text around brackets or colons, the library takes a part for the host.
-        let is_whole = library.host().eq_ignore_ascii_case(host);
-        let is_good =
-            is_http && !host.is_empty() && is_whole && !has_odd_port && !path.contains('@');
+        let is_whole = library.host().eq_ignore_ascii_case(host) && is_host(host);
+        let is_good = is_http && is_whole && !has_odd_port && !path.contains('@');
         is_good.then(|| Self {
             url: Zeroizing::new(url.to_owned()),
             library,
@@ -129,6 +128,17 @@ impl fmt::Debug for Proxy {
             ""
         };
         write!(f, "{self}{login}")
+    }
+}
+
+/// Whether it can be a name, or an address of IPv6 in its brackets.
+fn is_host(host: &str) -> bool {
+    let address = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(['[', ']']),
     }
 }
 
@@ -319,6 +329,7 @@ mod tests {
             "http://p p",
             "http://fd00::1",
             "http://p[::1]x",
+            "http://[:@1]:1",
         ] {
             assert!(Proxy::parse(url).is_none(), "{url}");
         }
