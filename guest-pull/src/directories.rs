@@ -161,8 +161,8 @@ pub enum Topmost {
 }
 
 /// The topmost layer that has the directory, and the topmost one whose archive had an entry for it. The layers are
-/// sorted, the topmost first. One that hides what is below it does not end the search: containerd takes the attributes of
-/// the lower directory there too.
+/// sorted, the topmost first. One that hides what is below it does not end the search if it has the directory: containerd
+/// takes the attributes of the lower directory there too. If it has not, the directory is not seen.
 fn find(layers: &[Layer<'_>], path: &[u8]) -> io::Result<(Option<usize>, Option<usize>)> {
     let mut top = None;
     for (at, layer) in layers.iter().enumerate() {
@@ -173,6 +173,7 @@ fn find(layers: &[Layer<'_>], path: &[u8]) -> io::Result<(Option<usize>, Option<
                     return Ok((top, Some(at)));
                 }
             }
+            Found::Nothing { hides: true } if top.is_none() => break,
             Found::Nothing { .. } => {}
             Found::Other { .. } => break,
         }

@@ -26,7 +26,7 @@ pub mod question;
 pub mod registry;
 pub mod resource;
 pub mod serve;
-mod spelling;
+pub mod spelling;
 pub mod store;
 mod sys;
 pub mod until;

@@ -7,7 +7,7 @@
 //!
 //! Proxies in environment variables (`HTTPS_PROXY`) do not count: a unit's environment is not the pod owner's to read.
 
-mod command_line;
+pub mod command_line;
 mod registries;
 mod table;
 

@@ -142,7 +142,7 @@ fn blob_in(manifest: &[u8]) -> Result<Option<Small>, String> {
 /// # Errors
 ///
 /// The reason if not.
-pub(super) fn verify(
+pub fn verify(
     bundle: &[u8],
     keys: &Checker<'_>,
     documents: &[(Digest, Vec<u8>)],

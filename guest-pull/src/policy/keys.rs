@@ -114,7 +114,7 @@ impl PublicKey {
 
 /// The keys of a requirement, which check a bounded number of signatures: many signatures by nobody would take many keys a
 /// long time.
-pub(super) struct Checker<'k> {
+pub struct Checker<'k> {
     keys: &'k [PublicKey],
     /// How much may still be done.
     left: Cell<u64>,
@@ -129,7 +129,7 @@ const CHECK: u64 = 64 << 10;
 
 impl<'k> Checker<'k> {
     /// With nothing done yet.
-    pub(super) fn new(keys: &'k [PublicKey]) -> Self {
+    pub fn new(keys: &'k [PublicKey]) -> Self {
         let left = Cell::new(MAX_WORK);
         Self { keys, left }
     }

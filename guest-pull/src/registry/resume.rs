@@ -5,9 +5,8 @@
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ureq::Body;
+use ureq::http::StatusCode;
 use ureq::http::header::{CONTENT_RANGE, HeaderName, RANGE};
-use ureq::http::{Response, StatusCode};
 
 use crate::digest::Digest;
 use crate::registry::client::{Client, tell};
@@ -85,7 +84,9 @@ impl<'c> Blob<'c> {
             other => other?,
         };
         if response.status() == StatusCode::PARTIAL_CONTENT {
-            if !self.is_what_is_missing(&response) {
+            let range = response.headers().get(CONTENT_RANGE);
+            let range = range.and_then(|value| value.to_str().ok());
+            if !range.is_some_and(|range| is_rest(range, self.at, self.size)) {
                 self.gives_parts = false;
                 return Err(self.cut("it sends another part than the one that was asked for"));
             }
@@ -108,20 +109,6 @@ impl<'c> Blob<'c> {
         }
         self.reader = Some(reader);
         Ok(())
-    }
-
-    /// Whether an answer has what was asked for: `bytes 5-9/10`.
-    fn is_what_is_missing(&self, response: &Response<Body>) -> bool {
-        let range = response.headers().get(CONTENT_RANGE);
-        let range = range.and_then(|value| value.to_str().ok());
-        let Some((range, total)) = range
-            .and_then(|range| range.strip_prefix("bytes "))
-            .and_then(|range| range.split_once('/'))
-        else {
-            return false;
-        };
-        let first = range.split_once('-').map(|(first, _)| first.parse());
-        first == Some(Ok(self.at)) && (total == "*" || total.parse() == Ok(self.size))
     }
 
     /// Reads what is known already.
@@ -220,4 +207,16 @@ impl Read for Blob<'_> {
             self.wait_after(error).map_err(io::Error::other)?;
         }
     }
+}
+
+/// Whether an answer has the rest of something from a byte on, by its header Content-Range: `bytes 5-9/10`.
+pub fn is_rest(range: &str, from: u64, size: u64) -> bool {
+    let Some((range, total)) = range
+        .strip_prefix("bytes ")
+        .and_then(|range| range.split_once('/'))
+    else {
+        return false;
+    };
+    let first = range.split_once('-').map(|(first, _)| first.parse());
+    first == Some(Ok(from)) && (total == "*" || total.parse() == Ok(size))
 }

@@ -128,7 +128,7 @@ fn random() -> u8 {
 }
 
 /// What the header Retry-After asks for: seconds, or a date, which is compared with the registry's own clock.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let after = text(RETRY_AFTER)?;
     if let Ok(seconds) = after.parse() {

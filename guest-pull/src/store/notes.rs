@@ -41,7 +41,7 @@ impl Stored {
 
     /// The notes: a line that says whether the layer hides all below it, then the directories, each with a NUL byte at its
     /// end; then the links, after an equals sign, each with its target behind it.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut text = NOTES.to_vec();
         text.extend(if self.hides_all {
             &b"hides all\n"[..]
@@ -59,7 +59,7 @@ impl Stored {
     }
 
     /// The mounter reads what the worker wrote, so each path must be one that can't lead anywhere else.
-    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+    pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > MAX_NOTES_BYTES {
             return None;
         }

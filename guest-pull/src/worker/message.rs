@@ -140,7 +140,8 @@ fn parse_login(value: &Value) -> Option<Option<Login>> {
 }
 
 impl Request {
-    pub(super) fn to_json(&self) -> Zeroizing<String> {
+    /// The line for it, which is wiped: it has logins.
+    pub fn to_json(&self) -> Zeroizing<String> {
         let places: Vec<_> = self.places.iter().map(Place::to_json).collect();
         let request = json!({
             "places": places, "platform": self.platform.to_string(), "certificates": self.certificates,
@@ -149,7 +150,8 @@ impl Request {
         text_of(&request)
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// The request in a line, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
         let certificates = value["certificates"].as_array()?.iter();
         let certificates = certificates.map(|text| Some(text.as_str()?.to_owned()));
@@ -186,7 +188,8 @@ impl fmt::Write for Length {
 }
 
 impl Question {
-    pub(super) fn to_json(&self) -> Value {
+    /// The line for it.
+    pub fn to_json(&self) -> Value {
         match self {
             Self::Login(place) => json!({"ask": {"login": place}}),
             Self::Key { provider, packet } => {
@@ -210,7 +213,7 @@ impl Question {
     }
 
     /// Reads what `ask` holds.
-    pub(super) fn parse(value: &Value) -> Option<Self> {
+    pub fn parse(value: &Value) -> Option<Self> {
         if let Some(place) = value["login"].as_u64() {
             return Some(Self::Login(usize::try_from(place).ok()?));
         }
@@ -244,7 +247,7 @@ impl Question {
 }
 
 /// The line for an answer.
-pub(super) fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<String> {
+pub fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<String> {
     let value = match answer {
         Ok(Answer::Login(login)) => json!({"login": login.as_ref().map(login_to_json)}),
         // Not by way of a value, which nobody would wipe.
@@ -265,7 +268,7 @@ pub(super) fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<Stri
 }
 
 /// The files that go along with an answer.
-pub(super) fn files_of(answer: &Result<Answer, Failure>) -> Vec<BorrowedFd<'_>> {
+pub fn files_of(answer: &Result<Answer, Failure>) -> Vec<BorrowedFd<'_>> {
     match answer {
         Ok(Answer::Make(files)) => {
             vec![
@@ -279,7 +282,7 @@ pub(super) fn files_of(answer: &Result<Answer, Failure>) -> Vec<BorrowedFd<'_>> 
 }
 
 /// The answer in a line, with the files that came along.
-pub(super) fn parse_answer(text: &str, files: Vec<OwnedFd>) -> Option<Result<Answer, Failure>> {
+pub fn parse_answer(text: &str, files: Vec<OwnedFd>) -> Option<Result<Answer, Failure>> {
     let members = members(text.as_bytes(), 1).ok()?;
     if let Some(key) = string(&members, "key").map(Zeroizing::new) {
         return Some(Ok(Answer::Key(decode_padded(&key)?)));
@@ -317,7 +320,7 @@ pub(super) fn parse_answer(text: &str, files: Vec<OwnedFd>) -> Option<Result<Ans
 }
 
 /// How a failure is written.
-pub(super) fn failure_to_json(failure: &Failure) -> Value {
+pub fn failure_to_json(failure: &Failure) -> Value {
     // What a registry says may be in it, and the line has a limit.
     let message: String = failure.message.chars().take(MAX_MESSAGE).collect();
     let before: Vec<_> = failure.before.iter().map(failure_to_json).collect();
@@ -327,7 +330,7 @@ pub(super) fn failure_to_json(failure: &Failure) -> Value {
 }
 
 /// The failure in a line, if it is one.
-pub(super) fn parse_failure(value: &Value) -> Option<Failure> {
+pub fn parse_failure(value: &Value) -> Option<Failure> {
     let failed = value["failed"].as_object()?;
     let text = |name: &str| failed.get(name).and_then(Value::as_str).unwrap_or_default();
     let place = failed.get("place").and_then(Value::as_u64);
@@ -344,7 +347,7 @@ pub(super) fn parse_failure(value: &Value) -> Option<Failure> {
 }
 
 /// What confines the worker: for each bar nothing, or why it doesn't hold.
-pub(super) fn cage_to_json(cage: &Cage) -> Value {
+pub fn cage_to_json(cage: &Cage) -> Value {
     let bars = cage
         .bars
         .iter()
@@ -353,7 +356,7 @@ pub(super) fn cage_to_json(cage: &Cage) -> Value {
 }
 
 /// The same, of the worker's first line.
-pub(super) fn parse_cage(value: &Value) -> Option<Cage> {
+pub fn parse_cage(value: &Value) -> Option<Cage> {
     let bars = value["cage"].as_object()?.iter();
     let bars =
         bars.filter_map(|(name, why)| Some((Bar::parse(name)?, why.as_str().map(str::to_owned))));
@@ -363,14 +366,15 @@ pub(super) fn parse_cage(value: &Value) -> Option<Cage> {
 }
 
 impl Outcome {
-    pub(super) fn to_json(&self) -> Value {
+    /// The line for it.
+    pub fn to_json(&self) -> Value {
         let layers: Vec<_> = self.layers.iter().map(Digest::to_string).collect();
         json!({"pulled": {"place": self.place, "manifest": self.manifest.to_string(), "layers": layers}})
     }
 }
 
 /// The layers that a worker's result names.
-pub(super) fn outcome(value: &Value) -> Option<Outcome> {
+pub fn outcome(value: &Value) -> Option<Outcome> {
     let layers = value["layers"].as_array()?;
     if layers.len() > MAX_LAYERS {
         return None;

@@ -9,7 +9,7 @@
 
 pub mod cage;
 mod channel;
-mod message;
+pub mod message;
 mod mounter;
 mod start;
 

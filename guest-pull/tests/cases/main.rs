@@ -6,10 +6,14 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+#[path = "../support/any_archive.rs"]
+mod any_archive;
 #[path = "../support/caller.rs"]
 mod caller;
 #[path = "../support/containerd.rs"]
 mod containerd;
+#[path = "../support/erofs_reader.rs"]
+mod erofs_reader;
 #[path = "../support/faulty.rs"]
 mod faulty;
 #[path = "../support/host.rs"]
@@ -55,6 +59,7 @@ mod configuration;
 mod cosign;
 mod credentials;
 mod credentials_changed;
+mod differential;
 mod encrypted;
 mod foreign;
 mod hostile;

@@ -47,7 +47,7 @@ impl fmt::Display for KeyId {
 
 /// A primary key.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Key {
+pub struct Key {
     id: KeyId,
     material: Material,
     /// The key ids of its subkeys.
@@ -81,9 +81,7 @@ enum Material {
 
 /// The primary keys of key rings, with the names of those for messages. A key counts once, however many copies of it there
 /// are: if one is revoked, the key is, and of what the copies say of themselves the newest counts.
-pub(super) fn keys<'r>(
-    rings: impl IntoIterator<Item = (&'r str, &'r [u8])>,
-) -> Result<Vec<Key>, String> {
+pub fn keys<'r>(rings: impl IntoIterator<Item = (&'r str, &'r [u8])>) -> Result<Vec<Key>, String> {
     let mut keys: Vec<Key> = Vec::new();
     let mut revocations = Vec::new();
     for (name, bytes) in rings {
@@ -312,7 +310,7 @@ fn joined((first, second): (&[u8], &[u8]), length: usize) -> Option<Vec<u8>> {
 /// # Errors
 ///
 /// The reason if not.
-pub(super) fn verify(bytes: &[u8], keys: &[Key], now: u64) -> Result<Vec<u8>, String> {
+pub fn verify(bytes: &[u8], keys: &[Key], now: u64) -> Result<Vec<u8>, String> {
     let packets = message(bytes)?;
     let tags: Vec<_> = packets.iter().map(|packet| packet.tag).collect();
     if tags != [ONE_PASS, LITERAL, SIGNATURE] {
