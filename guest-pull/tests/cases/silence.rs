@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ttrpc::Code;
+
+use crate::caller::{Place, daemon, recorded, wait_until};
 use crate::host::text;
 use crate::image::{Image, Repository};
 use crate::network::{assert_failed, pull, repository};
@@ -197,6 +200,7 @@ fn each_silence_ends() {
     let repository = Arc::new(repository);
     thread::scope(|scope| {
         scope.spawn(|| tls_byte_by_byte(&repository));
+        scope.spawn(tunnel_byte_by_byte);
         for (name, slow, expected) in rows {
             let (repository, layer) = (Arc::clone(&repository), image.clone());
             scope.spawn(move || {
@@ -252,6 +256,33 @@ fn tls_byte_by_byte(repository: &Arc<Repository>) {
     ];
     assert_failed(pulled, &[&[network.as_str()], &parts[..]].concat());
     assert!(took < LONGEST, "{took:?}");
+}
+
+/// The answer of a proxy to the request for a tunnel can't be drawn out either.
+fn tunnel_byte_by_byte() {
+    let proxy = RawServer::start(|_| {
+        let header = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(1000));
+        vec![Part::Drip(header.into(), PAUSE)]
+    });
+    let place = Place::new(false);
+    let address = &proxy.address;
+    place.configure(&format!(
+        "[image.image_pull_proxy]\nhttps_proxy = 'http://{address}'\n"
+    ));
+    daemon(&place, Err(Code::NOT_FOUND));
+    let mut serve = place.serve();
+    serve.send(&recorded("registry.test/a/b:1", &place.bundle()));
+    wait_until("the tunnel is given up", || {
+        place.log().contains("is tried again")
+    });
+    let said = place.log();
+    for part in [
+        "registry.test can't be reached",
+        &format!("through the proxy http://{address}"),
+        "15 s",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
 }
 
 /// A network that passes so many bytes of each connection's answer at once, by the connection's number, and the others one
