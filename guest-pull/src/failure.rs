@@ -2,6 +2,7 @@
 
 //! Why there is no image, as far as a caller tells the reasons apart.
 
+use std::borrow::Cow;
 use std::io;
 
 use thiserror::Error;
@@ -96,5 +97,39 @@ impl Kind {
     pub fn parse(name: &str) -> Self {
         let found = Self::NAMES.iter().find(|(_, known)| *known == name);
         found.map_or(Self::Other, |(kind, _)| *kind)
+    }
+}
+
+/// How much of each end of a text from outside a message has, in characters. A path has up to 4095 bytes, and a name in a
+/// broken archive up to a MiB; the reason comes behind it, and the message has a limit too.
+const SHOWN_OF_AN_END: usize = 200;
+
+/// A text for a message: if it is long, its beginning and its end.
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
+    let characters = text.chars().count();
+    if characters <= 2 * SHOWN_OF_AN_END + 1 {
+        return Cow::Borrowed(text);
+    }
+    let start: String = text.chars().take(SHOWN_OF_AN_END).collect();
+    let end: String = text.chars().skip(characters - SHOWN_OF_AN_END).collect();
+    Cow::Owned(format!("{start}\u{2026}{end}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ends of a long text are shown, and all of a short one.
+    #[test]
+    fn long_texts_are_shortened() {
+        let short = "\u{e9}".repeat(401);
+        assert_eq!(shortened(&short), short);
+        let long = format!("start{}end", "\u{e9}".repeat(1000));
+        let shown = shortened(&long);
+        assert_eq!(shown.chars().count(), 401);
+        assert!(
+            shown.starts_with("start") && shown.ends_with("end"),
+            "{shown}"
+        );
     }
 }

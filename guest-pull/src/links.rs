@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use crate::directories::{self, Check, Layer, Topmost};
+use crate::failure::shortened;
 use crate::store::Stored;
 use crate::upper::{Opened, Upper};
 
@@ -184,7 +185,8 @@ fn parent(path: &[u8]) -> &[u8] {
 }
 
 fn failed(path: &[u8], target: &[u8], error: &io::Error) -> io::Error {
-    let (path, target) = (path.escape_ascii(), target.escape_ascii());
+    let [path, target] = [path, target].map(|path| path.escape_ascii().to_string());
+    let (path, target) = (shortened(&path), shortened(&target));
     let text = format!("entry {path}: a hard link to {target}: {error}");
     io::Error::new(error.kind(), text)
 }

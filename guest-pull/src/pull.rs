@@ -16,7 +16,7 @@ use crate::compression::{self, decompressed};
 use crate::digest::{Digest, Digesting};
 use crate::encryption::{self, Decryptor};
 use crate::erofs;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shortened};
 use crate::layer;
 use crate::lookup::{self, configuration, of_registry, warn_of_platform};
 use crate::pipe::Pipe;
@@ -405,7 +405,14 @@ fn of_layer(error: &layer::Error) -> Failure {
         layer::Error::Write(erofs::Error::Write(error)) => Kind::of_io(error),
         _ => Kind::Other,
     };
-    Failure::new(kind, error.to_string())
+    let text = match error {
+        // The reason must not be lost behind a name of a MiB.
+        layer::Error::Entry { path, what } => {
+            format!("entry {}: {}", shortened(path), shortened(what))
+        }
+        other => other.to_string(),
+    };
+    Failure::new(kind, text)
 }
 
 /// What a layer's fetching looks at, and tells.

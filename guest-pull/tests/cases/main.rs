@@ -64,6 +64,7 @@ mod encrypted;
 mod foreign;
 mod hostile;
 mod hostile_blobs;
+mod hostile_bombs;
 mod hostile_documents;
 mod hostile_layers;
 mod hostile_signatures;

@@ -327,20 +327,19 @@ pub fn verify(bytes: &[u8], keys: &[Key], now: u64) -> Result<Vec<u8>, String> {
     if signature.kind != OF_DOCUMENT {
         return Err("its signature is not one of a document".to_owned());
     }
-    let Some(key) = keys.iter().find(|key| key.verifies(&signature, document)) else {
-        let issuer = signature.issuer.map(KeyId);
-        let is_known = |key: &Key| issuer.is_some_and(|issuer| key.subkeys.contains(&issuer));
-        return Err(match issuer {
-            Some(id) if keys.iter().any(is_known) => {
-                format!("it is by the subkey {id}; only primary keys count")
-            }
-            Some(id) if keys.iter().any(|key| key.id == id) => {
-                format!(
-                    "it is broken, or by an algorithm that is not supported; it names the key {id}"
-                )
-            }
-            Some(id) => format!("it is by another key, {id}"),
-            None => "it is by another key".to_owned(),
+    let issuer = signature.issuer.map(KeyId);
+    let issuer = issuer.ok_or("its signature does not say by which key it is")?;
+    // No other key is tried, as with GnuPG: a storage with many large signatures would take the keys of a large ring hours.
+    let mut named = keys.iter().filter(|key| key.id == issuer);
+    let Some(key) = named.find(|key| key.verifies(&signature, document)) else {
+        let is_subkey = keys.iter().any(|key| key.subkeys.contains(&issuer));
+        let is_known = keys.iter().any(|key| key.id == issuer);
+        return Err(match (is_subkey, is_known) {
+            (true, _) => format!("it is by the subkey {issuer}; only primary keys count"),
+            (_, true) => format!(
+                "it is broken, or by an algorithm that is not supported; it names the key {issuer}"
+            ),
+            _ => format!("it is by another key, {issuer}"),
         });
     };
     if let Some(problem) = key.problem(now) {
