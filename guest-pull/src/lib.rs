@@ -15,6 +15,7 @@ mod links;
 pub mod lookup;
 mod loop_device;
 pub mod measure;
+pub mod memory;
 pub mod mount;
 pub mod pipe;
 pub mod plan;

@@ -19,6 +19,7 @@ use crate::erofs;
 use crate::failure::{Failure, Kind};
 use crate::layer;
 use crate::lookup::{self, configuration, of_registry, warn_of_platform};
+use crate::memory::{MAX_LAYERS, STACK, Turn, Turns};
 use crate::pipe::Pipe;
 use crate::policy::{self, Rules};
 use crate::question::{Answer, Question};
@@ -31,7 +32,7 @@ pub use crate::lookup::{Found, find};
 
 /// How many layers of one image are fetched at once unless configured, as the stock puller does. More would not be faster
 /// on two processors, and each takes its memory.
-pub const LAYERS_AT_ONCE: usize = 3;
+pub const LAYERS_AT_ONCE: usize = MAX_LAYERS;
 
 /// Nothing of an encrypted layer counts then, whatever else is wrong with it.
 const WRONG_HMAC: &str = "it is encrypted, and its HMAC is wrong: it was changed since it was encrypted, or was encrypted with \
@@ -165,6 +166,7 @@ fn fetch_all(
     let Means { store, events, .. } = means;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
+    let turns = Turns::default();
     // The first that failed by itself; others fail because they are stopped.
     let first = OnceLock::new();
     let results = Mutex::new(Vec::new());
@@ -183,24 +185,47 @@ fn fetch_all(
                 digest: layer.digest,
                 failure,
             };
-            let result = match store.claim(diff_id, &|| !stop.load(Ordering::Relaxed)) {
-                Ok(Claim::Stored(stored)) => {
-                    let bytes = layer.size;
-                    events(Event::Layer {
-                        bytes,
-                        stored: true,
-                    });
-                    Ok(stored)
-                }
-                Ok(Claim::ToMake(making)) => {
-                    let give_up = || {
-                        let _ = first.set(at);
-                        stop.store(true, Ordering::Relaxed);
-                    };
-                    fetch(means, layer, diff_id, making, &stop, &give_up).map_err(named)
-                }
-                Err(error) => Err(error.into()),
+            let claim = || store.claim(diff_id, &|| !stop.load(Ordering::Relaxed));
+            let give_up = || {
+                let _ = first.set(at);
+                stop.store(true, Ordering::Relaxed);
             };
+            let make = |making, turn: &Turn<'_>| {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(named(other(
+                        "given up, since another layer failed".to_owned(),
+                    )));
+                }
+                fetch(means, layer, diff_id, making, turn, &stop, &give_up).map_err(named)
+            };
+            let found = |stored| {
+                let bytes = layer.size;
+                events(Event::Layer {
+                    bytes,
+                    stored: true,
+                });
+                Ok(stored)
+            };
+            let first_try = match claim() {
+                Ok(Claim::Stored(stored)) => Some(found(stored)),
+                Ok(Claim::ToMake(making)) => {
+                    let turn = turns.shared();
+                    let made = make(making, &turn);
+                    (!turn.needs_all()).then_some(made)
+                }
+                Err(error) => Some(Err(error.into())),
+            };
+            let result = first_try.unwrap_or_else(|| {
+                eprintln!(
+                    "guest-pull: the layer {} needs a window of zstd that has no room in memory beside other layers; \
+                     it is fetched again when they are there",
+                    layer.digest
+                );
+                match claim()? {
+                    Claim::Stored(stored) => found(stored),
+                    Claim::ToMake(making) => make(making, &turns.alone()),
+                }
+            });
             if result.is_err() {
                 let _ = first.set(at);
                 stop.store(true, Ordering::Relaxed);
@@ -210,9 +235,13 @@ fn fetch_all(
         }
     };
     thread::scope(|scope| {
-        for _ in 0..means.at_once.clamp(1, layers.len().max(1)) {
-            scope.spawn(work);
+        for _ in 1..means.at_once.min(layers.len()).min(MAX_LAYERS) {
+            // Without one, there are fewer at once.
+            let _ = thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, work);
         }
+        work();
     });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     let position = results.iter().position(|(at, _)| first.get() == Some(at));
@@ -231,6 +260,7 @@ fn fetch(
     layer: &Descriptor,
     diff_id: &Digest,
     making: Making,
+    turn: &Turn<'_>,
     stop: &AtomicBool,
     give_up: &(dyn Fn() + Sync),
 ) -> Result<Stored, Failure> {
@@ -241,7 +271,7 @@ fn fetch(
         events: means.events,
         failed: &failed,
     };
-    let result = fetch_watched(means, layer, diff_id, making, &watch);
+    let result = fetch_watched(means, layer, diff_id, making, turn, &watch);
     result.map_err(|failure| {
         // What fails after the registry did has no other reason.
         let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -254,6 +284,7 @@ fn fetch_watched(
     layer: &Descriptor,
     diff_id: &Digest,
     making: Making,
+    turn: &Turn<'_>,
     watch: &Watch<'_>,
 ) -> Result<Stored, Failure> {
     // Before anything is fetched that nobody could decrypt.
@@ -268,25 +299,28 @@ fn fetch_watched(
         inner: blob.take(size.saturating_add(1)),
         watch,
     };
-    let file = making
-        .file
-        .try_clone()
-        .map_err(|error| other(error.to_string()))?;
+    let own = |file: &File| file.try_clone().map_err(|error| other(error.to_string()));
+    let target = Target {
+        file: own(&making.file)?,
+        scratch: own(&making.scratch)?,
+        turn,
+    };
     let (blob, converted) = thread::scope(|scope| {
-        let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
+        let started = Pipe::start(scope, Digesting::new(watched));
+        let (mut blob, reading) = started.map_err(no_thread)?;
         // The rest of a blob is not waited for, unless it tells whether the layer is authentic.
         let give_up = |failure: &Failure| {
-            if !is_encrypted || failure.kind == Kind::NoRoom {
+            if !turn.needs_all() && (!is_encrypted || failure.kind == Kind::NoRoom) {
                 (watch.give_up)();
             }
         };
         let converted = match decryptor {
             None => {
-                let converted = convert(&mut blob, layer, file, diff_id, &give_up);
+                let converted = convert(&mut blob, layer, target, diff_id, &give_up);
                 Ok(converted.inspect_err(&give_up)?)
             }
             Some(decryptor) => {
-                convert_encrypted(&mut blob, decryptor, layer, file, diff_id, &give_up)?
+                convert_encrypted(&mut blob, decryptor, layer, target, diff_id, &give_up)?
             }
         };
         // What follows the archive in the blob belongs to the blob's digest.
@@ -314,7 +348,7 @@ fn fetch_watched(
             "its archive has the digest {found}, and the configuration says {diff_id}"
         )));
     }
-    let finished = making.finish(&summary);
+    let finished = making.finish(summary);
     let stored =
         finished.map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
     (watch.events)(Event::Layer {
@@ -324,21 +358,34 @@ fn fetch_watched(
     Ok(stored)
 }
 
+/// Where a layer goes, and what it can take meanwhile.
+struct Target<'t> {
+    file: File,
+    scratch: File,
+    turn: &'t Turn<'t>,
+}
+
 /// Makes a file system of the archive in a blob, and the digest of the archive. If that fails, `failed` is told before the
 /// threads are waited for that read the blob.
 fn convert(
     blob: &mut Pipe,
     layer: &Descriptor,
-    file: File,
+    target: Target<'_>,
     diff_id: &Digest,
     failed: &dyn Fn(&Failure),
 ) -> Result<(layer::Summary, Digest), Failure> {
     thread::scope(|scope| {
-        let archive = decompressed(blob).map_err(|error| other(format!("its blob: {error}")))?;
+        let Target {
+            file,
+            scratch,
+            turn,
+        } = target;
+        let archive =
+            decompressed(blob, turn).map_err(|error| other(format!("its blob: {error}")))?;
         warn_of_label(layer, archive.kind());
-        let (archive, decompressing) = Pipe::start(scope, archive);
-        let (mut archive, hashing) = archive.digested(scope);
-        let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
+        let (archive, decompressing) = Pipe::start(scope, archive).map_err(no_thread)?;
+        let (mut archive, hashing) = archive.digested(scope).map_err(no_thread)?;
+        let summary = layer::convert(&mut archive, file, scratch, true, diff_id.uuid());
         let summary = summary.map_err(|error| of_layer(&error));
         let summary = summary.inspect_err(failed);
         // The threads end when nobody reads any more.
@@ -355,14 +402,18 @@ fn convert_encrypted(
     blob: &mut Pipe,
     decryptor: Decryptor,
     layer: &Descriptor,
-    file: File,
+    target: Target<'_>,
     diff_id: &Digest,
     failed: &dyn Fn(&Failure),
 ) -> Result<Result<(layer::Summary, Digest), Failure>, Failure> {
     thread::scope(|scope| {
-        let (mut plain, decrypting) = Pipe::start(scope, decryptor.decrypt(blob));
-        let converted = match convert(&mut plain, layer, file, diff_id, failed) {
-            Err(failure) if failure.kind == Kind::NoRoom => return Err(failure),
+        let turn = target.turn;
+        let started = Pipe::start(scope, decryptor.decrypt(blob));
+        let (mut plain, decrypting) = started.map_err(no_thread)?;
+        let converted = match convert(&mut plain, layer, target, diff_id, failed) {
+            Err(failure) if failure.kind == Kind::NoRoom || turn.needs_all() => {
+                return Err(failure);
+            }
             converted => converted,
         };
         // The HMAC is over all of it.
@@ -402,13 +453,19 @@ fn other(message: String) -> Failure {
     Failure::new(Kind::Other, message)
 }
 
+fn no_thread(error: io::Error) -> Failure {
+    other(format!("no thread can be started: {error}"))
+}
+
 fn panicked<T>(_: T) -> Failure {
     other("a bug: one of its threads panicked".to_owned())
 }
 
 fn of_layer(error: &layer::Error) -> Failure {
     let kind = match error {
-        layer::Error::Write(erofs::Error::Write(error)) => Kind::of_io(error),
+        layer::Error::Write(erofs::Error::Write(error) | erofs::Error::Scratch(error)) => {
+            Kind::of_io(error)
+        }
         _ => Kind::Other,
     };
     Failure::new(kind, error.to_string())

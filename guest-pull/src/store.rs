@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::digest::Digest;
 use crate::layer::path::parts;
-use crate::layer::{MAX_NOTES_BYTES, Summary};
+use crate::layer::{MAX_NOTES, MAX_NOTES_BYTES, Summary};
 
 /// Why the store can't be used.
 #[derive(Debug, Error)]
@@ -73,6 +73,8 @@ pub enum Claim {
 pub struct Making {
     /// The file for the layer, empty.
     pub file: File,
+    /// An empty file without a name, for what memory should not hold while the layer is made.
+    pub scratch: File,
     path: PathBuf,
     temporary: PathBuf,
     notes: PathBuf,
@@ -126,7 +128,7 @@ impl Store {
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         let is_of_making = |path: &PathBuf| {
             path.extension()
-                .is_some_and(|kind| kind == "lock" || kind == "new")
+                .is_some_and(|kind| kind == "lock" || kind == "new" || kind == "scratch")
         };
         for path in paths.filter(is_of_making) {
             let lock_path = path.with_extension("lock");
@@ -140,6 +142,7 @@ impl Store {
                 continue;
             }
             let _ = fs::remove_file(path.with_extension("new"));
+            let _ = fs::remove_file(path.with_extension("scratch"));
             if !path.with_extension("erofs").exists() {
                 let _ = fs::remove_file(path.with_extension("notes"));
             }
@@ -196,8 +199,10 @@ impl Store {
                 .mode(0o600)
                 .open(&temporary)
                 .map_err(at(&temporary))?;
+            let scratch = unnamed(&path.with_extension("scratch"))?;
             return Ok(Claim::ToMake(Making {
                 file,
+                scratch,
                 notes: path.with_extension("notes"),
                 path,
                 temporary,
@@ -239,10 +244,10 @@ impl Making {
     /// # Errors
     ///
     /// If its files can't be written.
-    pub fn finish(mut self, summary: &Summary) -> Result<Stored, Error> {
+    pub fn finish(mut self, summary: Summary) -> Result<Stored, Error> {
         let stored = Stored {
-            implied: summary.implied.clone(),
-            links: summary.links.clone(),
+            implied: summary.implied,
+            links: summary.links,
             hides_all: summary.hides_all,
         };
         let notes = stored.encode();
@@ -252,7 +257,7 @@ impl Making {
             return Err(at(&self.notes)(io::Error::other(what)));
         }
         // The notes come first, since the layer counts as stored when its own file has its name.
-        if Stored::parse(&notes).is_none() {
+        if !stored.is_sound() {
             let what = "a directory without an entry, or a link to a lower layer, has a name that no path can have";
             return Err(at(&self.notes)(io::Error::other(what)));
         }
@@ -301,6 +306,14 @@ impl Stored {
         text
     }
 
+    /// Whether [`Stored::parse`] takes all of it.
+    fn is_sound(&self) -> bool {
+        let links = self.links.iter().flat_map(|(path, target)| [path, target]);
+        let mut paths = self.implied.iter().chain(links);
+        self.implied.len() + self.links.len() <= MAX_NOTES
+            && paths.all(|path| normal(path).is_some())
+    }
+
     /// The mounter reads what the worker wrote, so each path must be one that can't lead anywhere else.
     fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > MAX_NOTES_BYTES {
@@ -323,6 +336,9 @@ impl Stored {
         }
         let mut paths = list.strip_suffix(&[0])?.split(|byte| *byte == 0);
         while let Some(path) = paths.next() {
+            if stored.implied.len() + stored.links.len() == MAX_NOTES {
+                return None;
+            }
             match path.strip_prefix(b"=") {
                 Some(link) => {
                     let target = paths.next()?;
@@ -333,6 +349,20 @@ impl Stored {
         }
         Some(stored)
     }
+}
+
+/// A file without a name, made at a path that is free again at once.
+fn unnamed(path: &Path) -> Result<File, Error> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(at(path))?;
+    fs::remove_file(path).map_err(at(path))?;
+    Ok(file)
 }
 
 /// A path, if it is as this program writes it: from the root, with nothing in it that leads elsewhere.
@@ -421,7 +451,7 @@ mod tests {
             hides_all: true,
             ..Summary::default()
         };
-        let stored = made.finish(&summary).unwrap();
+        let stored = made.finish(summary).unwrap();
         assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
         match store.claim(&id, &|| true).unwrap() {
             Claim::Stored(found) => assert_eq!(found, stored),
@@ -436,7 +466,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let [left, stored, running] = [&b"a"[..], b"b", b"c"].map(Digest::of);
-        let finished = making(&store, &stored).finish(&Summary::default());
+        let finished = making(&store, &stored).finish(Summary::default());
         finished.unwrap();
         for kind in ["new", "notes", "lock"] {
             fs::write(store.path(&left).with_extension(kind), "").unwrap();
@@ -490,7 +520,7 @@ mod tests {
                     let store = store.clone();
                     scope.spawn(move || match store.claim(&id, &|| true).unwrap() {
                         Claim::ToMake(making) => {
-                            making.finish(&Summary::default()).unwrap();
+                            making.finish(Summary::default()).unwrap();
                             1
                         }
                         Claim::Stored(_) => 0,

@@ -48,7 +48,7 @@ const LENGTHS: [usize; 16] = [
 fn contents_of_every_shape_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
-    let mut tree = Tree::default();
+    let mut tree = Tree::new(tempfile::tempfile().unwrap()).unwrap();
     let mut writer = ContentWriter::new(File::create(&path).unwrap(), true);
     let mut expected = Vec::new();
     for first in [true, false] {
@@ -57,20 +57,20 @@ fn contents_of_every_shape_come_back() {
                 let mut content = bytes(length / 2, first);
                 content.extend(bytes(length - length / 2, second));
                 for part in content.chunks(7777) {
-                    writer.write(part).unwrap();
+                    writer.write(&mut tree, part).unwrap();
                 }
                 let name = format!("{length}-{first}-{second}");
-                let file = Kind::File(writer.finish_file().unwrap());
+                let file = Kind::File(writer.finish_file(&mut tree).unwrap());
                 let id = tree
                     .add(
-                        Attributes {
+                        &Attributes {
                             mode: 0o644,
                             ..Attributes::default()
                         },
                         file,
                     )
                     .unwrap();
-                tree.link(ROOT, name.as_bytes(), id);
+                tree.link(ROOT, name.as_bytes(), id).unwrap();
                 expected.push((name, content));
             }
         }
@@ -78,18 +78,18 @@ fn contents_of_every_shape_come_back() {
     // A directory of several blocks, and devices.
     let big = tree
         .add_directory(
-            Attributes {
+            &Attributes {
                 mode: 0o1777,
                 ..Attributes::default()
             },
             ROOT,
         )
         .unwrap();
-    tree.link(ROOT, b"big", big);
+    tree.link(ROOT, b"big", big).unwrap();
     for n in 0..1000 {
         let id = tree
             .add(
-                Attributes {
+                &Attributes {
                     mode: 0o4755,
                     uid: 3_000_000,
                     gid: 7,
@@ -106,8 +106,9 @@ fn contents_of_every_shape_come_back() {
                 Kind::File(Content::empty()),
             )
             .unwrap();
-        tree.link(big, format!("a name of some length {n}").as_bytes(), id);
-        tree.link(big, format!("link {n}").as_bytes(), id);
+        tree.link(big, format!("a name of some length {n}").as_bytes(), id)
+            .unwrap();
+        tree.link(big, format!("link {n}").as_bytes(), id).unwrap();
     }
     let device = Device {
         major: 259,
@@ -117,13 +118,13 @@ fn contents_of_every_shape_come_back() {
         ("c", Kind::CharacterDevice(device)),
         ("b", Kind::BlockDevice(device)),
         ("p", Kind::Fifo),
-        ("s", Kind::Symlink(vec![b'x'; 4000].into())),
-        ("t", Kind::Symlink(b"target"[..].into())),
+        ("s", Kind::Symlink(tree.keep(&[b'x'; 4000]).unwrap())),
+        ("t", Kind::Symlink(tree.keep(b"target").unwrap())),
     ] {
-        let id = tree.add(Attributes::default(), kind).unwrap();
-        tree.link(ROOT, name.as_bytes(), id);
+        let id = tree.add(&Attributes::default(), kind).unwrap();
+        tree.link(ROOT, name.as_bytes(), id).unwrap();
     }
-    let length = finish(&tree, writer, [7; 16]).unwrap();
+    let length = finish(&mut tree, &mut writer, [7; 16]).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().len(), length);
     let path = path.to_str().unwrap();
     run("fsck.erofs", &[path]);

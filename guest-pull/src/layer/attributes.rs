@@ -91,7 +91,7 @@ fn bounded(seconds: i64, nanoseconds: u32) -> (i64, u32) {
 /// The attributes as such an inode can have them, and as containerd sets them: Linux knows one mode of symbolic links, only
 /// files and directories have extended attributes of users, and an ACL says no other permissions than the mode.
 pub fn fitting(mut attributes: Attributes, kind: &Kind) -> Result<Attributes, String> {
-    let is_directory = matches!(kind, Kind::Directory { .. });
+    let is_directory = matches!(kind, Kind::Directory(_));
     let has_users = is_directory || matches!(kind, Kind::File(_));
     let is_link = matches!(kind, Kind::Symlink(_));
     if is_link {

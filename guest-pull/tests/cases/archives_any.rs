@@ -76,7 +76,7 @@ proptest! {
             bytes.truncate(end);
         }
         let file = tempfile::tempfile().unwrap();
-        let _ = layer::convert(&bytes[..], file, true, [1; 16]);
+        let _ = layer::convert(&bytes[..], file, tempfile::tempfile().unwrap(), true, [1; 16]);
     }
 
     /// Any text in a PAX header does too.
@@ -85,7 +85,7 @@ proptest! {
         let pax = Entry::new(PAX, "x").content(text);
         let bytes = archive(&[Entry::file("file", "content").after(pax)]);
         let file = tempfile::tempfile().unwrap();
-        let _ = layer::convert(&bytes[..], file, true, [1; 16]);
+        let _ = layer::convert(&bytes[..], file, tempfile::tempfile().unwrap(), true, [1; 16]);
     }
 }
 
@@ -93,6 +93,13 @@ proptest! {
 #[test]
 fn the_unchanged_archive_is_read() {
     let file = tempfile::tempfile().unwrap();
-    let summary = layer::convert(&every_kind()[..], file, true, [1; 16]).unwrap();
+    let summary = layer::convert(
+        &every_kind()[..],
+        file,
+        tempfile::tempfile().unwrap(),
+        true,
+        [1; 16],
+    )
+    .unwrap();
     assert_eq!(summary.entries, 11);
 }
