@@ -50,7 +50,13 @@ pub fn read(archive: impl Read, layer: &mut Layer) -> Result<(), Error> {
     Ok(())
 }
 
-fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Result<(), Error> {
+fn take(
+    mut header: Header,
+    reader: &mut Reader<impl Read>,
+    layer: &mut Layer,
+) -> Result<(), Error> {
+    // There may be a MiB of them.
+    let xattrs = std::mem::take(&mut header.xattrs);
     let name = &header.name;
     let refused = |what: String| Error::Entry {
         path: shown(name),
@@ -64,7 +70,7 @@ fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Re
     let Some(base) = parts.pop() else {
         // Nothing else can be there, and containerd ignores it.
         if header.kind == b'5' {
-            let attributes = attributes(&header).map_err(refused)?;
+            let attributes = attributes(&header, xattrs).map_err(refused)?;
             layer.put_root(&attributes).map_err(failed)?;
         }
         return Ok(());
@@ -76,7 +82,7 @@ fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Re
     if header.kind == b'g' {
         return layer.put_nothing(name).map_err(failed);
     }
-    let attributes = attributes(&header).map_err(refused)?;
+    let attributes = attributes(&header, xattrs).map_err(refused)?;
     let kind = match header.kind {
         b'5' => return layer.put_directory(name, attributes).map_err(failed),
         b'1' => {
