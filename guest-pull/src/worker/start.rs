@@ -38,6 +38,9 @@ impl Running {
             // A dozen threads pass large pieces around and allocate little else. With a heap for each, the C library would
             // hold several MiB more.
             .env("MALLOC_ARENA_MAX", "1")
+            // What is large goes back to the kernel when it is freed. Otherwise the C library keeps it from the second time on,
+            // and a window of zstd would take its memory again beside the one before.
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command.spawn()?;

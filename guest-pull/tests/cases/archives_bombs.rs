@@ -262,6 +262,33 @@ fn paths_of_directories_without_end() {
     );
 }
 
+/// Directories without an entry, with paths so short that there are many.
+#[test]
+fn directories_without_end() {
+    let file = |number: usize| Entry::file(format!("{number}/x"), "").bytes();
+    let archive: Vec<u8> = (0..20_001).flat_map(file).collect();
+    assert_refused(
+        &archive[..],
+        "more than 20000 directories without an entry, and links to files of lower layers",
+    );
+}
+
+/// Links whose targets lead through other links before their ends: what is still to be walked is as long as all of them.
+#[test]
+fn targets_that_lead_through_links() {
+    let mut all = vec![Entry::directory("d/")];
+    for number in 0..250 {
+        // The first part leads on, and the others are left for later.
+        let target = format!("l{}/{}", number + 1, "../d/".repeat(800));
+        let link = Entry::new(SYMLINK, format!("l{number}"));
+        all.push(link.pax(&[("linkpath", target.as_bytes())]));
+    }
+    all.push(Entry::directory("l250/"));
+    all.push(Entry::file("l0/file", "x"));
+    let summary = convert(&archive(&all)[..]).unwrap();
+    assert_eq!(summary.entries, all.len());
+}
+
 /// Hard links that come before their targets, each of which is looked for at the end, are bounded.
 #[test]
 fn hard_links_before_their_targets() {

@@ -50,6 +50,7 @@ mod foreign;
 mod indexes;
 mod manifests;
 mod measurement;
+mod memory;
 mod network;
 mod policy;
 mod policy_evaded;
