@@ -129,7 +129,8 @@ fn check_notes(summary: Summary, tree: &Tree) {
 fn convert(archive: impl Read, compress: bool) -> Result<(Summary, Vec<u8>), Error> {
     let file = bounded_file().expect("memory for a file");
     let kept = file.try_clone().expect("a second descriptor");
-    let summary = layer::convert(archive, file, compress, [1; 16])?;
+    let scratch = memfd_create("scratch", MFdFlags::empty()).expect("memory for a file");
+    let summary = layer::convert(archive, file, scratch.into(), compress, [1; 16])?;
     let mut image = vec![0; summary.bytes as usize];
     kept.read_exact_at(&mut image, 0)
         .expect("the layer is written");

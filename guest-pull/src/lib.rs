@@ -16,6 +16,7 @@ pub mod layer;
 mod links;
 pub mod lookup;
 pub mod measure;
+pub mod memory;
 pub mod mount;
 pub mod pipe;
 pub mod plan;

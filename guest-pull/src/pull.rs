@@ -19,6 +19,7 @@ use crate::erofs;
 use crate::failure::{Failure, Kind, shortened};
 use crate::layer;
 use crate::lookup::{self, configuration, of_registry, warn_of_platform};
+use crate::memory::{MAX_LAYERS, STACK, Turn, Turns};
 use crate::pipe::Pipe;
 use crate::policy::{self, Rules};
 use crate::question::Ask;
@@ -30,7 +31,7 @@ pub use crate::lookup::{Found, find};
 
 /// How many layers of one image are fetched at once unless configured, as the stock puller does. More would not be faster
 /// on two processors, and each takes its memory.
-pub const LAYERS_AT_ONCE: usize = 3;
+pub const LAYERS_AT_ONCE: usize = MAX_LAYERS;
 
 /// Nothing of an encrypted layer counts then, whatever else is wrong with it.
 const WRONG_HMAC: &str = "it is encrypted, and its HMAC is wrong: it was changed since it was encrypted, or was encrypted with \
@@ -162,6 +163,7 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
     let events = means.events;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
+    let turns = Turns::default();
     // The first that failed by itself; others fail because they are stopped.
     let first = OnceLock::new();
     let results = Mutex::new(Vec::new());
@@ -181,24 +183,43 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
                 failure,
             };
             let wait = || !stop.load(Ordering::Relaxed);
-            let result = match claim(means.ask, diff_id, layer.size, &wait) {
-                Ok(Claim::Stored) => {
-                    let bytes = layer.size;
-                    events(Event::Layer {
-                        bytes,
-                        stored: true,
-                    });
-                    Ok(())
-                }
-                Ok(Claim::ToMake(making)) => {
-                    let give_up = || {
-                        let _ = first.set(at);
-                        stop.store(true, Ordering::Relaxed);
-                    };
-                    fetch(means, layer, diff_id, making, &stop, &give_up)
-                }
-                Err(failure) => Err(failure),
+            let claim = || claim(means.ask, diff_id, layer.size, &wait);
+            let give_up = || {
+                let _ = first.set(at);
+                stop.store(true, Ordering::Relaxed);
             };
+            let make = |making, turn: &Turn<'_>| match stop.load(Ordering::Relaxed) {
+                true => Err(other("given up, since another layer failed".to_owned())),
+                false => fetch(means, layer, diff_id, making, turn, &stop, &give_up),
+            };
+            let found = || {
+                let bytes = layer.size;
+                events(Event::Layer {
+                    bytes,
+                    stored: true,
+                });
+                Ok(())
+            };
+            let first_try = match claim() {
+                Ok(Claim::Stored) => Some(found()),
+                Ok(Claim::ToMake(making)) => {
+                    let turn = turns.shared();
+                    let made = make(making, &turn);
+                    (!turn.needs_all()).then_some(made)
+                }
+                Err(failure) => Some(Err(failure)),
+            };
+            let result = first_try.unwrap_or_else(|| {
+                eprintln!(
+                    "guest-pull: the layer {} needs a window of zstd that has no room in memory beside other layers; \
+                     it is fetched again when they are there",
+                    layer.digest
+                );
+                match claim()? {
+                    Claim::Stored => found(),
+                    Claim::ToMake(making) => make(making, &turns.alone()),
+                }
+            });
             let result = result.map_err(named);
             if result.is_err() {
                 let _ = first.set(at);
@@ -209,9 +230,13 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
         }
     };
     thread::scope(|scope| {
-        for _ in 0..means.at_once.clamp(1, layers.len().max(1)) {
-            scope.spawn(work);
+        for _ in 1..means.at_once.min(layers.len()).min(MAX_LAYERS) {
+            // Without one, there are fewer at once.
+            let _ = thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, work);
         }
+        work();
     });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     let position = results.iter().position(|(at, _)| first.get() == Some(at));
@@ -229,6 +254,7 @@ fn fetch(
     layer: &Descriptor,
     diff_id: &Digest,
     making: Making<'_>,
+    turn: &Turn<'_>,
     stop: &AtomicBool,
     give_up: &(dyn Fn() + Sync),
 ) -> Result<(), Failure> {
@@ -239,7 +265,7 @@ fn fetch(
         events: means.events,
         failed: &failed,
     };
-    let result = fetch_watched(means, layer, diff_id, making, &watch);
+    let result = fetch_watched(means, layer, diff_id, making, turn, &watch);
     result.map_err(|failure| {
         // What fails after the registry did has no other reason.
         let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -252,6 +278,7 @@ fn fetch_watched(
     layer: &Descriptor,
     diff_id: &Digest,
     making: Making<'_>,
+    turn: &Turn<'_>,
     watch: &Watch<'_>,
 ) -> Result<(), Failure> {
     // Before anything is fetched that nobody could decrypt.
@@ -267,21 +294,27 @@ fn fetch_watched(
         watch,
     };
     let (file, scratch) = making.files()?;
+    let target = Target {
+        file,
+        scratch,
+        turn,
+    };
     let (blob, converted) = thread::scope(|scope| {
-        let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
+        let started = Pipe::start(scope, Digesting::new(watched));
+        let (mut blob, reading) = started.map_err(no_thread)?;
         // The rest of a blob is not waited for, unless it tells whether the layer is authentic.
         let give_up = |failure: &Failure| {
-            if !is_encrypted || failure.kind == Kind::NoRoom {
+            if !turn.needs_all() && (!is_encrypted || failure.kind == Kind::NoRoom) {
                 (watch.give_up)();
             }
         };
         let converted = match decryptor {
             None => {
-                let converted = convert(&mut blob, layer, file, diff_id, &give_up);
+                let converted = convert(&mut blob, layer, target, diff_id, &give_up);
                 Ok(converted.inspect_err(&give_up)?)
             }
             Some(decryptor) => {
-                convert_encrypted(&mut blob, decryptor, layer, file, diff_id, &give_up)?
+                convert_encrypted(&mut blob, decryptor, layer, target, diff_id, &give_up)?
             }
         };
         // What follows the archive in the blob belongs to the blob's digest.
@@ -309,7 +342,6 @@ fn fetch_watched(
             "its archive has the digest {found}, and the configuration says {diff_id}"
         )));
     }
-    drop(scratch);
     making.finish(summary)?;
     (watch.events)(Event::Layer {
         bytes: size,
@@ -318,21 +350,34 @@ fn fetch_watched(
     Ok(())
 }
 
+/// Where a layer goes, and what it can take meanwhile.
+struct Target<'t> {
+    file: File,
+    scratch: File,
+    turn: &'t Turn<'t>,
+}
+
 /// Makes a file system of the archive in a blob, and the digest of the archive. If that fails, `failed` is told before the
 /// threads are waited for that read the blob.
 fn convert(
     blob: &mut Pipe,
     layer: &Descriptor,
-    file: File,
+    target: Target<'_>,
     diff_id: &Digest,
     failed: &dyn Fn(&Failure),
 ) -> Result<(layer::Summary, Digest), Failure> {
     thread::scope(|scope| {
-        let archive = decompressed(blob).map_err(|error| other(format!("its blob: {error}")))?;
+        let Target {
+            file,
+            scratch,
+            turn,
+        } = target;
+        let archive =
+            decompressed(blob, turn).map_err(|error| other(format!("its blob: {error}")))?;
         warn_of_label(layer, archive.kind());
-        let (archive, decompressing) = Pipe::start(scope, archive);
-        let (mut archive, hashing) = archive.digested(scope);
-        let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
+        let (archive, decompressing) = Pipe::start(scope, archive).map_err(no_thread)?;
+        let (mut archive, hashing) = archive.digested(scope).map_err(no_thread)?;
+        let summary = layer::convert(&mut archive, file, scratch, true, diff_id.uuid());
         let summary = summary.map_err(|error| of_layer(&error));
         let summary = summary.inspect_err(failed);
         // The threads end when nobody reads any more.
@@ -349,14 +394,18 @@ fn convert_encrypted(
     blob: &mut Pipe,
     decryptor: Decryptor,
     layer: &Descriptor,
-    file: File,
+    target: Target<'_>,
     diff_id: &Digest,
     failed: &dyn Fn(&Failure),
 ) -> Result<Result<(layer::Summary, Digest), Failure>, Failure> {
     thread::scope(|scope| {
-        let (mut plain, decrypting) = Pipe::start(scope, decryptor.decrypt(blob));
-        let converted = match convert(&mut plain, layer, file, diff_id, failed) {
-            Err(failure) if failure.kind == Kind::NoRoom => return Err(failure),
+        let turn = target.turn;
+        let started = Pipe::start(scope, decryptor.decrypt(blob));
+        let (mut plain, decrypting) = started.map_err(no_thread)?;
+        let converted = match convert(&mut plain, layer, target, diff_id, failed) {
+            Err(failure) if failure.kind == Kind::NoRoom || turn.needs_all() => {
+                return Err(failure);
+            }
             converted => converted,
         };
         // The HMAC is over all of it.
@@ -396,13 +445,19 @@ fn other(message: String) -> Failure {
     Failure::new(Kind::Other, message)
 }
 
+fn no_thread(error: io::Error) -> Failure {
+    other(format!("no thread can be started: {error}"))
+}
+
 fn panicked<T>(_: T) -> Failure {
     other("a bug: one of its threads panicked".to_owned())
 }
 
 fn of_layer(error: &layer::Error) -> Failure {
     let kind = match error {
-        layer::Error::Write(erofs::Error::Write(error)) => Kind::of_io(error),
+        layer::Error::Write(erofs::Error::Write(error) | erofs::Error::Scratch(error)) => {
+            Kind::of_io(error)
+        }
         _ => Kind::Other,
     };
     let text = match error {

@@ -57,6 +57,9 @@ impl Running {
             .env_clear()
             .envs(kept_environment())
             .env("MALLOC_ARENA_MAX", "1")
+            // What is large goes back to the kernel when it is freed. Otherwise the C library keeps it from the second time on,
+            // and a window of zstd would take its memory again beside the one before.
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null());
         let child = spawn_apart(&mut command)?;

@@ -66,7 +66,8 @@ fn with_checksums(mut bytes: Vec<u8>) -> Vec<u8> {
 fn read_or_refused(archive: &[u8]) {
     let file = tempfile::tempfile().unwrap();
     let mut made = file.try_clone().unwrap();
-    if layer::convert(archive, file, true, [1; 16]).is_ok() {
+    let scratch = tempfile::tempfile().unwrap();
+    if layer::convert(archive, file, scratch, true, [1; 16]).is_ok() {
         let mut image = Vec::new();
         made.read_to_end(&mut image).unwrap();
         erofs_reader::read(&image).unwrap();
@@ -118,6 +119,13 @@ proptest! {
 #[test]
 fn the_unchanged_archive_is_read() {
     let file = tempfile::tempfile().unwrap();
-    let summary = layer::convert(&every_kind()[..], file, true, [1; 16]).unwrap();
+    let summary = layer::convert(
+        &every_kind()[..],
+        file,
+        tempfile::tempfile().unwrap(),
+        true,
+        [1; 16],
+    )
+    .unwrap();
     assert_eq!(summary.entries, 11);
 }

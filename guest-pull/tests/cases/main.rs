@@ -72,6 +72,7 @@ mod hostile_store;
 mod indexes;
 mod manifests;
 mod measurement;
+mod memory;
 mod network;
 mod network_faults;
 mod odd_answers;
