@@ -320,6 +320,7 @@ fn said(error: &ureq::Error) -> String {
         ureq::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
             "the connection ended before the answer".to_owned()
         }
+        ureq::Error::Io(error) => error.to_string(),
         other => other.to_string(),
     }
 }
