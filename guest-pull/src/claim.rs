@@ -24,6 +24,42 @@ pub enum Claim<'m> {
     ToMake(Making<'m>),
 }
 
+/// How often a layer is made anew because there is more room. Each time it had all the room that there was.
+const MORE_TRIES: usize = 3;
+
+/// The pause until the mounter is asked again for room, while other layers are made.
+const PAUSE_FOR_ROOM: Duration = Duration::from_millis(100);
+
+/// Makes a layer by `attempt`, and again if it had too little room and there is more by then: what the size of a blob
+/// promises is a guess, and other pulls take room meanwhile. `attempt` is told whether there is no further one. Waits as long
+/// as `wait` says so.
+///
+/// # Errors
+///
+/// Of the last attempt.
+pub fn with_room<T>(
+    ask: &Ask<'_>,
+    layer: &Digest,
+    wait: &dyn Fn() -> bool,
+    attempt: &dyn Fn(bool) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    for _ in 0..MORE_TRIES {
+        let failure = match attempt(false) {
+            Err(failure) if failure.kind == Kind::NoRoom => failure,
+            result => return result,
+        };
+        loop {
+            match ask(&Question::Room(*layer))? {
+                Answer::Done(true) => break,
+                Answer::Busy if wait() => thread::sleep(PAUSE_FOR_ROOM),
+                Answer::Done(false) | Answer::Busy => return Err(failure),
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+    attempt(true)
+}
+
 /// A layer that is being made. If it is dropped, nothing is left of it.
 pub struct Making<'m> {
     id: Digest,
@@ -81,7 +117,7 @@ impl Making<'_> {
     pub fn files(&self) -> Result<(File, File), Failure> {
         let files = self.files.as_ref().ok_or_else(unexpected)?;
         let files = files.try_clone();
-        let files = files.map_err(|error| other(format!("the layer's files: {error}")))?;
+        let files = files.map_err(|error| Failure::of_io("the layer's files", &error))?;
         Ok((files.layer, files.scratch))
     }
 
@@ -109,9 +145,7 @@ impl Making<'_> {
             files.notes.sync_data()?;
             files.layer.sync_data()
         };
-        let written = write();
-        written
-            .map_err(|error| Failure::new(Kind::of_io(&error), format!("the layer: {error}")))?;
+        write().map_err(|error| Failure::of_io("the layer", &error))?;
         // Nobody may be able to change what is stored.
         drop(files);
         match (self.ask)(&Question::Finish(self.id))? {

@@ -12,7 +12,7 @@ use std::thread;
 use common::text::Escaped;
 use thiserror::Error;
 
-use crate::claim::{Claim, Making, claim};
+use crate::claim::{Claim, Making, claim, with_room};
 use crate::compression::{self, decompressed};
 use crate::digest::{Digest, Digesting};
 use crate::encryption::{self, Decryptor};
@@ -22,7 +22,7 @@ use crate::layer;
 use crate::lookup::{self, configuration, of_registry, warn_of_platform};
 use crate::pipe::Pipe;
 use crate::policy::{self, Rules};
-use crate::question::Ask;
+use crate::question::{Ask, Question};
 use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
@@ -143,6 +143,15 @@ pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pul
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
+    for (at, diff_id) in diff_ids.iter().enumerate() {
+        // Before room is made for those that are not stored.
+        (means.ask)(&Question::Hold(*diff_id)).map_err(|failure| Error::Layer {
+            number: at + 1,
+            layers: diff_ids.len(),
+            digest: *diff_id,
+            failure,
+        })?;
+    }
     fetch_all(means, &manifest.layers, &diff_ids)?;
     Ok(Pulled {
         manifest: found.digest,
@@ -174,7 +183,7 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
                 failure,
             };
             let wait = || !stop.load(Ordering::Relaxed);
-            let result = match claim(means.ask, diff_id, layer.size, &wait) {
+            let attempt = |is_last| match claim(means.ask, diff_id, layer.size, &wait) {
                 Ok(Claim::Stored) => {
                     let bytes = layer.size;
                     events(Event::Layer {
@@ -184,15 +193,18 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
                     Ok(())
                 }
                 Ok(Claim::ToMake(making)) => {
-                    let give_up = || {
-                        let _ = first.set(at);
-                        stop.store(true, Ordering::Relaxed);
+                    let give_up = |failure: &Failure| {
+                        // The others go on if this one may be made again.
+                        if is_last || failure.kind != Kind::NoRoom {
+                            let _ = first.set(at);
+                            stop.store(true, Ordering::Relaxed);
+                        }
                     };
                     fetch(means, layer, diff_id, making, &stop, &give_up)
                 }
                 Err(failure) => Err(failure),
             };
-            let result = result.map_err(named);
+            let result = with_room(means.ask, diff_id, &wait, &attempt).map_err(named);
             if result.is_err() {
                 let _ = first.set(at);
                 stop.store(true, Ordering::Relaxed);
@@ -223,7 +235,7 @@ fn fetch(
     diff_id: &Digest,
     making: Making<'_>,
     stop: &AtomicBool,
-    give_up: &(dyn Fn() + Sync),
+    give_up: &(dyn Fn(&Failure) + Sync),
 ) -> Result<(), Failure> {
     let failed = Mutex::new(None);
     let watch = Watch {
@@ -265,7 +277,7 @@ fn fetch_watched(
         // The rest of a blob is not waited for, unless it tells whether the layer is authentic.
         let give_up = |failure: &Failure| {
             if !is_encrypted || failure.kind == Kind::NoRoom {
-                (watch.give_up)();
+                (watch.give_up)(failure);
             }
         };
         let converted = match decryptor {
@@ -394,11 +406,12 @@ fn panicked<T>(_: T) -> Failure {
 }
 
 fn of_layer(error: &layer::Error) -> Failure {
-    let kind = match error {
-        layer::Error::Write(erofs::Error::Write(error)) => Kind::of_io(error),
-        _ => Kind::Other,
-    };
-    Failure::new(kind, error.to_string())
+    match error {
+        layer::Error::Write(erofs::Error::Write(error)) => {
+            Failure::of_io("can't write the layer's file", error)
+        }
+        _ => other(error.to_string()),
+    }
 }
 
 /// What a layer's fetching looks at, and tells.
@@ -406,7 +419,7 @@ struct Watch<'w> {
     /// Whether it should be given up.
     stop: &'w AtomicBool,
     /// Gives all layers up, because of this one.
-    give_up: &'w (dyn Fn() + Sync),
+    give_up: &'w (dyn Fn(&Failure) + Sync),
     events: &'w (dyn Fn(Event) + Sync),
     /// How the registry failed.
     failed: &'w Mutex<Option<Failure>>,
