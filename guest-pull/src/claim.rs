@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
@@ -30,9 +30,12 @@ const MORE_TRIES: usize = 3;
 /// The pause until the mounter is asked again for room, while other layers are made.
 const PAUSE_FOR_ROOM: Duration = Duration::from_millis(100);
 
+/// How long room is waited for: others that are short of it too give theirs back at once, and one that is stalled keeps it.
+const TIME_FOR_ROOM: Duration = Duration::from_secs(10);
+
 /// Makes a layer by `attempt`, and again if it had too little room and there is more by then: what the size of a blob
-/// promises is a guess, and other pulls take room meanwhile. `attempt` is told whether there is no further one. Waits as long
-/// as `wait` says so.
+/// promises is a guess, and other pulls take room meanwhile. `attempt` is told whether there is no further one. While others
+/// make layers, which may fail, waits for a while, as long as `wait` says so.
 ///
 /// # Errors
 ///
@@ -48,10 +51,11 @@ pub fn with_room<T>(
             Err(failure) if failure.kind == Kind::NoRoom => failure,
             result => return result,
         };
+        let end = Instant::now() + TIME_FOR_ROOM;
         loop {
             match ask(&Question::Room(*layer))? {
                 Answer::Done(true) => break,
-                Answer::Busy if wait() => thread::sleep(PAUSE_FOR_ROOM),
+                Answer::Busy if wait() && Instant::now() < end => thread::sleep(PAUSE_FOR_ROOM),
                 Answer::Done(false) | Answer::Busy => return Err(failure),
                 _ => return Err(unexpected()),
             }

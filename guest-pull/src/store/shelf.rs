@@ -149,13 +149,11 @@ impl<'s> Shelf<'s> {
     fn more_room(&self, id: &Digest) -> Result<Answer, Failure> {
         let had = self.failed.get(id).copied().unwrap_or_default();
         let wanted = had.saturating_mul(MORE).saturating_add(LEAST_ROOM);
-        let is_more = self.make_room(wanted, FILES_OF_A_LAYER)? || {
-            let room = self.store.room().map_err(|error| failure(&error))?;
-            room.has(
-                had.saturating_add(had / 4).saturating_add(LEAST_ROOM),
-                FILES_OF_A_LAYER,
-            )
-        };
+        self.make_room(wanted, FILES_OF_A_LAYER)?;
+        // With hardly more than it had, it would take the room of others once more, for nothing.
+        let least = had.saturating_add(had / 4).saturating_add(LEAST_ROOM);
+        let room = self.store.room().map_err(|error| failure(&error))?;
+        let is_more = room.has(least, FILES_OF_A_LAYER);
         let is_making = !self.making.is_empty() || self.store.is_making();
         Ok(match is_more || !is_making {
             true => Answer::Done(is_more),

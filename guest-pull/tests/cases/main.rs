@@ -10,6 +10,8 @@ mod agent;
 mod caller;
 #[path = "../support/containerd.rs"]
 mod containerd;
+#[path = "../support/file_systems.rs"]
+mod file_systems;
 #[path = "../support/host.rs"]
 mod host;
 #[path = "../support/image.rs"]
@@ -30,6 +32,8 @@ mod sealed;
 mod signing;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
+#[path = "../support/stored.rs"]
+mod stored;
 
 mod archive_oracle;
 mod archives;
@@ -51,6 +55,7 @@ mod indexes;
 mod manifests;
 mod measurement;
 mod network;
+mod no_room;
 mod policy;
 mod policy_evaded;
 mod proxies;
