@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use guest_pull::digest::Digest;
 use guest_pull::mount::{self, By, Check, Mounted, mount};
 use guest_pull::store::{Held, Store};
-use host::{PATIENCE, guest_pull, is_root, output, run, text, tool};
+use host::{PATIENCE, guest_pull, is_root, loop_devices, output, run, text, tool};
 use image::{Repository, archive, noise};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -63,16 +63,6 @@ fn mount_stored(
     let held: Vec<(Digest, Held)> = held.collect();
     let layers: Vec<_> = held.iter().map(|(id, held)| (*id, held)).collect();
     mount(store, &layers, bundle, by, check)
-}
-
-/// How many loop devices are over files of a directory.
-fn loop_devices(directory: &Path) -> usize {
-    let devices = fs::read_dir("/sys/block").unwrap();
-    let files = devices.map(|entry| entry.unwrap().path().join("loop/backing_file"));
-    let files = files.filter_map(|path| fs::read_to_string(path).ok());
-    files
-        .filter(|file| file.starts_with(text(directory)))
-        .count()
 }
 
 /// An image of as many layers as there are is mounted from files, and from loop devices as on older kernels: the upper

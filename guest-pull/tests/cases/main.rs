@@ -14,6 +14,8 @@ mod containerd;
 mod file_systems;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/hub.rs"]
+mod hub;
 #[path = "../support/image.rs"]
 mod image;
 #[path = "../support/played.rs"]
@@ -52,6 +54,7 @@ mod credentials_changed;
 mod encrypted;
 mod foreign;
 mod indexes;
+mod killed;
 mod manifests;
 mod measurement;
 mod network;

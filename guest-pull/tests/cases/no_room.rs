@@ -154,11 +154,12 @@ fn a_layer_that_outgrows_the_guess_is_made_again() {
         return;
     }
     for room in file_systems(6912) {
-        // 64 KiB of zeros take a block of 4 KiB in the layer, and almost nothing in the blob.
-        let zeros = archive(&[("zeros".to_owned(), vec![0; 48 * MIB])]);
+        // Each 64 KiB of this take two blocks of 4 KiB in the layer, and almost nothing in the blob.
+        let same = noise(3, 4096).repeat(8192);
+        let same = archive(&[("same".to_owned(), same)]);
         let layers = [1, 2].map(|seed| vec![archive(&[("file".to_owned(), noise(seed, 2 * MIB))])]);
         let [first, second] = layers;
-        let images = Images::of(&[first, second, vec![zeros]]);
+        let images = Images::of(&[first, second, vec![same]]);
         let store = room.path.join("store");
         for number in 0..2 {
             images.pull(number, &store).unwrap();
