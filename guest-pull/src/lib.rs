@@ -13,6 +13,7 @@ pub mod encryption;
 pub mod erofs;
 pub mod failure;
 pub mod layer;
+pub mod limits;
 mod links;
 pub mod lookup;
 pub mod measure;

@@ -11,7 +11,7 @@ use std::thread;
 use common::text::Escaped;
 use thiserror::Error;
 
-use crate::claim::{Claim, Making, claim};
+use crate::claim::{Claim, Making, claim, with_room};
 use crate::compression::{self, decompressed};
 use crate::digest::{Digest, Digesting};
 use crate::encryption::{self, Decryptor};
@@ -22,7 +22,7 @@ use crate::lookup::{self, configuration, of_registry, warn_of_platform};
 use crate::memory::{MAX_LAYERS, STACK, Turn, Turns};
 use crate::pipe::Pipe;
 use crate::policy::{self, Rules};
-use crate::question::Ask;
+use crate::question::{Ask, Question};
 use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
@@ -151,6 +151,15 @@ pub fn pull(means: &Means<'_>, found: Found, platform: &Platform) -> Result<Pull
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
+    for (at, diff_id) in diff_ids.iter().enumerate() {
+        // Before room is made for those that are not stored.
+        (means.ask)(&Question::Hold(*diff_id)).map_err(|failure| Error::Layer {
+            number: at + 1,
+            layers: diff_ids.len(),
+            digest: *diff_id,
+            failure,
+        })?;
+    }
     fetch_all(means, &manifest.layers, &diff_ids)?;
     Ok(Pulled {
         manifest: digest,
@@ -184,14 +193,6 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
             };
             let wait = || !stop.load(Ordering::Relaxed);
             let claim = || claim(means.ask, diff_id, layer.size, &wait);
-            let give_up = || {
-                let _ = first.set(at);
-                stop.store(true, Ordering::Relaxed);
-            };
-            let make = |making, turn: &Turn<'_>| match stop.load(Ordering::Relaxed) {
-                true => Err(other("given up, since another layer failed".to_owned())),
-                false => fetch(means, layer, diff_id, making, turn, &stop, &give_up),
-            };
             let found = || {
                 let bytes = layer.size;
                 events(Event::Layer {
@@ -200,16 +201,28 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
                 });
                 Ok(())
             };
-            let first_try = match claim() {
-                Ok(Claim::Stored) => Some(found()),
-                Ok(Claim::ToMake(making)) => {
-                    let turn = turns.shared();
-                    let made = make(making, &turn);
-                    (!turn.needs_all()).then_some(made)
+            let attempt = |is_last| {
+                let give_up = |failure: &Failure| {
+                    // The others go on if this one may be made again.
+                    if is_last || failure.kind != Kind::NoRoom {
+                        let _ = first.set(at);
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                };
+                let make = |making, turn: &Turn<'_>| match stop.load(Ordering::Relaxed) {
+                    true => Err(other("given up, since another layer failed".to_owned())),
+                    false => fetch(means, layer, diff_id, making, turn, &stop, &give_up),
+                };
+                match claim()? {
+                    Claim::Stored => return found(),
+                    Claim::ToMake(making) => {
+                        let turn = turns.shared();
+                        let made = make(making, &turn);
+                        if !turn.needs_all() {
+                            return made;
+                        }
+                    }
                 }
-                Err(failure) => Some(Err(failure)),
-            };
-            let result = first_try.unwrap_or_else(|| {
                 eprintln!(
                     "guest-pull: the layer {} needs a window of zstd that has no room in memory beside other layers; \
                      it is fetched again when they are there",
@@ -219,8 +232,8 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
                     Claim::Stored => found(),
                     Claim::ToMake(making) => make(making, &turns.alone()),
                 }
-            });
-            let result = result.map_err(named);
+            };
+            let result = with_room(means.ask, diff_id, &wait, &attempt).map_err(named);
             if result.is_err() {
                 let _ = first.set(at);
                 stop.store(true, Ordering::Relaxed);
@@ -256,7 +269,7 @@ fn fetch(
     making: Making<'_>,
     turn: &Turn<'_>,
     stop: &AtomicBool,
-    give_up: &(dyn Fn() + Sync),
+    give_up: &(dyn Fn(&Failure) + Sync),
 ) -> Result<(), Failure> {
     let failed = Mutex::new(None);
     let watch = Watch {
@@ -305,7 +318,7 @@ fn fetch_watched(
         // The rest of a blob is not waited for, unless it tells whether the layer is authentic.
         let give_up = |failure: &Failure| {
             if !turn.needs_all() && (!is_encrypted || failure.kind == Kind::NoRoom) {
-                (watch.give_up)();
+                (watch.give_up)(failure);
             }
         };
         let converted = match decryptor {
@@ -454,20 +467,19 @@ fn panicked<T>(_: T) -> Failure {
 }
 
 fn of_layer(error: &layer::Error) -> Failure {
-    let kind = match error {
-        layer::Error::Write(erofs::Error::Write(error) | erofs::Error::Scratch(error)) => {
-            Kind::of_io(error)
+    match error {
+        layer::Error::Write(erofs::Error::Write(error)) => {
+            Failure::of_io("can't write the layer's file", error)
         }
-        _ => Kind::Other,
-    };
-    let text = match error {
+        layer::Error::Write(erofs::Error::Scratch(error)) => {
+            Failure::of_io("can't use the layer's scratch file", error)
+        }
         // The reason must not be lost behind a name of a MiB.
         layer::Error::Entry { path, what } => {
-            format!("entry {}: {}", shortened(path), shortened(what))
+            other(format!("entry {}: {}", shortened(path), shortened(what)))
         }
-        other => other.to_string(),
-    };
-    Failure::new(kind, text)
+        _ => other(error.to_string()),
+    }
 }
 
 /// What a layer's fetching looks at, and tells.
@@ -475,7 +487,7 @@ struct Watch<'w> {
     /// Whether it should be given up.
     stop: &'w AtomicBool,
     /// Gives all layers up, because of this one.
-    give_up: &'w (dyn Fn() + Sync),
+    give_up: &'w (dyn Fn(&Failure) + Sync),
     events: &'w (dyn Fn(Event) + Sync),
     /// How the registry failed.
     failed: &'w Mutex<Option<Failure>>,

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use guest_pull::digest::Digest;
 use guest_pull::mount::By;
 use guest_pull::store::Store;
-use host::{PATIENCE, guest_pull, is_root, mount_stored, output, run, text, tool};
+use host::{PATIENCE, guest_pull, is_root, loop_devices, mount_stored, output, run, text, tool};
 use image::{Repository, archive, noise};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -49,16 +49,6 @@ fn pulled_in(parent: &Path, archives: &[Vec<u8>]) -> (TempDir, Store, Vec<Digest
     run(&mut guest_pull(&args));
     let ids = image.diff_ids.iter().map(|id| Digest::parse(id).unwrap());
     (dir, Store::open(&store).unwrap(), ids.collect())
-}
-
-/// How many loop devices are over files of a directory.
-fn loop_devices(directory: &Path) -> usize {
-    let devices = fs::read_dir("/sys/block").unwrap();
-    let files = devices.map(|entry| entry.unwrap().path().join("loop/backing_file"));
-    let files = files.filter_map(|path| fs::read_to_string(path).ok());
-    files
-        .filter(|file| file.starts_with(text(directory)))
-        .count()
 }
 
 /// An image of as many layers as there are is mounted from files, and from loop devices as on older kernels: the upper

@@ -129,7 +129,7 @@ pub fn code(kind: Kind) -> Code {
         Kind::Forbidden => Code::PERMISSION_DENIED,
         Kind::Missing => Code::NOT_FOUND,
         Kind::Unreachable | Kind::Busy => Code::UNAVAILABLE,
-        Kind::NoRoom => Code::RESOURCE_EXHAUSTED,
+        Kind::NoRoom | Kind::Exhausted => Code::RESOURCE_EXHAUSTED,
         Kind::Late => Code::DEADLINE_EXCEEDED,
         Kind::Gone => Code::CANCELLED,
         Kind::Configuration => Code::FAILED_PRECONDITION,

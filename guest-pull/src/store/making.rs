@@ -4,11 +4,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
+use rustix::io::Errno;
 
 use crate::store::{Error, Held, at};
 use crate::sys::{self, Others};
@@ -44,6 +46,9 @@ impl Files {
 pub struct Making {
     /// Its files. They are gone once the layer is published.
     files: Option<Files>,
+    /// Whether layer and notes have names, where the file system has no files without. They are a killed process's else, and
+    /// take room until the next pull; and the kernel kills processes when there is no room.
+    are_named: bool,
     paths: Paths,
     /// The lock file, whose lock this process has until it is dropped.
     _lock: Flock<File>,
@@ -56,6 +61,7 @@ struct Paths {
     layer: PathBuf,
     temporary: PathBuf,
     notes: PathBuf,
+    scratch: PathBuf,
     lock: PathBuf,
 }
 
@@ -73,30 +79,63 @@ impl Making {
         let paths = Paths {
             temporary: layer.with_extension("new"),
             notes: layer.with_extension("notes"),
+            scratch: layer.with_extension("scratch"),
             lock: layer.with_extension("lock"),
             layer,
         };
         let mut making = Self {
             files: None,
+            are_named: false,
             paths,
             _lock: lock,
             is_done: false,
         };
-        let new = |path: &Path| {
-            // What is there is a killed process's, which may still be open somewhere.
+        let paths = &making.paths;
+        // What is there is a killed process's, or counts as no layer: with new notes it would count as one.
+        for path in [&paths.layer, &paths.temporary, &paths.notes] {
             let _ = fs::remove_file(path);
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(0o600);
-            options.open(path).map_err(at(path))
+        }
+        let directory = paths.layer.parent().unwrap_or(Path::new("."));
+        let layer = unnamed(directory).map_err(at(directory))?;
+        making.are_named = layer.is_none();
+        let file = |path: &Path| match making.are_named {
+            true => named(path),
+            false => Ok(unnamed(directory)
+                .map_err(at(directory))?
+                .ok_or_else(|| at(directory)(io::ErrorKind::Unsupported.into()))?),
         };
-        let directory = making.paths.layer.parent().unwrap_or(Path::new("."));
+        let scratch = file(&paths.scratch)?;
+        if making.are_named {
+            fs::remove_file(&paths.scratch).map_err(at(&paths.scratch))?;
+        }
         let files = Files {
-            layer: new(&making.paths.temporary)?,
-            notes: new(&making.paths.notes)?,
-            scratch: unnamed(directory).map_err(at(directory))?,
+            notes: file(&paths.notes)?,
+            layer: match layer {
+                Some(layer) => layer,
+                None => named(&paths.temporary)?,
+            },
+            scratch,
         };
         making.files = Some(files);
         Ok(making)
+    }
+
+    /// How many bytes of room the files take.
+    pub fn size(&self) -> u64 {
+        let Some(Files {
+            layer,
+            notes,
+            scratch,
+        }) = &self.files
+        else {
+            return 0;
+        };
+        // stat(2) counts in such units, whatever the blocks of the file system are.
+        let size = |file: &File| {
+            file.metadata()
+                .map_or(0, |of| of.blocks().saturating_mul(512))
+        };
+        [layer, notes, scratch].map(size).iter().sum()
     }
 
     /// The files, to be written.
@@ -124,6 +163,10 @@ impl Making {
             let paths = &self.paths;
             files.notes.sync_data().map_err(at(&paths.notes))?;
             files.layer.sync_data().map_err(at(&paths.temporary))?;
+            if !self.are_named {
+                name(&files.notes, &paths.notes)?;
+                name(&files.layer, &paths.temporary)?;
+            }
         }
         if self.writers()? == Others::Unknown && !is_alone {
             return Ok(Publishing::Later(self));
@@ -169,20 +212,27 @@ impl Drop for Making {
     }
 }
 
-/// A file without a name in the file system of a directory.
-fn unnamed(directory: &Path) -> io::Result<File> {
+/// A new file of this name.
+fn named(path: &Path) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(at(path))
+}
+
+/// A file without a name in the file system of a directory, which goes with its last user; none if the file system has no
+/// such files.
+fn unnamed(directory: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => Ok(file.into()),
-        // Some file systems can't. The name is one that `sweep` removes.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
-            let path = directory.join(format!("{}.scratch", std::process::id()));
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(0o600);
-            let file = options.open(&path)?;
-            fs::remove_file(&path)?;
-            Ok(file)
-        }
+        Ok(file) => Ok(Some(file.into())),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives a file without a name this one: openat(2), at `O_TMPFILE`.
+fn name(file: &File, path: &Path) -> Result<(), Error> {
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let named = linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW);
+    named.map_err(|error| at(path)(error.into()))
 }

@@ -37,6 +37,11 @@ pub struct Error {
 }
 
 impl Error {
+    /// The file or directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is wrong.
     pub fn io(&self) -> &io::Error {
         &self.error
@@ -114,12 +119,16 @@ impl Store {
     pub fn sweep(&self) {
         let entries = fs::read_dir(&self.layers).into_iter().flatten();
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        let of_making = ["lock", "new", "notes", "scratch"].map(OsStr::new);
-        let is_of_making = |path: &PathBuf| {
+        let of_making = ["lock", "new", "scratch"].map(OsStr::new);
+        let is_left = |path: &PathBuf| {
             let kind = path.extension().unwrap_or_default();
-            of_making.contains(&kind) && (kind != "notes" || !path.with_extension("erofs").exists())
+            // Of a stored layer there are both.
+            let is_alone = |other: &str| !path.with_extension(other).exists();
+            of_making.contains(&kind)
+                || kind == "notes" && is_alone("erofs")
+                || kind == "erofs" && is_alone("notes")
         };
-        for path in paths.filter(is_of_making) {
+        for path in paths.filter(is_left) {
             let lock_path = path.with_extension("lock");
             let Ok(Some(lock)) = try_lock(&lock_path) else {
                 continue;
@@ -129,11 +138,27 @@ impl Store {
             }
             let _ = fs::remove_file(path.with_extension("new"));
             let _ = fs::remove_file(path.with_extension("scratch"));
-            if !path.with_extension("erofs").exists() {
-                let _ = fs::remove_file(path.with_extension("notes"));
+            let both = ["erofs", "notes"].map(|kind| path.with_extension(kind));
+            if !both.iter().all(|path| path.exists()) {
+                let _ = both.map(fs::remove_file);
             }
             let _ = fs::remove_file(&lock_path);
         }
+    }
+
+    /// Whether a process is making a layer now: this one, or another.
+    pub fn is_making(&self) -> bool {
+        let entries = fs::read_dir(&self.layers).into_iter().flatten();
+        let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.any(|path| {
+            let is_lock = path.extension().is_some_and(|kind| kind == "lock");
+            // It may go at any time.
+            let file = File::open(path).ok().filter(|_| is_lock);
+            file.is_some_and(|file| {
+                let locked = Flock::lock(file, FlockArg::LockSharedNonblock);
+                matches!(locked, Err((_, Errno::EWOULDBLOCK)))
+            })
+        })
     }
 
     /// The path of a layer's file.
@@ -332,13 +357,16 @@ mod tests {
         fs::write(store.path(&alone).with_extension("notes"), "").unwrap();
         fs::write(store.path(&stored).with_extension("lock"), "").unwrap();
         fs::write(store.layers.join("1.scratch"), "").unwrap();
+        fs::write(store.path(&Digest::of(b"e")), "").unwrap();
         let running = making(&store, &running);
         store.sweep();
-        // Of the stored layer two files, and of the one that is being made three.
-        assert_eq!(names(&store).len(), 5, "{:?}", names(&store));
+        // Of the stored layer two files, and of the one that is being made the lock: its files have no names yet.
+        assert_eq!(names(&store).len(), 3, "{:?}", names(&store));
+        assert!(store.is_making());
         assert!(store.path(&stored).exists());
         drop(running);
         assert_eq!(names(&store).len(), 2);
+        assert!(!store.is_making());
     }
 
     /// The mounter opens regular files alone: no link to one, and no pipe, which would keep it waiting.

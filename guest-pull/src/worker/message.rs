@@ -208,7 +208,8 @@ impl Question {
             }
             Self::Finish(layer) => json!({"ask": {"finish": layer.to_string()}}),
             Self::Release(layer) => json!({"ask": {"release": layer.to_string()}}),
-            Self::Room(bytes) => json!({"ask": {"room": bytes}}),
+            Self::Hold(layer) => json!({"ask": {"hold": layer.to_string()}}),
+            Self::Room(layer) => json!({"ask": {"room": layer.to_string()}}),
         }
     }
 
@@ -216,9 +217,6 @@ impl Question {
     pub fn parse(value: &Value) -> Option<Self> {
         if let Some(place) = value["login"].as_u64() {
             return Some(Self::Login(usize::try_from(place).ok()?));
-        }
-        if let Some(bytes) = value["room"].as_u64() {
-            return Some(Self::Room(bytes));
         }
         if let Some(digest) = value["signature"].as_str() {
             return Some(Self::Signature(Wanted {
@@ -232,11 +230,16 @@ impl Question {
             let (layer, bytes) = (layer?, value["bytes"].as_u64()?);
             return Some(Self::Claim { layer, bytes });
         }
-        if let Some(layer) = layer("finish") {
-            return layer.map(Self::Finish);
-        }
-        if let Some(layer) = layer("release") {
-            return layer.map(Self::Release);
+        let of_layers = [
+            ("finish", Self::Finish as fn(Digest) -> Self),
+            ("release", Self::Release),
+            ("hold", Self::Hold),
+            ("room", Self::Room),
+        ];
+        for (name, question) in of_layers {
+            if let Some(layer) = layer(name) {
+                return layer.map(question);
+            }
         }
         let key = &value["key"];
         Some(Self::Key {
@@ -421,7 +424,8 @@ mod tests {
             },
             Question::Finish(Digest::of(b"x")),
             Question::Release(Digest::of(b"x")),
-            Question::Room(1),
+            Question::Hold(Digest::of(b"x")),
+            Question::Room(Digest::of(b"x")),
         ] {
             let value = question.to_json();
             assert_eq!(Question::parse(&value["ask"]), Some(question));

@@ -7,9 +7,11 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::text::Escaped;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -30,6 +32,12 @@ const ENVIRONMENT: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// How long the worker may leave a line unread that the mounter writes. It always reads.
 const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// How long a worker may take to end that says nothing any more.
+const ENDING_TIME: Duration = Duration::from_secs(2);
+
+/// The pause until it is looked for again.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A worker that runs. It is ended when this is dropped.
 struct Running {
@@ -64,6 +72,32 @@ impl Running {
             .stdout(Stdio::null());
         let child = spawn_apart(&mut command)?;
         Ok(Self { child, stream })
+    }
+
+    /// Why there is no result.
+    fn ended(&mut self) -> Failure {
+        let end = Instant::now() + ENDING_TIME;
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
+                Ok(status) => break status,
+                Err(_) => break None,
+            }
+        };
+        let text = "the worker ended without a result";
+        match status.map(|status| (status, status.signal())) {
+            Some((_, Some(libc::SIGKILL))) => Failure::new(
+                Kind::Exhausted,
+                format!(
+                    "{text}: it was killed (SIGKILL), as the kernel does when memory is short: see the kernel's log; give the \
+                     VM more memory, or set work_dir in [image] of cdh.toml to a disk"
+                ),
+            ),
+            Some((status, _)) => {
+                Failure::new(Kind::Other, format!("{text} ({status}): see the log"))
+            }
+            None => Failure::new(Kind::Other, format!("{text}: see the log")),
+        }
     }
 
     fn answer(&self, answer: &Result<Answer, Failure>) -> io::Result<()> {
@@ -142,13 +176,17 @@ pub fn start(
     service: &Service<'_>,
 ) -> Result<Outcome, Failure> {
     let not_started = |error: io::Error| {
-        let text = format!(
-            "{} can't be started as the worker: {error}",
-            program.display()
-        );
-        Failure::new(Kind::Other, text)
+        let what = format_args!("{} can't be started as the worker", program.display());
+        match error.kind() {
+            // Of fork(2), this is a limit.
+            io::ErrorKind::WouldBlock => {
+                let failure = Failure::no_thread(&error);
+                Failure::new(failure.kind, format!("{what}: {failure}"))
+            }
+            _ => Failure::of_io(what, &error),
+        }
     };
-    let running = Running::start(program).map_err(not_started)?;
+    let mut running = Running::start(program).map_err(not_started)?;
     let mut lines = Lines {
         source: running.stream.try_clone().map_err(not_started)?,
         text: Vec::new(),
@@ -156,15 +194,11 @@ pub fn start(
     // A worker that is gone says so by its output.
     let _ = send(&running.stream, &request.to_json(), &[]);
     drop(request);
-    let ended = || {
-        Failure::new(
-            Kind::Other,
-            "the worker ended without a result: see the log",
-        )
-    };
     let tell = service.tell;
     loop {
-        let value = lines.next(until)?.ok_or_else(ended)?;
+        let Some(value) = lines.next(until)? else {
+            return Err(running.ended());
+        };
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         let (started, layer, asked) = (&value["started"], &value["layer"], &value["ask"]);
         if let Some(bytes) = value["read"].as_u64() {
@@ -180,14 +214,16 @@ pub fn start(
                 stored: layer["stored"].as_bool().unwrap_or_default(),
             });
         } else if asked.is_object() {
-            let question = Question::parse(asked).ok_or_else(ended)?;
+            let Some(question) = Question::parse(asked) else {
+                return Err(running.ended());
+            };
             let _ = running.answer(&(service.answer)(&question));
         } else if let Some(cage) = parse_cage(&value) {
             (service.confined)(&cage);
         } else if let Some(failure) = parse_failure(&value) {
             return Err(failure);
         } else {
-            return outcome(&value["pulled"]).ok_or_else(ended);
+            return outcome(&value["pulled"]).ok_or_else(|| running.ended());
         }
     }
 }

@@ -16,8 +16,12 @@ mod containerd;
 mod erofs_reader;
 #[path = "../support/faulty.rs"]
 mod faulty;
+#[path = "../support/file_systems.rs"]
+mod file_systems;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/hub.rs"]
+mod hub;
 #[path = "../support/image.rs"]
 mod image;
 #[path = "../support/marked.rs"]
@@ -42,6 +46,8 @@ mod sealed;
 mod signing;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
+#[path = "../support/stored.rs"]
+mod stored;
 
 mod archive_oracle;
 mod archives;
@@ -70,11 +76,13 @@ mod hostile_layers;
 mod hostile_signatures;
 mod hostile_store;
 mod indexes;
+mod killed;
 mod manifests;
 mod measurement;
 mod memory;
 mod network;
 mod network_faults;
+mod no_room;
 mod odd_answers;
 mod policy;
 mod policy_evaded;

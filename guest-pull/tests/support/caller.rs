@@ -239,11 +239,7 @@ impl Serve {
 
     /// The processes that it started.
     pub fn children(&self) -> Vec<u32> {
-        let id = self.child.id();
-        let text = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        text.split_whitespace()
-            .map(|id| id.parse().unwrap())
-            .collect()
+        children(self.child.id())
     }
 }
 
@@ -254,7 +250,8 @@ impl Drop for Serve {
     }
 }
 
-fn frame(stream_id: u32, request: &Request) -> Vec<u8> {
+/// A request's frame.
+pub fn frame(stream_id: u32, request: &Request) -> Vec<u8> {
     let body = request.write_to_bytes().unwrap();
     let mut frame = Vec::from(MessageHeader::new_request(
         stream_id,
@@ -262,6 +259,13 @@ fn frame(stream_id: u32, request: &Request) -> Vec<u8> {
     ));
     frame.extend(body);
     frame
+}
+
+/// The processes that one has started.
+pub fn children(id: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+    let ids = text.split_whitespace();
+    ids.map(|id| id.parse().unwrap()).collect()
 }
 
 /// Whether a process runs, or a thread of it.

@@ -211,3 +211,13 @@ pub fn assert_equal(ours: &BTreeMap<String, Vec<String>>, theirs: &BTreeMap<Stri
         different[..different.len().min(10)].join("\n")
     );
 }
+
+/// How many loop devices are over files of a directory.
+pub fn loop_devices(directory: &Path) -> usize {
+    let devices = fs::read_dir("/sys/block").unwrap();
+    let files = devices.map(|entry| entry.unwrap().path().join("loop/backing_file"));
+    let files = files.filter_map(|path| fs::read_to_string(path).ok());
+    files
+        .filter(|file| file.starts_with(text(directory)))
+        .count()
+}
