@@ -7,12 +7,17 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use guest_pull::privileges;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 fn main() -> ExitCode {
     if let Err(error) = harden() {
         eprintln!("guest-pull: can't switch core dumps off: {error}");
         return ExitCode::FAILURE;
+    }
+    // Where that can't be done, a pod must start all the same.
+    if let Err(error) = privileges::reduce() {
+        eprintln!("guest-pull: it keeps privileges that it does not need: {error}");
     }
     match cli::Command::parse().run() {
         Ok(code) => code,
