@@ -2,7 +2,7 @@
 
 //! Random images: their layers as a registry has them, and the tree that they must become.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ const MAX_ENTRIES: usize = 40;
 const SMALL: usize = 12_000;
 const LARGE: usize = 3 << 20;
 
+/// The bit of the numbers of files that are copies of lower layers' files.
+const COPY: u64 = 1 << 63;
+
 /// What files' modes are; some programs run as their owner.
 const FILE_MODES: [u32; 5] = [0o644, 0o755, 0o600, 0o4755, 0o2711];
 const DIRECTORY_MODES: [u32; 4] = [0o755, 0o700, 0o1777, 0o2775];
@@ -34,7 +37,7 @@ const DIRECTORY_MODES: [u32; 4] = [0o755, 0o700, 0o1777, 0o2775];
 pub struct Layer {
     /// Its digest, of the blob.
     pub digest: String,
-    pub blob: Vec<u8>,
+    pub blob: Arc<Vec<u8>>,
     pub media_type: String,
     pub diff_id: String,
     /// The length of the archive.
@@ -75,8 +78,10 @@ impl Image {
         let is_broken = random.percent(5);
         if is_broken {
             let mut other = layer(&mut tree, random);
-            let at = random.below(other.blob.len());
-            other.blob[at] ^= 1 << random.below(8);
+            let mut blob = (*other.blob).clone();
+            let at = random.below(blob.len());
+            blob[at] ^= 1 << random.below(8);
+            other.blob = Arc::new(blob);
             layers.push(Arc::new(other));
         }
         let diff_ids: Vec<_> = layers.iter().map(|layer| &*layer.diff_id).collect();
@@ -107,6 +112,8 @@ fn layer(tree: &mut Tree, random: &mut Random) -> Layer {
         builder: Builder::new(Vec::new()),
         lower: tree.clone(),
         touched: BTreeSet::new(),
+        linked: BTreeSet::new(),
+        copies: BTreeMap::new(),
     };
     for _ in 0..1 + random.below(MAX_ENTRIES) {
         archive.step(tree, random);
@@ -126,7 +133,7 @@ fn layer(tree: &mut Tree, random: &mut Random) -> Layer {
     };
     Layer {
         digest: digest_of(&blob),
-        blob,
+        blob: Arc::new(blob),
         media_type: format!("{media_type}{kind}"),
         diff_id,
         unpacked,
@@ -140,6 +147,11 @@ struct Archive {
     lower: Tree,
     /// What it has something at, with all directories above; and what it takes away.
     touched: BTreeSet<String>,
+    /// The files of lower layers that it links to, with all directories above: it must not change these any more, since what
+    /// such a link means then depends on the order of entries.
+    linked: BTreeSet<String>,
+    /// The copies of these files.
+    copies: BTreeMap<String, u64>,
 }
 
 impl Archive {
@@ -181,7 +193,7 @@ impl Archive {
             let path = join(&parent, &name);
             match tree.get(&path).map(|node| &node.kind) {
                 Some(Kind::Directory) => {}
-                None if !self.touched.contains(&path) => self.directory(tree, path.clone(), random),
+                None if self.is_free(&path) => self.directory(tree, path.clone(), random),
                 // A link or a file is in the way, or this layer takes it away.
                 _ => break,
             }
@@ -189,9 +201,12 @@ impl Archive {
         }
         let kind = if random.percent(5) { "d" } else { "f" };
         let path = join(&parent, &format!("{kind}{}", random.below(30)));
-        // What is below this path is hidden by it, and must not be of this layer.
-        let is_free = !self.touched.contains(&path);
-        is_free.then_some(path)
+        self.is_free(&path).then_some(path)
+    }
+
+    /// Whether this layer has nothing at a path or below it, and links to nothing there.
+    fn is_free(&self, path: &str) -> bool {
+        !self.touched.contains(path) && !self.linked.contains(path)
     }
 
     fn file(&mut self, tree: &mut Tree, path: &str, random: &mut Random) {
@@ -207,7 +222,7 @@ impl Archive {
         self.builder
             .append_data(&mut header, path, &content.bytes()[..])
             .expect("memory");
-        let number = random.next();
+        let number = random.next() & !COPY;
         let kind = Kind::File { number, content };
         self.put(tree, path.to_owned(), attributes, kind);
     }
@@ -223,9 +238,14 @@ impl Archive {
 
     /// Another name of a file: of one of this layer, or of a lower one, of which it is a copy then.
     fn hard_link(&mut self, tree: &mut Tree, random: &mut Random) {
+        // The copy of a copy is one of the first file, and so one file with other copies of that.
+        let fits = |path: &String, node: &Node| match node.kind {
+            Kind::File { number, .. } => number & COPY == 0 || self.touched.contains(path),
+            _ => false,
+        };
         let files: Vec<_> = tree
             .iter()
-            .filter(|(_, node)| matches!(node.kind, Kind::File { .. }))
+            .filter(|(path, node)| fits(path, node))
             .map(|(path, node)| (path.clone(), node.clone()))
             .collect();
         let Some((target, node)) = random.one_of(&files).cloned() else {
@@ -242,21 +262,17 @@ impl Archive {
         self.builder
             .append_link(&mut header, &path, &target)
             .expect("memory");
-        let is_own = self.touched.contains(&target);
         let kind = match node.kind {
-            Kind::File { content, .. } if !is_own => {
+            Kind::File { content, .. } if !self.touched.contains(&target) => {
                 // All such links of one layer to one file are one file.
-                let number = self.copy_of(tree, &target, random);
+                let number = self.copies.entry(target.clone());
+                let number = *number.or_insert_with(|| random.next() | COPY);
+                add_with_parents(&mut self.linked, &target);
                 Kind::File { number, content }
             }
             kind => kind,
         };
         self.put(tree, path, node.attributes, kind);
-    }
-
-    /// The number of the copy of a lower layer's file.
-    fn copy_of(&mut self, _tree: &Tree, _target: &str, random: &mut Random) -> u64 {
-        random.next()
     }
 
     /// Takes away what a lower layer has.
@@ -278,7 +294,6 @@ impl Archive {
         };
         self.marker(&join(&path, ".wh..wh..opq"), random);
         self.touch(&path);
-        // What comes into it later in this layer is seen; but no directory of the lower layers.
         remove_below(tree, &path);
     }
 
@@ -292,7 +307,7 @@ impl Archive {
         let all: Vec<_> = tree
             .iter()
             .filter(|(path, node)| {
-                fits(node) && !self.touched.contains(*path) && self.lower.get(*path) == Some(*node)
+                fits(node) && self.is_free(path) && self.lower.get(*path) == Some(*node)
             })
             .map(|(path, _)| path.clone())
             .collect();
@@ -318,11 +333,16 @@ impl Archive {
     }
 
     fn touch(&mut self, path: &str) {
-        for (at, _) in path.match_indices('/') {
-            self.touched.insert(path[..at].to_owned());
-        }
-        self.touched.insert(path.to_owned());
+        add_with_parents(&mut self.touched, path);
     }
+}
+
+/// Adds a path, and all directories above it.
+fn add_with_parents(paths: &mut BTreeSet<String>, path: &str) {
+    for (at, _) in path.match_indices('/') {
+        paths.insert(path[..at].to_owned());
+    }
+    paths.insert(path.to_owned());
 }
 
 fn join(parent: &str, name: &str) -> String {
