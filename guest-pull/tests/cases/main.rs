@@ -47,6 +47,7 @@ mod credentials;
 mod credentials_changed;
 mod encrypted;
 mod foreign;
+mod hidden_directories;
 mod indexes;
 mod manifests;
 mod measurement;

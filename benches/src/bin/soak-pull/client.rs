@@ -65,7 +65,9 @@ impl Containers {
         }
         if let Err(error) = remove(&container.bundle) {
             let bundle = container.bundle.display();
-            world.counts.fault(format!("{bundle} can't be removed: {error}"));
+            world
+                .counts
+                .fault(format!("{bundle} can't be removed: {error}"));
         }
         true
     }
@@ -76,8 +78,12 @@ fn check(world: &World, bundle: &Path, image: &Image, when: &str) -> bool {
     let name = &image.name;
     match difference(&bundle.join("rootfs"), &image.tree) {
         Ok(None) => return true,
-        Ok(Some(how)) => world.counts.fault(format!("wrong tree of {name}, {when}: {how}")),
-        Err(error) => world.counts.fault(format!("the tree of {name}, {when}: {error}")),
+        Ok(Some(how)) => world
+            .counts
+            .fault(format!("wrong tree of {name}, {when}: {how}")),
+        Err(error) => world
+            .counts
+            .fault(format!("the tree of {name}, {when}: {error}")),
     }
     false
 }
@@ -101,7 +107,9 @@ pub fn run(world: &World, containers: &Containers, mut random: Random) {
             containers.remove_one(world, &mut random);
         } else if let Some(image) = world.registry.any(&mut random) {
             if let Err(error) = pull(world, containers, &mut stream, image, &mut random) {
-                world.counts.fault(format!("no answer from the daemon: {error}"));
+                world
+                    .counts
+                    .fault(format!("no answer from the daemon: {error}"));
                 return;
             }
         }
@@ -126,7 +134,11 @@ pub fn pull(
     let is_missing = random.percent(3);
     let name = if is_missing { "no/such" } else { &image.name };
     let begin = Instant::now();
-    let answer = ask(stream, &format!("{}/{name}:1", world.registry.address), &bundle)?;
+    let answer = ask(
+        stream,
+        &format!("{}/{name}:1", world.registry.address),
+        &bundle,
+    )?;
     let counts = &world.counts;
     if let Err((code, text)) = answer {
         refused(world, &image, is_missing, begin, code, &text);
@@ -141,7 +153,9 @@ pub fn pull(
         return fs::remove_dir_all(bundle);
     }
     if is_missing || image.is_broken {
-        counts.fault(format!("{name} is pulled, and has a broken layer or is missing"));
+        counts.fault(format!(
+            "{name} is pulled, and has a broken layer or is missing"
+        ));
         return remove(&bundle);
     }
     if check(world, &bundle, &image, "at first") {
@@ -160,14 +174,7 @@ pub fn pull(
 }
 
 /// Counts a refusal, by its cause. One without a cause is a fault.
-fn refused(
-    world: &World,
-    image: &Image,
-    is_missing: bool,
-    begin: Instant,
-    code: Code,
-    text: &str,
-) {
+fn refused(world: &World, image: &Image, is_missing: bool, begin: Instant, code: Code, text: &str) {
     let cause = match code {
         Code::NOT_FOUND if is_missing => Some("refused: no such image"),
         Code::RESOURCE_EXHAUSTED if world.was_small_since(begin) => Some("refused: no room"),
@@ -177,7 +184,9 @@ fn refused(
     };
     match cause {
         Some(cause) => world.counts.add(cause),
-        None => world.counts.fault(format!("without a cause: {code:?}: {text}")),
+        None => world
+            .counts
+            .fault(format!("without a cause: {code:?}: {text}")),
     }
 }
 

@@ -105,11 +105,15 @@ impl Figures {
         }
         let grown = self.end.anonymous - self.start.anonymous;
         if grown > MOST_GROWTH {
-            faults.push(format!("the daemon has {grown:.0} KiB more heap at the end"));
+            faults.push(format!(
+                "the daemon has {grown:.0} KiB more heap at the end"
+            ));
         }
         if let (Some(start), Some(end)) = (self.start.descriptors, self.end.descriptors) {
             if end > start {
-                faults.push(format!("the daemon has {end} descriptors at the end, {start} at the start"));
+                faults.push(format!(
+                    "the daemon has {end} descriptors at the end, {start} at the start"
+                ));
             }
         }
         faults

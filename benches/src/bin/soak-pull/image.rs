@@ -40,8 +40,6 @@ pub struct Layer {
     pub blob: Arc<Vec<u8>>,
     pub media_type: String,
     pub diff_id: String,
-    /// The length of the archive.
-    pub unpacked: usize,
 }
 
 /// An image.
@@ -121,7 +119,6 @@ fn layer(tree: &mut Tree, random: &mut Random) -> Layer {
     let archive = archive.builder.into_inner().expect("memory");
     let media_type = "application/vnd.oci.image.layer.v1.tar";
     let diff_id = digest_of(&archive);
-    let unpacked = archive.len();
     let (kind, blob) = match random.below(5) {
         0 => ("", archive),
         1 | 2 => ("+zstd", zstd::encode_all(&archive[..], 1).expect("memory")),
@@ -136,7 +133,6 @@ fn layer(tree: &mut Tree, random: &mut Random) -> Layer {
         blob: Arc::new(blob),
         media_type: format!("{media_type}{kind}"),
         diff_id,
-        unpacked,
     }
 }
 
@@ -325,7 +321,9 @@ impl Archive {
     fn put(&mut self, tree: &mut Tree, path: String, attributes: Attributes, kind: Kind) {
         self.touch(&path);
         let stays = kind == Kind::Directory
-            && tree.get(&path).is_some_and(|node| node.kind == Kind::Directory);
+            && tree
+                .get(&path)
+                .is_some_and(|node| node.kind == Kind::Directory);
         if !stays {
             remove(tree, &path);
         }

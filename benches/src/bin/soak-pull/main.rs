@@ -100,8 +100,14 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     figures.peaks = *lock(&peaks.0);
     figures.workers_killed = workers.into_inner();
     figures.mounters_killed = mounters.into_inner();
-    figures.failed = world.registry.failed.load(std::sync::atomic::Ordering::Relaxed);
-    figures.sent = world.registry.sent.load(std::sync::atomic::Ordering::Relaxed);
+    figures.failed = world
+        .registry
+        .failed
+        .load(std::sync::atomic::Ordering::Relaxed);
+    figures.sent = world
+        .registry
+        .sent
+        .load(std::sync::atomic::Ordering::Relaxed);
     print!("{figures}");
     let faults = figures.all_faults();
     for fault in &faults {
@@ -112,7 +118,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         let _ = std::fs::remove_file(log_file());
         return Ok(ExitCode::SUCCESS);
     }
-    println!("the log of the daemon and of guest-pull: {}", log_file().display());
+    println!(
+        "the log of the daemon and of guest-pull: {}",
+        log_file().display()
+    );
     Ok(ExitCode::FAILURE)
 }
 

@@ -39,18 +39,27 @@ pub fn all(daemon: u32) -> Vec<(u32, Part)> {
     let mut all = Vec::new();
     for mounter in mounters {
         all.push((mounter, Part::Mounter));
-        all.extend(children(mounter).into_iter().map(|worker| (worker, Part::Worker)));
+        all.extend(
+            children(mounter)
+                .into_iter()
+                .map(|worker| (worker, Part::Worker)),
+        );
     }
     all
 }
 
 fn children(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
-    let lists = threads
-        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let lists =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let mut all = Vec::new();
     for list in lists {
-        all.extend(list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        all.extend(
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
     }
     all
 }
@@ -91,7 +100,11 @@ pub fn kill_some(
         thread::sleep(Duration::from_millis(200 + random.below(2_500) as u64));
         if let Some((pid, part)) = random.one_of(&all(daemon)) {
             if world.kill(*pid) {
-                let count = if *part == Part::Worker { workers } else { mounters };
+                let count = if *part == Part::Worker {
+                    workers
+                } else {
+                    mounters
+                };
                 count.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -103,7 +116,9 @@ pub fn resize(world: &World, mut random: Random) {
     while world.goes_on() {
         let more = random.percent(40).then(|| 1 << (18 + random.below(5)));
         if let Err(error) = world.resize(more) {
-            world.counts.fault(format!("the store can't be resized: {error}"));
+            world
+                .counts
+                .fault(format!("the store can't be resized: {error}"));
         }
         thread::sleep(Duration::from_millis(500 + random.below(4_000) as u64));
     }

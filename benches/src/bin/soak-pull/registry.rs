@@ -137,13 +137,23 @@ impl Registry {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(Fault::Status(status)) = fault {
-            let again = if status == 429 { "Retry-After: 1\r\n" } else { "" };
-            return write!(stream, "HTTP/1.1 {status} -\r\n{again}Content-Length: 0\r\n\r\n");
+            let again = if status == 429 {
+                "Retry-After: 1\r\n"
+            } else {
+                ""
+            };
+            return write!(
+                stream,
+                "HTTP/1.1 {status} -\r\n{again}Content-Length: 0\r\n\r\n"
+            );
         }
         let Some((media_type, body)) = self.found(path) else {
             let text = r#"{"errors":[{"code":"UNKNOWN","message":"not here"}]}"#;
             let length = text.len();
-            return write!(stream, "HTTP/1.1 404 -\r\nContent-Length: {length}\r\n\r\n{text}");
+            return write!(
+                stream,
+                "HTTP/1.1 404 -\r\nContent-Length: {length}\r\n\r\n{text}"
+            );
         };
         let from = match fault {
             Some(Fault::NoRange) => 0,
@@ -152,7 +162,11 @@ impl Registry {
         let part = &body[from..];
         let range = match from {
             0 => String::new(),
-            _ => format!("Content-Range: bytes {from}-{}/{}\r\n", body.len() - 1, body.len()),
+            _ => format!(
+                "Content-Range: bytes {from}-{}/{}\r\n",
+                body.len() - 1,
+                body.len()
+            ),
         };
         let status = if from > 0 { 206 } else { 200 };
         let length = part.len();
@@ -164,7 +178,11 @@ impl Registry {
             return Ok(());
         }
         let half = lock(&self.random).below(length);
-        let end = if matches!(fault, Some(Fault::Cut | Fault::Stall)) { half } else { length };
+        let end = if matches!(fault, Some(Fault::Cut | Fault::Stall)) {
+            half
+        } else {
+            length
+        };
         stream.write_all(&part[..end])?;
         self.sent.fetch_add(end as u64, Ordering::Relaxed);
         match fault {
@@ -213,11 +231,13 @@ impl Registry {
         if reference == digest_of(&image.config) {
             return Some((media_type, Arc::clone(&image.config)));
         }
-        let layer = image.layers.iter().find(|layer| layer.digest == reference)?;
+        let layer = image
+            .layers
+            .iter()
+            .find(|layer| layer.digest == reference)?;
         Some((media_type, Arc::clone(&layer.blob)))
     }
 }
-
 
 /// Locks the mutex. Nothing panics while it holds it.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

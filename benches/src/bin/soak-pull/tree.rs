@@ -25,7 +25,10 @@ impl Attributes {
         Self {
             mode: random.one_of(modes).copied().unwrap_or(0o644),
             owner: (
-                random.one_of(&[0, 0, 0, 7, 61_180, 2_500_000]).copied().unwrap_or(0),
+                random
+                    .one_of(&[0, 0, 0, 7, 61_180, 2_500_000])
+                    .copied()
+                    .unwrap_or(0),
                 random.one_of(&[0, 0, 8, 65_534]).copied().unwrap_or(0),
             ),
             time: 1_000_000_000 + random.below(700_000_000) as i64,
@@ -64,7 +67,10 @@ impl Content {
 pub enum Kind {
     Directory,
     /// Names of one file have one number.
-    File { number: u64, content: Content },
+    File {
+        number: u64,
+        content: Content,
+    },
     Link(String),
 }
 
@@ -121,7 +127,9 @@ pub fn difference(root: &Path, tree: &Tree) -> io::Result<Option<String>> {
         }
     }
     if found != tree.len() {
-        let missing = tree.keys().find(|path| root.join(path).symlink_metadata().is_err());
+        let missing = tree
+            .keys()
+            .find(|path| root.join(path).symlink_metadata().is_err());
         return Ok(Some(format!("{missing:?} is missing")));
     }
     linked(root, tree)
@@ -132,9 +140,7 @@ fn differs(path: &Path, node: &Node) -> io::Result<Option<String>> {
     let metadata = path.symlink_metadata()?;
     let is_right = match &node.kind {
         Kind::Directory => metadata.is_dir(),
-        Kind::File { content, .. } => {
-            metadata.is_file() && metadata.len() == content.length as u64
-        }
+        Kind::File { content, .. } => metadata.is_file() && metadata.len() == content.length as u64,
         Kind::Link(target) => metadata.is_symlink() && fs::read_link(path)? == Path::new(target),
     };
     if !is_right {

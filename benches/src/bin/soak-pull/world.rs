@@ -121,7 +121,13 @@ impl World {
             sizes.push((Instant::now(), false));
         }
         // It may have grown meanwhile.
-        remounted.or_else(|error| if more.is_some() { Ok(()) } else { Err(error.into()) })
+        remounted.or_else(|error| {
+            if more.is_some() {
+                Ok(())
+            } else {
+                Err(error.into())
+            }
+        })
     }
 
     /// Whether the store was small at some time since then.
@@ -129,7 +135,10 @@ impl World {
         let sizes = lock(&self.sizes);
         let before = sizes.iter().rev().find(|(at, _)| *at < begin);
         let since = sizes.iter().filter(|(at, _)| *at >= begin);
-        before.into_iter().chain(since).any(|(_, is_small)| *is_small)
+        before
+            .into_iter()
+            .chain(since)
+            .any(|(_, is_small)| *is_small)
     }
 }
 
