@@ -9,6 +9,7 @@
 # make bench-pull pulling, compared with inflating alone and with other pullers, as root; QUICK=1 is shorter, CDH=PATH adds a
 #                 stock confidential-data-hub
 # make soak       hours of mixed load and hostile peers; SOAK_SECONDS sets the duration
+# make soak-pull  hours of pulls of random images, with faults, as root; SOAK_SECONDS too, and SEED=N repeats one
 # make test-long  a soak of ten minutes
 # make install    installs into DESTDIR, below PREFIX
 # make deb, rpm   packages of what `make install` installs, in target/packages
@@ -116,7 +117,7 @@ GUEST_PULL_ALONE := system_calls
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench bench-pull floors soak soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
+.PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -279,8 +280,15 @@ instructions:
 soak: image floors
 	$(FLOORS)/soak $(IMAGE_DIR)/$(LEGACY_NAME) systemd/$(NAME).service $(SOAK_SECONDS)
 
+# It mounts, in a mount namespace of its own. Run it as root.
+soak-pull: image
+	$(CARGO) build --locked --release --package guest-pull
+	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin soak-pull
+	target/floors/soak-pull $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL) $(SOAK_SECONDS) $(SEED)
+
 soak-short:
 	$(MAKE) soak SOAK_SECONDS=60
+	$(MAKE) soak-pull SOAK_SECONDS=30
 
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600

@@ -29,6 +29,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// How long a client waits for an answer: what the deadline allows, and some.
 const PATIENCE: Duration = Duration::from_secs(130);
 
+/// What is said of a worker or a mounter that was killed.
+const ENDED: &str = "ended without ";
+
 /// How many containers are there at once at most.
 const MAX_CONTAINERS: usize = 12;
 
@@ -178,7 +181,9 @@ fn refused(world: &World, image: &Image, is_missing: bool, begin: Instant, code:
     let cause = match code {
         Code::NOT_FOUND if is_missing => Some("refused: no such image"),
         Code::RESOURCE_EXHAUSTED if world.was_small_since(begin) => Some("refused: no room"),
-        _ if world.has_killed_since(begin) => Some("refused: a process was killed"),
+        _ if text.contains(ENDED) && world.has_killed_since(begin) => {
+            Some("refused: a process was killed")
+        }
         Code::INTERNAL if image.is_broken => Some("refused: a broken layer"),
         _ => None,
     };

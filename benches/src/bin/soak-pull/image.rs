@@ -73,7 +73,7 @@ impl Image {
         for _ in 0..1 + random.below(3) {
             layers.push(Arc::new(layer(&mut tree, random)));
         }
-        let is_broken = random.percent(5);
+        let is_broken = random.percent(10);
         if is_broken {
             let mut other = layer(&mut tree, random);
             let mut blob = (*other.blob).clone();

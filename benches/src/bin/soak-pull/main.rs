@@ -17,9 +17,10 @@ mod world;
 
 use std::env;
 use std::error::Error;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -100,14 +101,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     figures.peaks = *lock(&peaks.0);
     figures.workers_killed = workers.into_inner();
     figures.mounters_killed = mounters.into_inner();
-    figures.failed = world
-        .registry
-        .failed
-        .load(std::sync::atomic::Ordering::Relaxed);
-    figures.sent = world
-        .registry
-        .sent
-        .load(std::sync::atomic::Ordering::Relaxed);
+    figures.failed = world.registry.failed.load(Ordering::Relaxed);
+    figures.sent = world.registry.sent.load(Ordering::Relaxed);
     print!("{figures}");
     let faults = figures.all_faults();
     for fault in &faults {
@@ -115,7 +110,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     if faults.is_empty() {
         println!("soak-pull: nothing wrong");
-        let _ = std::fs::remove_file(log_file());
+        let _ = fs::remove_file(log_file());
         return Ok(ExitCode::SUCCESS);
     }
     println!(

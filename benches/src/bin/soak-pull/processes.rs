@@ -97,7 +97,7 @@ pub fn kill_some(
     mounters: &AtomicU64,
 ) {
     while world.goes_on() {
-        thread::sleep(Duration::from_millis(200 + random.below(2_500) as u64));
+        thread::sleep(Duration::from_millis(300 + random.below(4_000) as u64));
         if let Some((pid, part)) = random.one_of(&all(daemon)) {
             if world.kill(*pid) {
                 let count = if *part == Part::Worker {

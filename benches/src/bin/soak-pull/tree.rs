@@ -186,3 +186,87 @@ fn linked(root: &Path, tree: &Tree) -> io::Result<Option<String>> {
         false => Ok(Some("two files have one inode".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A tree on disk, as an image's would be mounted, and what it must be.
+    fn both() -> (tempfile::TempDir, Tree) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let content = Content {
+            seed: 1,
+            length: 1000,
+            is_text: true,
+        };
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("d")).expect("a directory");
+        fs::write(at("d/f"), content.bytes()).expect("a file");
+        fs::hard_link(at("d/f"), at("again")).expect("a link");
+        symlink("d/f", at("link")).expect("a link");
+        let mut tree = Tree::new();
+        for (path, kind) in [
+            ("d", Kind::Directory),
+            ("d/f", Kind::File { number: 1, content }),
+            ("again", Kind::File { number: 1, content }),
+            ("link", Kind::Link("d/f".to_owned())),
+        ] {
+            let found = at(path).symlink_metadata().expect("it is there");
+            let attributes = Attributes {
+                mode: found.permissions().mode() & 0o7777,
+                owner: (found.uid(), found.gid()),
+                time: found.mtime(),
+            };
+            tree.insert(path.to_owned(), Node { attributes, kind });
+        }
+        (dir, tree)
+    }
+
+    /// Whatever is another is found: names, attributes, contents, targets, links.
+    #[test]
+    fn differences_are_found() {
+        let (dir, tree) = both();
+        assert_eq!(difference(dir.path(), &tree).expect("a tree"), None);
+        type Spoil = fn(&mut Tree, &Path);
+        let spoilt: [(&str, Spoil); 7] = [
+            ("is missing", |tree, _| {
+                let node = tree["link"].clone();
+                tree.insert("more".to_owned(), node);
+            }),
+            ("should not be there", |tree, _| drop(tree.remove("d/f"))),
+            ("d: ", |tree, _| {
+                tree.get_mut("d").expect("it").attributes.time += 1
+            }),
+            ("link: ", |tree, _| {
+                tree.get_mut("link").expect("it").kind = Kind::Link("d".to_owned());
+            }),
+            ("another content", |_, root| {
+                fs::write(root.join("d/f"), [b'x'; 1000]).expect("a file");
+            }),
+            ("two files have one inode", |tree, _| {
+                let node = tree.get_mut("again").expect("it");
+                if let Kind::File { number, .. } = &mut node.kind {
+                    *number = 2;
+                }
+            }),
+            ("another file than its first name", |_, root| {
+                let time = fs::metadata(root.join("again")).expect("it").modified();
+                fs::remove_file(root.join("again")).expect("it");
+                fs::copy(root.join("d/f"), root.join("again")).expect("a copy");
+                let file = fs::File::options().write(true).open(root.join("again"));
+                file.and_then(|file| file.set_modified(time?))
+                    .expect("a time");
+            }),
+        ];
+        for (what, spoil) in spoilt {
+            let (dir, mut tree) = both();
+            spoil(&mut tree, dir.path());
+            let found = difference(dir.path(), &tree).expect("a tree");
+            let found = found.unwrap_or_default();
+            // What is written has another time, too, if a second has passed.
+            let is_time = what == "another content" && found.contains("Attributes");
+            assert!(found.contains(what) || is_time, "{what}: {found}");
+        }
+    }
+}
