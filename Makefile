@@ -9,6 +9,7 @@
 # make bench-pull pulling, compared with inflating alone and with other pullers, as root; QUICK=1 is shorter, CDH=PATH adds a
 #                 stock confidential-data-hub
 # make soak       hours of mixed load and hostile peers; SOAK_SECONDS sets the duration
+# make soak-pull  hours of pulls of random images, with faults, as root; SOAK_SECONDS too, and SEED=N repeats one
 # make test-long  a soak of ten minutes
 # make install    installs into DESTDIR, below PREFIX
 # make deb, rpm   packages of what `make install` installs, in target/packages
@@ -100,18 +101,23 @@ TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(B
 	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO) COSIGN=$(CURDIR)/$(COSIGN) COSIGN_2=$(CURDIR)/$(COSIGN_2) \
 	GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL) FOREIGN_ARCHIVES=$(CURDIR)/$(ARCHIVES)
 SECCOMP := target/seccomp
+PYTHON_SECCOMP = PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages
 SYSTEM_CALLS := target/system-calls
+GUEST_PULL_UNIT := systemd/guest-pull/guest-pull@.service
+GUEST_PULL_CALLS := target/guest-pull-system-calls
 # Programs that the tests call and that a small machine may lack: strace, systemd's tools that read units, and what reads
 # images and EROFS.
 TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs umoci containerd ctr tinyproxy zstd
 # These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
 # makes calls fail that are on no list.
 NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images everything:: try_it faults
+# The tests of the worker's own list run it under strace, whose calls are not on the list of the unit.
+GUEST_PULL_ALONE := system_calls
 # Debian's Go with containerd's ttrpc, unpacked and not installed.
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench bench-pull floors soak soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
+.PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -236,12 +242,16 @@ deb rpm: image image-manual
 
 # The tests run the release binary, which is built separately: built together with the tests, it would get the crate
 # features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process.
-test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(ARCHIVES)/fetched $(SYSTEM_CALLS)
+test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(ARCHIVES)/fetched $(SYSTEM_CALLS) \
+		$(GUEST_PULL_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked --lib --bins --examples --test project
-	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-common --package guest-pull
+	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-common
+	$(TEST_ENV) $(PYTHON_SECCOMP) GUEST_PULL_SYSTEM_CALLS=$(CURDIR)/$(GUEST_PULL_CALLS) \
+		$(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE:%=--skip %)
+	$(TEST_ENV) $(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE)
 	$(TEST_ENV) $(CARGO) test --locked --doc
 	$(TEST_ENV) $(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
-	$(TEST_ENV) PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages \
+	$(TEST_ENV) $(PYTHON_SECCOMP) \
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
 		$(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER:%=--skip %)
 
@@ -270,8 +280,15 @@ instructions:
 soak: image floors
 	$(FLOORS)/soak $(IMAGE_DIR)/$(LEGACY_NAME) systemd/$(NAME).service $(SOAK_SECONDS)
 
+# It mounts, in a mount namespace of its own. Run it as root.
+soak-pull: image
+	$(CARGO) build --locked --release --package guest-pull
+	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin soak-pull
+	target/floors/soak-pull $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL) $(SOAK_SECONDS) $(SEED)
+
 soak-short:
 	$(MAKE) soak SOAK_SECONDS=60
+	$(MAKE) soak-pull SOAK_SECONDS=30
 
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
@@ -282,6 +299,9 @@ test-podvm: image
 
 # The unit's system calls, one name on each line, and the libraries that load such a list.
 $(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched
+	PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" tests/under-filter --expand $< > $@.new && mv $@.new $@
+
+$(GUEST_PULL_CALLS): $(GUEST_PULL_UNIT) tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched
 	PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" tests/under-filter --expand $< > $@.new && mv $@.new $@
 
 $(SECCOMP)/fetched:

@@ -173,6 +173,7 @@ fn find(layers: &[Layer<'_>], path: &[u8]) -> io::Result<(Option<usize>, Option<
                     return Ok((top, Some(at)));
                 }
             }
+            // It was taken away, and must not come back.
             Found::Nothing { hides: true } if top.is_none() => break,
             Found::Nothing { .. } => {}
             Found::Other { .. } => break,

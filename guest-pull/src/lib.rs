@@ -22,6 +22,7 @@ pub mod mount;
 pub mod pipe;
 pub mod plan;
 pub mod policy;
+pub mod privileges;
 pub mod proxy;
 pub mod pull;
 pub mod question;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use common::heap::WipingAllocator;
+use guest_pull::privileges;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 /// Wipes what it frees, but for large blocks: the tables and windows of layers, whose growth and wiping would cost memory and
@@ -19,6 +20,10 @@ fn main() -> ExitCode {
     if let Err(error) = harden() {
         eprintln!("guest-pull: can't switch core dumps off: {error}");
         return ExitCode::FAILURE;
+    }
+    // Where that can't be done, a pod must start all the same.
+    if let Err(error) = privileges::reduce() {
+        eprintln!("guest-pull: it keeps privileges that it does not need: {error}");
     }
     match cli::Command::parse().run() {
         Ok(code) => code,

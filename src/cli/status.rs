@@ -10,7 +10,7 @@ use clap::Args;
 use offline_fs_kbc::proto::offline_fs_kbc::{Entry, File, GetRequest, GetResponse, Pull};
 use offline_fs_kbc::rpc::report::STATUS;
 use offline_fs_kbc::server::listener::Address;
-use offline_fs_kbc::text::{Age, count};
+use offline_fs_kbc::text::{Age, Escaped, count};
 use serde_json::{Value, json};
 
 use crate::cli::check::report::Format;
@@ -161,8 +161,15 @@ fn text(address: &Address, status: &GetResponse) -> String {
     if !status.pulls.is_empty() {
         text.push_str("images:\n");
     }
+    // Mostly it is the same for all, and said once.
+    let mut confined = None;
     for pull in &status.pulls {
         let _ = writeln!(text, "  {}: {}", pull.image, describe_pull(pull));
+        let cage = cage(pull);
+        if cage.is_some() && cage != confined {
+            let _ = writeln!(text, "    {}", cage.as_deref().unwrap_or_default());
+            confined = cage;
+        }
     }
     if !status.recent.is_empty() {
         text.push_str("last requests:\n");
@@ -237,6 +244,21 @@ fn describe_pull(pull: &Pull) -> String {
             )
         }
         state => format!("{state} {ago} ago after {seconds}: {fetched} fetched"),
+    }
+}
+
+/// What confines the worker of a pull, and what should and does not; none if guest-pull has not said it.
+fn cage(pull: &Pull) -> Option<String> {
+    let progress = &pull.progress;
+    let [holding, lacking] = [&progress.confined_by, &progress.not_confined_by].map(|names| {
+        let names: Vec<_> = names.split_whitespace().collect();
+        Escaped(&names.join(", ")).to_string()
+    });
+    match (holding.is_empty(), lacking.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some(format!("worker not confined: without {lacking}")),
+        (false, true) => Some(format!("worker confined by {holding}")),
+        (false, false) => Some(format!("worker confined by {holding}; without {lacking}")),
     }
 }
 
@@ -329,6 +351,10 @@ fn to_json(address: &Address, status: &GetResponse) -> Value {
             "milliseconds_ago": call.milliseconds_ago,
         })
     });
+    let names = |names: &str| -> Vec<String> {
+        let names = names.split_whitespace();
+        names.map(str::to_owned).collect()
+    };
     let pulls = status.pulls.iter().map(|pull| {
         let progress = &pull.progress;
         json!({
@@ -336,6 +362,8 @@ fn to_json(address: &Address, status: &GetResponse) -> Value {
             "ended_seconds_ago": pull.ended_seconds_ago, "layers": progress.layers,
             "layers_done": progress.layers_done, "bytes": progress.bytes,
             "bytes_fetched": progress.bytes_fetched, "bytes_stored": progress.bytes_stored,
+            "confined_by": names(&progress.confined_by),
+            "not_confined_by": names(&progress.not_confined_by),
         })
     });
     json!({

@@ -141,6 +141,61 @@ fn a_pull_does_not_hold_up_other_requests() {
     daemon.wait_for_log("pulled registry.example/app:latest in ");
 }
 
+/// `status` shows what confines the workers, and what should and does not: once for pulls that are alike.
+#[test]
+fn the_status_shows_what_confines_the_workers() {
+    let root = Root::new();
+    let socket = Socket::new(&root);
+    let _daemon = root.start_hub();
+    let mut client = hub(&root);
+    let all = "namespaces limits user capabilities landlock system-calls";
+    let cages = [
+        ("r.example/old", "", ""),
+        ("r.example/a", all, ""),
+        ("r.example/b", all, ""),
+        ("r.example/c", "limits user\n", "landlock"),
+        ("r.example/d", "", "user"),
+    ];
+    for (stream_id, (image, confined_by, not_confined_by)) in (1..).step_by(2).zip(cages) {
+        client.send(&pull_frame(stream_id, image, 0));
+        let mut passed = socket.next();
+        passed.tell(&Progress {
+            layers: 1,
+            confined_by: confined_by.to_owned(),
+            not_confined_by: not_confined_by.to_owned(),
+            ..Progress::default()
+        });
+        passed.answer(DIGEST);
+        pulled(&client.receive().1).unwrap();
+    }
+    let (text, json) = status(&root);
+    let lines = text.lines().skip_while(|line| *line != "images:");
+    let lines: Vec<_> = lines.skip(1).take(8).collect();
+    // The latest comes first.
+    let said: Vec<&str> = lines
+        .iter()
+        .copied()
+        .filter(|line| line.starts_with("    "))
+        .collect();
+    let expected = [
+        "    worker not confined: without user",
+        "    worker confined by limits, user; without landlock",
+        "    worker confined by namespaces, limits, user, capabilities, landlock, system-calls",
+    ];
+    assert_eq!(said, expected, "{text}");
+    assert!(lines[4].starts_with("  r.example/b: "), "{text}");
+    let images = &json["images"];
+    assert_eq!(
+        images[1]["confined_by"],
+        serde_json::json!(["limits", "user"])
+    );
+    assert_eq!(
+        images[1]["not_confined_by"],
+        serde_json::json!(["landlock"])
+    );
+    assert_eq!(images[4]["confined_by"], serde_json::json!([]));
+}
+
 /// Answers are sent when they are there, whatever the order of the requests.
 #[test]
 fn answers_come_out_of_order() {

@@ -11,7 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, sleep};
@@ -136,11 +136,16 @@ impl Place {
 
     /// The same with another store, or that of the configuration.
     pub fn serve_into(&self, store: Option<&Path>) -> Serve {
+        self.serve_by(guest_pull(&[]), store)
+    }
+
+    /// The same by another command that starts the program.
+    pub fn serve_by(&self, mut command: Command, store: Option<&Path>) -> Serve {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let [daemon, config] =
             ["cdh.sock", "cdh.toml"].map(|name| self.at(name).display().to_string());
-        let mut command = guest_pull(&["serve", "--cdh-sock"]);
-        command.args([&format!("unix://{daemon}"), "--cdh-config", &config]);
+        command.args(["serve", "--cdh-sock", &format!("unix://{daemon}")]);
+        command.args(["--cdh-config", &config]);
         if let Some(store) = store {
             command.arg("--store").arg(store);
         }

@@ -63,11 +63,25 @@ pub fn support(name: &str) -> Command {
     Command::new(directory.join(name))
 }
 
-/// The program itself, with the arguments.
+/// The program itself, with the arguments; under the unit's list of system calls, if there is one.
 pub fn guest_pull(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_guest-pull"));
+    let program = env!("CARGO_BIN_EXE_guest-pull");
+    let mut command = match std::env::var_os("GUEST_PULL_SYSTEM_CALLS") {
+        None => Command::new(program),
+        // Any other call kills the process that makes it.
+        Some(list) => {
+            let mut command = Command::new(project().join("tests/under-filter"));
+            command.arg(list).args(["guest-pull", program]);
+            command
+        }
+    };
     command.args(args);
     command
+}
+
+/// The directory of the whole project.
+pub fn project() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
 /// A path for a command line.

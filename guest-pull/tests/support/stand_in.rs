@@ -119,7 +119,8 @@ impl StandIn {
         let authority = parameters.self_signed(&key).unwrap();
         let issuer = rcgen::Issuer::new(parameters, key);
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+        let mut parameters = rcgen::CertificateParams::new(names).unwrap();
         parameters.distinguished_name = rcgen::DistinguishedName::new();
         let certificate = parameters.signed_by(&key, &issuer).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -7,10 +7,11 @@ use rustix::process::{
     DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
-    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
     set_keep_capabilities,
 };
+
+use crate::privileges;
 
 /// The worker's user and group. It is from a range that systemd's table of users leaves free, and that neither distributions
 /// nor `DynamicUser=` use, so that no file, process or socket of the VM belongs to it: <https://systemd.io/UIDS-GIDS/>.
@@ -48,16 +49,8 @@ pub(super) fn drop_capabilities() -> Result<(), String> {
     set_capabilities(None, all).map_err(failed)?;
     // Who has none of this needs no bound: without new privileges, no program gives it any.
     if own.permitted.contains(CapabilitySet::SETPCAP) {
-        for number in 0..u64::BITS {
-            let one = CapabilitySet::from_bits_retain(1 << number);
-            match capability_is_in_bounding_set(one) {
-                Ok(true) => remove_capability_from_bounding_set(one)
-                    .map_err(|error| format!("the bounding set: {error}"))?,
-                Ok(false) => {}
-                // There are no more.
-                Err(_) => break,
-            }
-        }
+        privileges::bound(CapabilitySet::empty())
+            .map_err(|error| format!("the bounding set: {error}"))?;
     }
     clear_ambient_capability_set().map_err(|error| format!("the ambient set: {error}"))?;
     let none = CapabilitySets {
