@@ -50,8 +50,8 @@ pub struct Making {
     /// take room until the next pull; and the kernel kills processes when there is no room.
     are_named: bool,
     paths: Paths,
-    /// The lock file, whose lock this process has until it is dropped.
-    _lock: Flock<File>,
+    /// The lock file, whose lock this process has until it is dropped; none if the layer is for this pull alone.
+    lock: Option<Flock<File>>,
     is_done: bool,
 }
 
@@ -87,7 +87,7 @@ impl Making {
             files: None,
             are_named: false,
             paths,
-            _lock: lock,
+            lock: Some(lock),
             is_done: false,
         };
         let paths = &making.paths;
@@ -118,6 +118,36 @@ impl Making {
         };
         making.files = Some(files);
         Ok(making)
+    }
+
+    /// Begins to make a layer that another pull is making too. It gets no name, so that it goes with the mount that uses it.
+    /// None if the file system has no files without names.
+    pub(super) fn begin_beside(layer: PathBuf) -> Result<Option<Self>, Error> {
+        let directory = layer.parent().unwrap_or(Path::new(".")).to_owned();
+        let file = || unnamed(&directory).map_err(at(&directory));
+        let (Some(layer_file), Some(notes), Some(scratch)) = (file()?, file()?, file()?) else {
+            return Ok(None);
+        };
+        let files = Files {
+            layer: layer_file,
+            notes,
+            scratch,
+        };
+        let name =
+            |descriptor: &File| PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
+        Ok(Some(Self {
+            paths: Paths {
+                temporary: name(&files.layer),
+                notes: name(&files.notes),
+                scratch: PathBuf::new(),
+                lock: PathBuf::new(),
+                layer,
+            },
+            files: Some(files),
+            are_named: false,
+            lock: None,
+            is_done: false,
+        }))
     }
 
     /// How many bytes of room the files take.
@@ -157,6 +187,9 @@ impl Making {
     ///
     /// If the files can't be written, or somebody still can write them.
     pub fn publish(mut self, is_alone: bool) -> Result<Publishing, Error> {
+        if self.lock.is_none() {
+            return self.finish_beside(is_alone);
+        }
         // A name is all that says that a layer is whole, so on a disk it must not outlive a power cut that the content does
         // not. In memory, where the store of a pod VM is, this costs nothing.
         if let Some(files) = self.files.take() {
@@ -184,6 +217,34 @@ impl Making {
 }
 
 impl Making {
+    /// Takes a layer that gets no name.
+    fn finish_beside(mut self, is_alone: bool) -> Result<Publishing, Error> {
+        let Some(files) = self.files.take() else {
+            return Err(at(&self.paths.layer)(io::ErrorKind::InvalidInput.into()));
+        };
+        // By the descriptors that are closed here, they are opened once more, for reading alone.
+        let open = |path: &Path| File::open(path).map_err(at(path));
+        let (layer, notes) = (open(&self.paths.temporary)?, open(&self.paths.notes)?);
+        drop(files);
+        for file in [&layer, &notes] {
+            match sys::writers(file).map_err(at(&self.paths.layer))? {
+                Others::None => {}
+                Others::Unknown if is_alone => {}
+                Others::Unknown | Others::Some => {
+                    let text = "it is still open for writing: who made it may change it";
+                    return Err(at(&self.paths.layer)(io::Error::other(text)));
+                }
+            }
+        }
+        match Held::of(layer, notes).map_err(at(&self.paths.layer))? {
+            Some(held) => Ok(Publishing::Done(held)),
+            None => {
+                let text = "its notes are empty or broken";
+                Err(at(&self.paths.layer)(io::Error::other(text)))
+            }
+        }
+    }
+
     /// Who can still write the files: nobody, or the file system can't tell. It is an error if somebody can.
     fn writers(&self) -> Result<Others, Error> {
         let mut others = Others::None;
@@ -204,6 +265,9 @@ impl Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
+        if self.lock.is_none() {
+            return;
+        }
         if !self.is_done {
             let _ = fs::remove_file(&self.paths.temporary);
             let _ = fs::remove_file(&self.paths.notes);

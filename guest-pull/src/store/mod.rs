@@ -206,6 +206,16 @@ impl Store {
         }
     }
 
+    /// Begins to make a layer for one pull alone, since the other one that is making it takes too long; none if the file
+    /// system can't have such layers.
+    ///
+    /// # Errors
+    ///
+    /// If the store can't be written.
+    pub fn make_beside(&self, diff_id: &Digest) -> Result<Option<Making>, Error> {
+        Making::begin_beside(self.path(diff_id))
+    }
+
     /// A layer, if it is stored.
     ///
     /// # Errors
@@ -234,9 +244,14 @@ impl Held {
         let (Some(file), Some(list)) = (open(layer)?, open(notes)?) else {
             return Ok(None);
         };
+        Self::of(file, list).map_err(at(notes))
+    }
+
+    /// A layer of a file, with the notes in another one; none if these are broken.
+    fn of(file: File, notes: File) -> io::Result<Option<Self>> {
         let mut text = Vec::new();
         let most = MAX_NOTES_BYTES as u64 + 1;
-        list.take(most).read_to_end(&mut text).map_err(at(notes))?;
+        notes.take(most).read_to_end(&mut text)?;
         Ok(Stored::parse(&text).map(|stored| Self { file, stored }))
     }
 }

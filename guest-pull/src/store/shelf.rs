@@ -5,6 +5,7 @@
 //! The worker names layers by their digests and gets descriptors. It has no path, and no directory to write into.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
@@ -27,6 +28,10 @@ const MORE: u64 = 2;
 /// twice.
 const MAX_NOTED_PATHS_OF_IMAGE: usize = 2 * MAX_NOTED_PATHS;
 
+/// How long a pull waits for a layer that another one is making. That one's registry may be slow, or never get to the end on
+/// purpose, and any registry can name layers of other images. After that, this pull makes the layer for itself.
+const BUSY_PATIENCE: Duration = Duration::from_secs(20);
+
 /// The layers of one pull.
 pub struct Shelf<'s> {
     store: &'s Store,
@@ -37,6 +42,8 @@ pub struct Shelf<'s> {
     /// Those that are made, and can be published only when the worker has ended.
     made: BTreeMap<Digest, Making>,
     held: BTreeMap<Digest, Held>,
+    /// Since when other pulls have been making layers that this one needs.
+    busy: BTreeMap<Digest, Instant>,
 }
 
 fn failure(error: &Error) -> Failure {
@@ -64,6 +71,7 @@ impl<'s> Shelf<'s> {
             failed: BTreeMap::new(),
             made: BTreeMap::new(),
             held: BTreeMap::new(),
+            busy: BTreeMap::new(),
         }
     }
 
@@ -120,16 +128,40 @@ impl<'s> Shelf<'s> {
                 self.hold(*id, held)?;
                 Ok(Answer::Stored)
             }
-            Claim::Busy => Ok(Answer::Busy),
-            Claim::ToMake(making) => {
-                self.make_room(room, 0)?;
-                let files = making.files();
-                let files =
-                    files.map_err(|error| Failure::of_io("the files of a layer", &error))?;
-                self.making.insert(*id, (making, room));
-                Ok(Answer::Make(files))
-            }
+            Claim::Busy => self.busy(id, room),
+            Claim::ToMake(making) => self.make(id, making, room),
         }
+    }
+
+    /// Another pull is making the layer: says so, for a while.
+    fn busy(&mut self, id: &Digest, room: u64) -> Result<Answer, Failure> {
+        if self.busy.len() >= MAX_LAYERS {
+            return Err(refused("the worker asks for more layers than an image has"));
+        }
+        let since = self.busy.entry(*id).or_insert_with(Instant::now);
+        if since.elapsed() < BUSY_PATIENCE {
+            return Ok(Answer::Busy);
+        }
+        let beside = self.store.make_beside(id);
+        match beside.map_err(|error| failure(&error))? {
+            Some(making) => {
+                eprintln!(
+                    "guest-pull: another pull has been making the layer {id} for {} s; this one makes it for itself",
+                    BUSY_PATIENCE.as_secs()
+                );
+                self.make(id, making, room)
+            }
+            None => Ok(Answer::Busy),
+        }
+    }
+
+    /// Hands out the files of a layer, and makes room for it.
+    fn make(&mut self, id: &Digest, making: Making, room: u64) -> Result<Answer, Failure> {
+        self.make_room(room, 0)?;
+        let files = making.files();
+        let files = files.map_err(|error| Failure::of_io("the files of a layer", &error))?;
+        self.making.insert(*id, (making, room));
+        Ok(Answer::Make(files))
     }
 
     /// Holds a layer if it is stored.

@@ -23,8 +23,12 @@ use crate::registry::{Login, Secret};
 use crate::store::Files;
 use crate::worker::cage::{Bar, Cage};
 
-/// The longest line of either side: a request has certificates, a result has a digest for each layer.
+/// The longest line of the mounter: a request has certificates, and the keys of policies.
 pub(super) const MAX_LINE: usize = 4 << 20;
+
+/// The longest line of the worker: a packet of a layer's key has 64 KiB at most, a result 500 digests, a failure the text for
+/// each of a few places. The mounter makes values of it, which take many times as much.
+pub(super) const MAX_LINE_OF_WORKER: usize = 256 << 10;
 
 /// The longest message of a failure, in characters: several times what an answer to the daemon has.
 const MAX_MESSAGE: usize = 16_000;

@@ -24,7 +24,8 @@ use crate::until::Until;
 use crate::worker::cage::Cage;
 use crate::worker::channel::send;
 use crate::worker::message::{
-    MAX_LINE, Outcome, Request, answer_to_json, files_of, outcome, parse_cage, parse_failure,
+    MAX_LINE_OF_WORKER, Outcome, Request, answer_to_json, files_of, outcome, parse_cage,
+    parse_failure,
 };
 
 /// Where the certificates of authorities are, if not where the system has them.
@@ -146,7 +147,7 @@ impl Lines {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Ok(None),
             }
-            if self.text.len() > MAX_LINE {
+            if self.text.len() > MAX_LINE_OF_WORKER {
                 return Ok(None);
             }
         }

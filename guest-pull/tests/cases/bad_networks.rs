@@ -209,6 +209,34 @@ fn a_registry_that_stalls_holds_up_no_other_pull() {
     nix::mount::umount2(&place.rootfs(), unmount).unwrap();
 }
 
+/// A registry that never gets to the end of a layer holds up no other pull, even if that one needs the same layer: after a
+/// while it makes the layer for itself.
+#[test]
+fn a_registry_that_drips_holds_up_no_pull_of_the_same_layer() {
+    let (repository, image) = repository();
+    let repository = Arc::new(repository);
+    let [dripping, healthy] = [(); 2].map(|()| {
+        let repository = Arc::clone(&repository);
+        StandIn::start(move |asked| repository.answer(&asked.path))
+    });
+    let network = Faulty::start(
+        &dripping.address,
+        plan(&image.layers[0], |_| Fault::Stall(1_000_000)),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = start(&network.address, dir.path());
+    wait_until("the first stalls", || {
+        let passed = network.passed();
+        passed
+            .iter()
+            .any(|passed| matches!(passed.fault, Fault::Stall(_)))
+    });
+    let (said, code) = pull(&healthy.address, dir.path(), &["--plain-http"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("this one makes it for itself"), "{said}");
+    assert!(first.0.try_wait().unwrap().is_none(), "the first has ended");
+}
+
 /// A registry that has no time is asked again until the caller's time is over, and no longer, whatever it asks for; if it
 /// is given up before that, the caller is told that it is the registry, in its own words.
 #[test]
