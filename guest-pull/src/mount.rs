@@ -290,7 +290,7 @@ fn mount_apart(
         .map_err(step("what the writable layer has at first"))?;
     fs::create_dir("root").map_err(step("a directory for the overlay"))?;
     let options = format!(
-        "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=off,xino=off",
+        "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=nofollow,xino=off",
         lower.join(":"),
         places.upper.display(),
         places.work.display()
