@@ -26,7 +26,7 @@ use crate::question::{Answer, Question};
 use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
-use crate::store::{self, Claim, Making, Store, Stored};
+use crate::store::{self, Claim, Making, Store};
 
 pub use crate::lookup::{Found, find};
 
@@ -106,8 +106,9 @@ pub enum Event {
 pub struct Pulled {
     /// The digest of the image's manifest.
     pub manifest: Digest,
-    /// The layers, the lowest first: the digest of the archive, and what is known of it.
-    pub layers: Vec<(Digest, Stored)>,
+    /// The digests of the layers' archives, the lowest first. What else is known of each is in the store: of all layers of an
+    /// image it can be more than the worker's memory.
+    pub layers: Vec<Digest>,
 }
 
 /// What a pull works with.
@@ -150,19 +151,15 @@ pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pul
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
-    let layers = fetch_all(means, &manifest.layers, &diff_ids)?;
+    fetch_all(means, &manifest.layers, &diff_ids)?;
     Ok(Pulled {
         manifest: found.digest,
-        layers: diff_ids.into_iter().zip(layers).collect(),
+        layers: diff_ids,
     })
 }
 
 /// Fetches what is not stored, some at once. After the first failure no other begins, and those that run are given up.
-fn fetch_all(
-    means: &Means<'_>,
-    layers: &[Descriptor],
-    diff_ids: &[Digest],
-) -> Result<Vec<Stored>, Error> {
+fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> Result<(), Error> {
     let Means { store, events, .. } = means;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -198,16 +195,16 @@ fn fetch_all(
                 }
                 fetch(means, layer, diff_id, making, turn, &stop, &give_up).map_err(named)
             };
-            let found = |stored| {
+            let found = || {
                 let bytes = layer.size;
                 events(Event::Layer {
                     bytes,
                     stored: true,
                 });
-                Ok(stored)
+                Ok(())
             };
             let first_try = match claim() {
-                Ok(Claim::Stored(stored)) => Some(found(stored)),
+                Ok(Claim::Stored(_)) => Some(found()),
                 Ok(Claim::ToMake(making)) => {
                     let turn = turns.shared();
                     let made = make(making, &turn);
@@ -222,7 +219,7 @@ fn fetch_all(
                     layer.digest
                 );
                 match claim()? {
-                    Claim::Stored(stored) => found(stored),
+                    Claim::Stored(_) => found(),
                     Claim::ToMake(making) => make(making, &turns.alone()),
                 }
             });
@@ -249,8 +246,7 @@ fn fetch_all(
         let (_, failed) = results.swap_remove(position);
         failed?;
     }
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
+    results.into_iter().try_for_each(|(_, result)| result)
 }
 
 /// Fetches one layer and makes its file system, in one pass: nothing of it is seen by anybody before both digests are
@@ -263,7 +259,7 @@ fn fetch(
     turn: &Turn<'_>,
     stop: &AtomicBool,
     give_up: &(dyn Fn() + Sync),
-) -> Result<Stored, Failure> {
+) -> Result<(), Failure> {
     let failed = Mutex::new(None);
     let watch = Watch {
         stop,
@@ -286,7 +282,7 @@ fn fetch_watched(
     making: Making,
     turn: &Turn<'_>,
     watch: &Watch<'_>,
-) -> Result<Stored, Failure> {
+) -> Result<(), Failure> {
     // Before anything is fetched that nobody could decrypt.
     let decryptor = encryption::decryptor(layer, means.ask)?;
     let is_encrypted = decryptor.is_some();
@@ -349,13 +345,12 @@ fn fetch_watched(
         )));
     }
     let finished = making.finish(summary);
-    let stored =
-        finished.map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
+    finished.map_err(|error| Failure::new(Kind::of_io(error.io()), error.to_string()))?;
     (watch.events)(Event::Layer {
         bytes: size,
         stored: false,
     });
-    Ok(stored)
+    Ok(())
 }
 
 /// Where a layer goes, and what it can take meanwhile.

@@ -93,7 +93,7 @@ fn pull(request: &Request, mounter: &Arc<Mounter>) -> Result<Outcome, Failure> {
     Ok(Outcome {
         place,
         manifest: pulled.manifest,
-        layers: pulled.layers.into_iter().map(|(id, _)| id).collect(),
+        layers: pulled.layers,
     })
 }
 

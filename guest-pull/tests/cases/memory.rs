@@ -336,7 +336,7 @@ fn the_longest_headers() {
             let names: Vec<_> = (0..9000)
                 .map(|number| format!("SCHILY.xattr.user.{number}"))
                 .collect();
-            let value = vec![b'v'; 80];
+            let value = [b'v'; 80];
             let records: Vec<_> = names.iter().map(|name| (&**name, &value[..])).collect();
             let map = "1,0,".repeat(60_000) + "1,0";
             for again in 0..10 {
