@@ -87,10 +87,15 @@ fn cell(page: &Page, number: usize) -> (&[u8], u32) {
 
 /// The number of the cell with this key; where it would be, if there is none.
 fn search(page: &Page, key: &[u8]) -> Result<usize, usize> {
+    search_by(page, |other| other.cmp(key))
+}
+
+/// The same of a key that is compared in another way.
+fn search_by(page: &Page, compare: impl Fn(&[u8]) -> Ordering) -> Result<usize, usize> {
     let (mut from, mut to) = (0, count(page));
     while from < to {
         let middle = (from + to) / 2;
-        match cell(page, middle).0.cmp(key) {
+        match compare(cell(page, middle).0) {
             Ordering::Less => from = middle + 1,
             Ordering::Equal => return Ok(middle),
             Ordering::Greater => to = middle,
@@ -160,9 +165,6 @@ fn remove(page: &mut Page, number: usize) {
     }
 }
 
-/// An entry: the directory, the name and the number.
-pub type Next<'n> = (u32, &'n [u8], u32);
-
 /// The names in directories, and a number for each.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -213,13 +215,25 @@ impl Names {
         directory: u32,
         name: &[u8],
     ) -> Result<Option<u32>, Error> {
-        if self.root.is_none() || name.len() > MAX_NAME {
+        // Each part of each path comes here: so without a key of its own, and without the way to the leaf.
+        let Some(mut next) = self.root else {
             return Ok(None);
+        };
+        for _ in 0..MAX_LEVELS {
+            let page = scratch.get(next)?;
+            let found = search_by(page, |key| {
+                let (prefix, rest) = key.split_first_chunk().unwrap_or((&[0; PREFIX], &[]));
+                let order = u32::from_be_bytes(*prefix).cmp(&directory);
+                order.then_with(|| rest.cmp(name))
+            });
+            next = match (u32_at(page, 4), found) {
+                (LEAF, found) => return Ok(found.ok().map(|at| cell(page, at).1)),
+                (first, Err(0)) => first,
+                (_, Ok(at)) => cell(page, at).1,
+                (_, Err(at)) => cell(page, at - 1).1,
+            };
         }
-        let key = Key::new(directory, name)?;
-        let (path, leaf) = self.descend(scratch, key.get(), None)?;
-        let page = scratch.get(path.get(leaf).copied().unwrap_or_default())?;
-        Ok(search(page, key.get()).ok().map(|at| cell(page, at).1))
+        Ok(None)
     }
 
     /// Gives a name a number; returns the one that it had.
@@ -348,6 +362,9 @@ fn split(
     Ok(separator.to_vec())
 }
 
+/// A directory's number, a name in it, and the number of the name.
+pub type Entry<'a> = (u32, &'a [u8], u32);
+
 /// Goes through names in their order. Names may be taken away meanwhile, but none may be added.
 pub struct Cursor {
     /// A copy of the leaf, so that the tree can be used meanwhile.
@@ -379,7 +396,7 @@ impl Cursor {
         &mut self,
         names: &Names,
         scratch: &mut Scratch,
-    ) -> Result<Option<Next<'_>>, Error> {
+    ) -> Result<Option<Entry<'_>>, Error> {
         while self.at >= count(&self.leaf) {
             let key = self.later.take().filter(|key| !self.is_over(key));
             let (Some(key), Some(_)) = (key, names.root) else {
