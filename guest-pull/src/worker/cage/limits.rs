@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How much memory the worker can have: twenty times what a pull takes, and so little that an image which takes more (a
 /// header of gigabytes, millions of long names) ends the worker, and not what else runs in the VM.
@@ -38,7 +38,9 @@ const LIMITS: [(Resource, u64); 7] = [
 /// Sets them. They can't be raised again without a capability.
 pub(super) fn set() -> Result<(), String> {
     for (resource, most) in LIMITS {
-        let most = Some(most);
+        // Who begins with less keeps that.
+        let now = getrlimit(resource).maximum;
+        let most = Some(now.map_or(most, |now| now.min(most)));
         let limit = Rlimit {
             current: most,
             maximum: most,
