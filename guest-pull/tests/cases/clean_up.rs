@@ -95,6 +95,8 @@ fn restarts_leave_nothing() {
             let most = if is_on_disk { 1..4 } else { 0..1 };
             assert!(most.contains(&kept), "{number}: {kept}");
             remove(&bundle);
+            // The kernel lets them go a little later.
+            wait_until("loop devices stay", || loop_devices(&room.path) == 0);
             let rest = Rest::of(&room);
             let bytes = room.used().0;
             let first = first.get_or_insert((rest, bytes));
