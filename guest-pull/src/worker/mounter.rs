@@ -18,7 +18,7 @@ use crate::pull::Event;
 use crate::question::{Answer, Question};
 use crate::registry::Login;
 use crate::worker::channel::{receive, send};
-use crate::worker::message::{MAX_LINE, parse_answer};
+use crate::worker::message::{MAX_LINE, failure_to_json, parse_answer};
 
 /// How many bytes are read until the mounter is told: a line for each read would be thousands.
 const TOLD_AT_ONCE: u64 = 1 << 20;
@@ -46,16 +46,20 @@ impl Mounter {
         let out = stream.try_clone()?;
         let mut lines = Lines::new(stream);
         let (first, _) = lines.next()?;
-        let (send, answers) = sync_channel(0);
+        let (pass_on, answers) = sync_channel(0);
         let reading = move || {
             while let Ok(line) = lines.next() {
-                if line.0.is_empty() || send.send(line).is_err() {
+                if line.0.is_empty() || pass_on.send(line).is_err() {
                     break;
                 }
             }
             process::exit(1);
         };
-        thread::Builder::new().spawn(reading)?;
+        if let Err(error) = thread::Builder::new().spawn(reading) {
+            let failure = failure_to_json(&Failure::no_thread(&error));
+            send(&out, &failure.to_string(), &[])?;
+            return Err(error);
+        }
         let mounter = Self {
             out: Mutex::new(out),
             untold: Mutex::default(),

@@ -148,7 +148,8 @@ impl<'i> Trial<'i> {
         let response = answer(asked);
         let code = response.map(|response| response.status().code());
         match which {
-            0 => assert_eq!(code, None, "{when}"),
+            // It may have answered by then.
+            0 => assert!([None, Some(Code::OK)].contains(&code), "{when}: {code:?}"),
             1 => assert!(
                 [Some(Code::OK), Some(Code::UNAVAILABLE)].contains(&code),
                 "{when}: {code:?}"
@@ -183,13 +184,17 @@ impl<'i> Trial<'i> {
         if self.is_on_disk {
             // A pull of another test has a copy of all mounts for a moment, and the next one removes what this one used.
             wait_until(&format!("{when}: writable layers stay"), || {
-                let _ = answer(self.hub.ask("127.0.0.1:1/none", &bundle));
+                let missing = format!("{}/a/b:none", self.images.registry.address);
+                let _ = answer(self.hub.ask(&missing, &bundle));
                 let writable = fs::read_dir(store.join("writable")).into_iter().flatten();
                 writable.count() == 0
             });
         }
         assert_eq!(mounts_below(self.dir.path()), 0, "{when}");
-        assert_eq!(loop_devices(self.dir.path()), 0, "{when}");
+        // The kernel lets them go a little later.
+        wait_until(&format!("{when}: loop devices stay"), || {
+            loop_devices(self.dir.path()) == 0
+        });
     }
 
     /// What is in the store and the bundle beside what must be there.
@@ -231,8 +236,10 @@ fn a_kill_at_any_moment_leaves_nothing() {
                     return;
                 };
                 fs::create_dir(trial.dir.path().join("bundle")).unwrap();
-                let right = trial.pull("at first");
-                assert_eq!(right.tree.len(), 8, "{:?}", right.tree);
+                trial.pull("at first");
+                fs::remove_dir_all(trial.dir.path().join("store")).unwrap();
+                let right = trial.pull("at second");
+                assert_eq!(right.tree.len(), 7, "{:?}", right.tree);
                 let mut random = Random::new(number);
                 for _ in 0..KILLS / AT_ONCE {
                     trial.kill_one(&mut random, &right, killed);
@@ -339,7 +346,8 @@ fn a_layer_is_synced_before_it_has_its_name() {
         .args(pull.get_args());
     run(&mut command);
     let trace = fs::read_to_string(trace).unwrap();
-    let mounter = trace.split(' ').next().unwrap();
+    let publishing = trace.lines().find(|line| line.contains(" linkat("));
+    let mounter = publishing.and_then(|line| line.split(' ').next()).unwrap();
     let calls = trace.lines().filter_map(|line| line.strip_prefix(mounter));
     let mut synced = Vec::new();
     let mut linked = 0;

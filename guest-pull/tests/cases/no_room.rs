@@ -153,9 +153,9 @@ fn a_layer_that_outgrows_the_guess_is_made_again() {
     if !can_mount() {
         return;
     }
-    for room in file_systems(6912) {
+    for room in file_systems(8 * 1024) {
         // Each 64 KiB of this take two blocks of 4 KiB in the layer, and almost nothing in the blob.
-        let same = noise(3, 4096).repeat(8192);
+        let same = noise(3, 4096).repeat(9216);
         let same = archive(&[("same".to_owned(), same)]);
         let layers = [1, 2].map(|seed| vec![archive(&[("file".to_owned(), noise(seed, 2 * MIB))])]);
         let [first, second] = layers;
@@ -164,6 +164,7 @@ fn a_layer_that_outgrows_the_guess_is_made_again() {
         for number in 0..2 {
             images.pull(number, &store).unwrap();
         }
+        assert_eq!(images.stored(&store), [0, 1]);
         images.pull(2, &store).unwrap();
         assert_eq!(images.asked(2, 0), 2);
         assert!(images.stored(&store).contains(&2));

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How much memory the worker can have, beside its code and the stack of its first thread: twice what it ever uses, as
 /// [`memory`](crate::memory) adds it up, since what is never touched counts too (8 MiB of stacks, 6 MiB of pages). An image
@@ -39,7 +39,9 @@ const LIMITS: [(Resource, u64); 7] = [
 /// Sets them. They can't be raised again without a capability.
 pub(super) fn set() -> Result<(), String> {
     for (resource, most) in LIMITS {
-        let most = Some(most);
+        // Who begins with less keeps that.
+        let now = getrlimit(resource).maximum;
+        let most = Some(now.map_or(most, |now| now.min(most)));
         let limit = Rlimit {
             current: most,
             maximum: most,
