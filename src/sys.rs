@@ -1,54 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! All the `unsafe` code of this program: the allocator that wipes what it frees, the calls that return free
-//! memory and the program's code to the system, and taking over the descriptors that systemd passes at the
-//! start.
+//! All the `unsafe` code of this program but the heap's (`common::heap`): the calls that return free memory and the
+//! program's code to the system, and taking over the descriptors that systemd passes at the start.
 //!
-//! None of these has a safe form: `GlobalAlloc` is an unsafe trait, the C library's and the kernel's calls
-//! that return memory have no safe wrapper, and nothing proves that a descriptor's number has no other owner.
+//! None of these has a safe form: the C library's and the kernel's calls that return memory have no safe wrapper, and
+//! nothing proves that a descriptor's number has no other owner.
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::sync::Once;
 use std::sync::atomic::AtomicU8;
 
-use zeroize::Zeroize as _;
+use common::heap::WipingAllocator;
 
-/// The system's allocator, which overwrites each block before it frees it.
-///
-/// Secrets wipe themselves, but protobuf messages hold the bytes of requests and answers in plain vectors.
-struct WipingAllocator;
-
-// SAFETY: every call is handed on to the system's allocator with the caller's own arguments, so its
-// guarantees are this one's. `realloc` is the trait's own: it allocates, copies and deallocates, so
-// that a block that moves is wiped too.
-unsafe impl GlobalAlloc for WipingAllocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises about `layout` are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller promises that `block` is one of `layout.size()` bytes that was allocated
-        // here and is no longer used. Its bytes may be uninitialised, so they are written through the
-        // pointer and never read; `MaybeUninit` bytes may hold anything.
-        unsafe {
-            let bytes = block.cast::<std::mem::MaybeUninit<u8>>();
-            std::slice::from_raw_parts_mut(bytes, layout.size()).zeroize();
-            System.dealloc(block, layout);
-        }
-    }
-}
-
+/// Wipes whatever it frees: the daemon has little but secrets in memory.
 #[global_allocator]
-static HEAP: WipingAllocator = WipingAllocator;
+static HEAP: WipingAllocator<{ usize::MAX }> = WipingAllocator;
 
 /// The descriptors that the service manager passed to this process, with their names. A second call returns
 /// none.

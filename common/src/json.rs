@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Splits a JSON object into its members, each with its position in the text.
+//! Splits a JSON object into its members, each with its position in the text, and an array into its values.
 //!
 //! The values are slices of the text: a broken member does not affect the others, no secret is copied, and an
 //! error can name a line and a column. Errors contain no part of the text.
@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::fmt;
 
 use memchr::{memchr_iter, memrchr};
-use serde::de::{self, DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// One member of an object.
@@ -174,6 +174,41 @@ pub fn each_member<'a>(
     });
     read.and_then(|()| parser.end())
         .map_err(|error| explain(text.as_bytes(), &error, most, reading.take()))
+}
+
+/// Calls `each` for each value of `text`, if that is a JSON array: with the value as it is in the text. Values before an error
+/// are passed on too. Nothing is kept, so an array of any length takes no memory.
+///
+/// # Errors
+///
+/// If the text is not one JSON array. The error has no part of the text.
+pub fn each_value<'a>(text: &'a str, each: impl FnMut(&'a str)) -> Result<(), String> {
+    if !text.trim_ascii_start().starts_with('[') {
+        return Err("not an array".to_owned());
+    }
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let read = parser.deserialize_seq(Values { each });
+    let read = read.and_then(|()| parser.end());
+    read.map_err(|error| explain(text.as_bytes(), &error, usize::MAX, None).to_string())
+}
+
+struct Values<F> {
+    each: F,
+}
+
+impl<'de, F: FnMut(&'de str)> Visitor<'de> for Values<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut values: A) -> Result<(), A::Error> {
+        while let Some(value) = values.next_element::<&'de RawValue>()? {
+            (self.each)(value.get());
+        }
+        Ok(())
+    }
 }
 
 /// Converts offsets to positions. The offsets must be in ascending order, so that lines are counted only
@@ -443,6 +478,32 @@ mod tests {
         assert!(members(b"{\"a\":1,\"b\":2}", 2).is_ok());
         let error = members(b"{\"a\":1,\"b\":2,\"c\":3}", 2).err().unwrap();
         assert_eq!(error.what, Fault::TooManyMembers(2));
+    }
+
+    /// Each value of an array is passed on as it is in the text; what is no array is refused, and not quoted.
+    #[test]
+    fn values_of_arrays_come_in_order() {
+        let values = |text| {
+            let mut values = Vec::new();
+            each_value(text, |value| values.push(value.to_owned())).map(|()| values)
+        };
+        assert_eq!(
+            values(" [1, \"a]\" ,{\"b\":[]},null]\n").unwrap(),
+            ["1", "\"a]\"", "{\"b\":[]}", "null"]
+        );
+        assert!(values("[]").unwrap().is_empty());
+        for text in [
+            "{}",
+            "",
+            "[1,]",
+            "[1",
+            "[hunter2]",
+            "[1] hunter2",
+            "\"hunter2\"",
+        ] {
+            let error = values(text).unwrap_err();
+            assert!(!error.contains("hunter"), "{error}");
+        }
     }
 
     /// Deep nesting can't overflow the stack: the parser skips values without recursion.

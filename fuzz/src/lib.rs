@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Helpers of the fuzz targets: a marked value that no output may contain, and a connection to a daemon.
+//! Helpers of the fuzz targets: a marked value that no output may contain, a connection to a daemon, and what is shared with
+//! guest-pull's tests.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Display};
@@ -34,6 +35,15 @@ use tokio::sync::watch;
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE};
 use ttrpc::{Code, MessageHeader, Response};
 use zeroize::Zeroizing;
+
+// With the names that they have in guest-pull's tests.
+#[path = "../../guest-pull/tests/support/any_archive.rs"]
+pub mod any_archive;
+#[path = "../../guest-pull/tests/support/erofs_reader.rs"]
+pub mod erofs_reader;
+pub mod layers;
+#[path = "../../guest-pull/tests/support/raw_tar.rs"]
+pub mod raw_tar;
 
 /// The mark of a secret. It is valid base64, and 32 bytes long like a key.
 pub const MARK: &str = "hunter2+IT/IS+A/SECRET+hunter2++";

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use guest_pull::compression::decompressed;
 use guest_pull::digest::Hash;
+use guest_pull::memory::{Turn, Turns};
 use lz4_flex::block::{compress_into, get_maximum_output_size};
 
 /// How much is read at once.
@@ -41,7 +42,11 @@ fn open(blob: &str) -> io::Result<BufReader<File>> {
 }
 
 fn archive(blob: &str) -> io::Result<BufReader<impl Read>> {
-    Ok(BufReader::with_capacity(PART, decompressed(open(blob)?)?))
+    // As a layer that is made alone, until the program ends.
+    let turns: &'static Turns = Box::leak(Box::default());
+    let turn: &'static Turn<'_> = Box::leak(Box::new(turns.alone()));
+    let archive = decompressed(open(blob)?, turn)?;
+    Ok(BufReader::with_capacity(PART, archive))
 }
 
 fn inflate(blobs: &[String]) -> io::Result<Duration> {

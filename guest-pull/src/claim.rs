@@ -5,13 +5,13 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::layer::{MAX_NOTES_BYTES, Summary};
 use crate::question::{Answer, Ask, Question};
-use crate::store::{Files, Stored};
+use crate::store::{Files, MAX_NOTED_PATHS, Stored};
 
 /// The pause until the mounter is asked again for a layer that another pull is making: that takes a second or more.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -22,6 +22,46 @@ pub enum Claim<'m> {
     Stored,
     /// It is to be made, by who has this.
     ToMake(Making<'m>),
+}
+
+/// How often a layer is made anew because there is more room. Each time it had all the room that there was.
+const MORE_TRIES: usize = 3;
+
+/// The pause until the mounter is asked again for room, while other layers are made.
+const PAUSE_FOR_ROOM: Duration = Duration::from_millis(100);
+
+/// How long room is waited for: others that are short of it too give theirs back at once, and one that is stalled keeps it.
+const TIME_FOR_ROOM: Duration = Duration::from_secs(10);
+
+/// Makes a layer by `attempt`, and again if it had too little room and there is more by then: what the size of a blob
+/// promises is a guess, and other pulls take room meanwhile. `attempt` is told whether there is no further one. While others
+/// make layers, which may fail, waits for a while, as long as `wait` says so.
+///
+/// # Errors
+///
+/// Of the last attempt.
+pub fn with_room<T>(
+    ask: &Ask<'_>,
+    layer: &Digest,
+    wait: &dyn Fn() -> bool,
+    attempt: &dyn Fn(bool) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    for _ in 0..MORE_TRIES {
+        let failure = match attempt(false) {
+            Err(failure) if failure.kind == Kind::NoRoom => failure,
+            result => return result,
+        };
+        let end = Instant::now() + TIME_FOR_ROOM;
+        loop {
+            match ask(&Question::Room(*layer))? {
+                Answer::Done(true) => break,
+                Answer::Busy if wait() && Instant::now() < end => thread::sleep(PAUSE_FOR_ROOM),
+                Answer::Done(false) | Answer::Busy => return Err(failure),
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+    attempt(true)
 }
 
 /// A layer that is being made. If it is dropped, nothing is left of it.
@@ -81,7 +121,7 @@ impl Making<'_> {
     pub fn files(&self) -> Result<(File, File), Failure> {
         let files = self.files.as_ref().ok_or_else(unexpected)?;
         let files = files.try_clone();
-        let files = files.map_err(|error| other(format!("the layer's files: {error}")))?;
+        let files = files.map_err(|error| Failure::of_io("the layer's files", &error))?;
         Ok((files.layer, files.scratch))
     }
 
@@ -91,8 +131,9 @@ impl Making<'_> {
     ///
     /// If its files can't be written, or the mounter can't store it.
     pub fn finish(mut self, summary: Summary) -> Result<(), Failure> {
-        let notes = Stored::from(summary).encode();
-        if notes.len() > MAX_NOTES_BYTES {
+        let stored = Stored::from(summary);
+        let notes = stored.encode();
+        if notes.len() > MAX_NOTES_BYTES || stored.noted_paths() > MAX_NOTED_PATHS {
             return Err(other(
                 "the layer has too many directories without entries, or links to lower layers",
             ));
@@ -109,9 +150,7 @@ impl Making<'_> {
             files.notes.sync_data()?;
             files.layer.sync_data()
         };
-        let written = write();
-        written
-            .map_err(|error| Failure::new(Kind::of_io(&error), format!("the layer: {error}")))?;
+        write().map_err(|error| Failure::of_io("the layer", &error))?;
         // Nobody may be able to change what is stored.
         drop(files);
         match (self.ask)(&Question::Finish(self.id))? {

@@ -7,15 +7,10 @@ use std::io::{self, BufRead, Read};
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
-/// The largest window of zstd, as an exponent of two: 128 MiB. That is what zstd's own tool takes without flags, and the most
-/// that it writes without them; builders of images write at most 8 MiB.
-///
-/// Each layer that is being decompressed holds as much memory as its window, or as its content if that is less. Three at once
-/// of the largest window fit into the worker's memory, and three of containerd's largest, 512 MiB, would not.
-const MAX_WINDOW: u32 = 27;
+use crate::memory::{MAX_WINDOW, Turn};
 
-/// How many bytes tell how a blob is compressed.
-const START: u64 = 10;
+/// How many bytes tell how a blob is compressed, and how large the window of its first zstd frame is.
+const START: u64 = 18;
 
 /// How something is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +74,7 @@ impl Kind {
 /// The archive in a blob: decompressed, if it is compressed.
 pub struct Decompressed<'r> {
     kind: Kind,
+    turn: &'r Turn<'r>,
     archive: Box<dyn Read + Send + 'r>,
 }
 
@@ -92,16 +88,25 @@ impl Decompressed<'_> {
 impl Read for Decompressed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.archive.read(buffer);
-        read.map_err(|error| explained(self.kind, error))
+        read.map_err(|error| {
+            if self.kind == Kind::Zstd && error.to_string() == WINDOW {
+                self.turn.ask_for_all();
+            }
+            explained(self.kind, error)
+        })
     }
 }
 
-/// Begins to decompress a blob.
+/// Begins to decompress a blob. A window that is too large for this turn is an error, and the turn tells whether it would
+/// not be too large for another one.
 ///
 /// # Errors
 ///
-/// If the blob's beginning can't be read, or it is compressed in another way.
-pub fn decompressed<'r, R: BufRead + Send + 'r>(mut blob: R) -> io::Result<Decompressed<'r>> {
+/// If the blob's beginning can't be read, or it is compressed in another way, or no turn has the memory for it.
+pub fn decompressed<'r, R: BufRead + Send + 'r>(
+    mut blob: R,
+    turn: &'r Turn<'r>,
+) -> io::Result<Decompressed<'r>> {
     let mut start = Vec::new();
     blob.by_ref().take(START).read_to_end(&mut start)?;
     let kind = Kind::of(&start).map_err(|other| {
@@ -109,6 +114,10 @@ pub fn decompressed<'r, R: BufRead + Send + 'r>(mut blob: R) -> io::Result<Decom
             "compressed with {other}; layers are compressed with gzip, zstd or not at all: push the image again as one of these"
         ))
     })?;
+    // Before others are waited for.
+    if kind == Kind::Zstd && window(&start).is_some_and(|window| window > 1 << MAX_WINDOW) {
+        return Err(explained(kind, io::Error::other(WINDOW)));
+    }
     let whole = io::Cursor::new(start).chain(blob);
     let archive: Box<dyn Read + Send + 'r> = match kind {
         // Several members are one archive.
@@ -116,12 +125,41 @@ pub fn decompressed<'r, R: BufRead + Send + 'r>(mut blob: R) -> io::Result<Decom
         // Several frames too, and skippable ones among them.
         Kind::Zstd => {
             let mut decoder = Decoder::with_buffer(whole)?;
-            decoder.window_log_max(MAX_WINDOW)?;
+            decoder.window_log_max(turn.window())?;
             Box::new(decoder)
         }
         Kind::None => Box::new(whole),
     };
-    Ok(Decompressed { kind, archive })
+    Ok(Decompressed {
+        kind,
+        turn,
+        archive,
+    })
+}
+
+/// What libzstd says of a window that is too large.
+const WINDOW: &str = "Frame requires too much memory for decoding";
+
+/// The window that the header of a zstd frame says, in bytes; none if it is no such header.
+fn window(start: &[u8]) -> Option<u64> {
+    let header = start.strip_prefix(&[0x28, 0xb5, 0x2f, 0xfd])?;
+    let (&flags, rest) = header.split_first()?;
+    let is_single = flags & 0x20 != 0;
+    if !is_single {
+        let window = rest.first()?;
+        let base = 1_u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    // The whole content is the window then.
+    let dictionary = [0, 1, 2, 4][usize::from(flags & 3)];
+    let rest = rest.get(dictionary..)?;
+    let length = 1 << (flags >> 6);
+    let mut bytes = [0; 8];
+    bytes
+        .get_mut(..length)?
+        .copy_from_slice(rest.get(..length)?);
+    let added = if length == 2 { 256 } else { 0 };
+    Some(u64::from_le_bytes(bytes).saturating_add(added))
 }
 
 /// The same error in words for who has the image, if it is a decoder's own.
@@ -137,13 +175,13 @@ fn explained(kind: Kind, error: io::Error) -> io::Error {
         (Kind::Zstd, "Unknown frame descriptor") => {
             "something else follows its zstd data".to_owned()
         }
-        (Kind::Zstd, "Frame requires too much memory for decoding") => format!(
-            "its zstd data has a window over {} MiB; push the image again, compressed without a larger one (zstd: --long)",
+        (Kind::Zstd, WINDOW) => format!(
+            "its zstd data has a window over {} MiB; push the image again, compressed without a larger one (zstd: without \
+             --long and --ultra)",
             (1 << MAX_WINDOW) >> 20
         ),
         (Kind::Zstd, "Allocation error : not enough memory") => {
-            "there is not enough memory for the window of its zstd data; fewer layers at once need less \
-             (max_concurrent_layer_downloads_per_image)"
+            "there is not enough memory for the window of its zstd data; give the VM more memory"
                 .to_owned()
         }
         (Kind::Zstd, "Dictionary mismatch") => {
@@ -162,6 +200,7 @@ fn explained(kind: Kind, error: io::Error) -> io::Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::memory::{SHARED_WINDOW, Turns};
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use std::io::Write as _;
@@ -174,7 +213,9 @@ mod tests {
 
     fn read(blob: &[u8]) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
-        decompressed(blob)?.read_to_end(&mut all)?;
+        let turns = Turns::default();
+        let turn = turns.shared();
+        decompressed(blob, &turn)?.read_to_end(&mut all)?;
         Ok(all)
     }
 
@@ -229,9 +270,65 @@ mod tests {
         // Error codes are the last numbers, and this one is 64.
         let name = zstd::zstd_safe::get_error_name(0_usize.wrapping_sub(64));
         let text = explained(Kind::Zstd, io::Error::other(name)).to_string();
-        assert!(
-            text.contains("max_concurrent_layer_downloads_per_image"),
-            "{name}"
-        );
+        assert!(text.contains("give the VM more memory"), "{name}");
+        let name = zstd::zstd_safe::get_error_name(0_usize.wrapping_sub(16));
+        assert_eq!(name, WINDOW);
+    }
+
+    fn with_window(bytes: &[u8], log: u32) -> Vec<u8> {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// A window that is too large beside others, in the first frame or a later one, is asked for; one that is too large for
+    /// all is refused before any other layer is waited for.
+    #[test]
+    fn large_windows_are_asked_for() {
+        let text = vec![7; 100_000];
+        let small = zstd::stream::encode_all(&text[..], 3).unwrap();
+        for (log, asks, fits_alone) in [
+            (SHARED_WINDOW, false, true),
+            (SHARED_WINDOW + 1, true, true),
+            (MAX_WINDOW, true, true),
+            (MAX_WINDOW + 1, false, false),
+        ] {
+            let blob = with_window(&text, log);
+            assert_eq!(window(&blob), Some(1 << log));
+            let turns = Turns::default();
+            let read = |blob: &[u8], turn: &Turn<'_>| {
+                let mut all = Vec::new();
+                decompressed(blob, turn)?.read_to_end(&mut all)
+            };
+            let turn = turns.shared();
+            assert_eq!(read(&blob, &turn).is_ok(), !asks && fits_alone, "{log}");
+            assert_eq!(turn.needs_all(), asks, "{log}");
+            drop(turn);
+            let turn = turns.shared();
+            let later = [&small[..], &blob].concat();
+            assert_eq!(read(&later, &turn).is_ok(), !asks && fits_alone, "{log}");
+            assert_eq!(turn.needs_all(), asks || !fits_alone, "{log}");
+            drop(turn);
+            assert_eq!(read(&blob, &turns.alone()).is_ok(), fits_alone, "{log}");
+            assert_eq!(read(&later, &turns.alone()).is_ok(), fits_alone, "{log}");
+        }
+    }
+
+    /// The content of a frame of one segment is its window.
+    #[test]
+    fn windows_are_read() {
+        for length in [1, 255, 256, 300, 65_535, 65_792, 1_000_000] {
+            let blob = zstd::bulk::compress(&vec![7; length], 3).unwrap();
+            assert_eq!(window(&blob[..18.min(blob.len())]), Some(length as u64));
+        }
+        for other in [
+            &b""[..],
+            b"\x28\xb5\x2f\xfd",
+            b"\x28\xb5\x2f\xfd\xe0",
+            b"abcdefgh",
+        ] {
+            assert_eq!(window(other), None);
+        }
     }
 }

@@ -8,22 +8,16 @@
 //! layer whose archive had an entry for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, statat};
+use rustix::fs::{AtFlags, CWD, Mode, openat2, statat};
 use rustix::io::Errno;
 
-use nix::sys::stat::{UtimensatFlags, utimensat};
-use nix::sys::time::TimeSpec;
-
-use crate::layer::is_kept;
 use crate::store::Stored;
+use crate::upper::{Opened, Upper, beneath, directory_flags};
 
 /// The layers that are seen, the topmost first. They are mounted at `0`, `1` and so on in the current directory; those below
 /// `lowest` are not seen.
@@ -44,7 +38,7 @@ pub fn layers<'l>(stored: &[&'l Stored], lowest: usize) -> Vec<Layer<'l>> {
 /// Makes directories below `upper`, which becomes the writable layer: those that need their attributes said once more, and
 /// `more`. Gives all that it made; their times are to be set when nothing is put into them any more.
 pub fn make_all(
-    upper: &Path,
+    upper: &Upper,
     layers: &[Layer<'_>],
     more: &BTreeSet<Vec<u8>>,
     check: Check<'_>,
@@ -79,30 +73,23 @@ pub fn make_all(
 
 /// Sets the times of directories that were made.
 pub fn set_times(
-    upper: &Path,
+    upper: &Upper,
     layers: &[Layer<'_>],
     made: &BTreeSet<Vec<u8>>,
     check: Check<'_>,
 ) -> io::Result<()> {
     for path in made.iter().rev() {
         check()?;
-        let time = match find(layers, path)? {
+        let (seconds, nanoseconds) = match find(layers, path)? {
             (_, Some(at)) => {
                 let from = layers[at].open(path)?.metadata()?;
-                TimeSpec::new(from.mtime(), from.mtime_nsec())
+                (from.mtime(), from.mtime_nsec())
             }
             // As in a layer that says nothing about it.
-            (_, None) => TimeSpec::new(0, 0),
+            (_, None) => (0, 0),
         };
-        set_time(&below(upper, path), time)?;
+        upper.at(path)?.set_time(seconds, nanoseconds)?;
     }
-    Ok(())
-}
-
-/// Sets the time of what is at a path, be it a link.
-pub fn set_time(path: &Path, time: TimeSpec) -> io::Result<()> {
-    let flags = UtimensatFlags::NoFollowSymlink;
-    utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, flags)?;
     Ok(())
 }
 
@@ -127,43 +114,8 @@ impl<'l> Layer<'l> {
     /// Opens what is at a path of the layer, be it a link. No link on the way is followed.
     pub fn open(&self, path: &[u8]) -> io::Result<Opened> {
         let root = openat2(CWD, &self.root, directory_flags(), Mode::empty(), beneath())?;
-        let relative = path.strip_prefix(b"/").unwrap_or(path);
-        if relative.is_empty() {
-            return Ok(Opened(root));
-        }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = openat2(root, relative, flags, Mode::empty(), beneath())?;
-        Ok(Opened(opened))
+        Opened::at(root, path)
     }
-}
-
-/// What is at a path of a layer.
-pub struct Opened(OwnedFd);
-
-impl Opened {
-    /// A name that leads to it alone. Functions that follow links give what is open, even if that is a link itself.
-    pub fn name(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
-    }
-
-    /// What it says of itself.
-    pub fn metadata(&self) -> io::Result<fs::Metadata> {
-        fs::metadata(self.name())
-    }
-
-    /// What it leads to, if it is a link.
-    pub fn target(&self) -> io::Result<PathBuf> {
-        let target = rustix::fs::readlinkat(&self.0, "", Vec::new())?;
-        Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
-    }
-}
-
-fn directory_flags() -> OFlags {
-    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
-}
-
-fn beneath() -> ResolveFlags {
-    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS
 }
 
 /// The topmost of the layers that has something at a path, if it is seen.
@@ -208,18 +160,9 @@ pub enum Topmost {
     None,
 }
 
-/// A path of a layer, below where it is mounted.
-pub fn below(root: &Path, path: &[u8]) -> PathBuf {
-    let relative = path.strip_prefix(b"/").unwrap_or(path);
-    match relative.is_empty() {
-        true => root.to_owned(),
-        false => root.join(OsStr::from_bytes(relative)),
-    }
-}
-
 /// The topmost layer that has the directory, and the topmost one whose archive had an entry for it. The layers are
-/// sorted, the topmost first. One that hides what is below it does not end the search: containerd takes the attributes of
-/// the lower directory there too.
+/// sorted, the topmost first. One that hides what is below it does not end the search if it has the directory: containerd
+/// takes the attributes of the lower directory there too. If it has not, the directory is not seen.
 fn find(layers: &[Layer<'_>], path: &[u8]) -> io::Result<(Option<usize>, Option<usize>)> {
     let mut top = None;
     for (at, layer) in layers.iter().enumerate() {
@@ -293,56 +236,18 @@ fn is_opaque(directory: &OwnedFd) -> io::Result<bool> {
 }
 
 /// Makes a directory of the writable layer like that of the layers.
-fn make(upper: &Path, path: &[u8], layers: &[Layer<'_>]) -> io::Result<()> {
-    let to = below(upper, path);
+fn make(upper: &Upper, path: &[u8], layers: &[Layer<'_>]) -> io::Result<()> {
     if path != b"/" {
-        fs::create_dir(&to)?;
+        upper.make_directory(path)?;
     }
-    remove_acls(&to)?;
+    let to = upper.at(path)?;
+    to.remove_acls()?;
     let Some(at) = find(layers, path)?.1 else {
-        return fs::set_permissions(&to, fs::Permissions::from_mode(0o755));
+        return to.set_mode(0o755);
     };
     let from = layers[at].open(path)?;
     let metadata = from.metadata()?;
-    lchown(&to, Some(metadata.uid()), Some(metadata.gid()))?;
-    fs::set_permissions(&to, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
-    copy_xattrs(&from, &to)
-}
-
-/// Whether an attribute says who may do what.
-fn is_acl(name: &[u8]) -> bool {
-    name.starts_with(b"system.posix_acl_")
-}
-
-/// Removes the ACLs that something new has from the directory that it is in.
-pub fn remove_acls(path: &Path) -> io::Result<()> {
-    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
-        match rustix::fs::lremovexattr(path, name) {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Copies the extended attributes, but for those that no layer has.
-pub fn copy_xattrs(from: &Opened, to: &Path) -> io::Result<()> {
-    let from = from.name();
-    let mut names = vec![0; 65_536];
-    let length = rustix::fs::listxattr(&from, &mut names)?;
-    let mut value = vec![0; 65_536];
-    for name in names[..length].split(|byte| *byte == 0) {
-        if name.is_empty() || !is_kept(name) {
-            continue;
-        }
-        let length = rustix::fs::getxattr(&from, name, &mut value)?;
-        let set =
-            rustix::fs::lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty());
-        match set {
-            // The kernel leaves these out too where it copies a directory up: before Linux 6.6 tmpfs has none of users.
-            Err(Errno::OPNOTSUPP) if !name.starts_with(b"security.") && !is_acl(name) => {}
-            set => set?,
-        }
-    }
-    Ok(())
+    to.set_owner(&metadata)?;
+    to.set_mode(metadata.mode())?;
+    upper.copy_xattrs(&from, &to)
 }

@@ -93,7 +93,8 @@ pub fn of_registry(error: &registry::Error) -> Kind {
         }
         registry::Error::GivenUp { error, .. } => of_registry(error),
         registry::Error::Proxy { .. } => Kind::Configuration,
-        registry::Error::Busy { .. } | registry::Error::Answer { .. } => Kind::Other,
+        registry::Error::Busy { .. } => Kind::Busy,
+        registry::Error::Answer { .. } => Kind::Other,
     }
 }
 
@@ -184,7 +185,7 @@ impl Search<'_> {
         let manifest = match manifest::parse_said(&bytes, &types)? {
             Document::Manifest(manifest) => manifest,
             Document::Index(index) => {
-                let found = self.look_in(&index, depth)?;
+                let found = self.look_in(index, depth)?;
                 return Ok(found.map(|mut found| {
                     found.documents.insert(0, (digest, bytes));
                     found
@@ -217,12 +218,13 @@ impl Search<'_> {
 
     /// Keeps a platform for the error, each once.
     fn note(&mut self, platform: String) {
-        if self.platforms.len() <= SHOWN_PLATFORMS && !self.platforms.contains(&platform) {
-            self.platforms.push(platform);
-        }
+        note(&mut self.platforms, platform);
     }
 
-    fn look_in(&mut self, index: &Index, depth: usize) -> Result<Option<Found>, Error> {
+    fn look_in(&mut self, index: Index, depth: usize) -> Result<Option<Found>, Error> {
+        // The index itself is not kept: what it leads to may be as large.
+        let mut platforms = Vec::new();
+        index.platforms().for_each(|it| note(&mut platforms, it));
         for entry in index.candidates(self.platform, MAX_DOCUMENTS) {
             let digest = entry.descriptor.digest;
             let config_decides = entry.platform.is_none();
@@ -241,8 +243,15 @@ impl Search<'_> {
                 return Ok(found);
             }
         }
-        index.platforms().for_each(|platform| self.note(platform));
+        platforms.into_iter().for_each(|it| self.note(it));
         Ok(None)
+    }
+}
+
+/// Keeps a platform, each once, and as many as a message lists.
+fn note(platforms: &mut Vec<String>, platform: String) {
+    if platforms.len() <= SHOWN_PLATFORMS && !platforms.contains(&platform) {
+        platforms.push(platform);
     }
 }
 

@@ -7,8 +7,14 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use common::heap::WipingAllocator;
 use guest_pull::privileges;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+/// Wipes what it frees, but for large blocks: the tables and windows of layers, whose growth and wiping would cost memory and
+/// time. The largest blocks with secrets of which nobody else takes care are the HTTP library's buffers, of 128 KiB each.
+#[global_allocator]
+static HEAP: WipingAllocator<{ 256 << 10 }> = WipingAllocator;
 
 fn main() -> ExitCode {
     if let Err(error) = harden() {

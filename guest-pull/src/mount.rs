@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use crate::digest::Digest;
 pub use crate::directories::Check;
+use crate::failure::{Failure, Kind};
 use crate::links;
 use crate::store::{Held, Store};
 use crate::sys;
@@ -57,6 +58,12 @@ pub enum Error {
     /// Something is mounted there.
     #[error("{} has a mount already; unmount it, or take another bundle", .0.display())]
     Mounted(PathBuf),
+    /// A layer has no loop device.
+    #[error("a loop device for the layer {0}: {1}")]
+    NoDevice(Digest, sys::NoDevice),
+    /// There is no thread to mount.
+    #[error("{0}")]
+    NoThread(Failure),
     /// There is no place for the writable layer.
     #[error("the writable layer: {0}")]
     Writable(#[from] writable::Error),
@@ -83,6 +90,25 @@ impl Error {
             Self::Step { error, .. } => Some(error),
             Self::Writable(error) => Some(&error.error),
             _ => None,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let what = "it can't be mounted";
+        match &error {
+            Error::NoThread(failure) => {
+                Self::new(failure.kind, format!("{what}: {}", failure.message))
+            }
+            Error::NoDevice(..) => Self::new(Kind::Exhausted, format!("{what}: {error}")),
+            Error::Step { step, error } => Self::of_io(format_args!("{what}: {step}"), error),
+            Error::Writable(writable) => {
+                let place = writable.path().display();
+                let what = format_args!("{what}: the writable layer: {place}");
+                Self::of_io(what, &writable.error)
+            }
+            _ => Self::new(Kind::Other, format!("{what}: {error}")),
         }
     }
 }
@@ -176,9 +202,11 @@ pub fn mount(
         .map_err(step("the store's directory for mounts"))?;
     // A thread can leave a mount namespace alone; the process's other threads stay where they are.
     let result = thread::scope(|scope| {
-        let apart = scope.spawn(|| mount_apart(layers, &places, &here, by, check));
-        apart.join()
+        let apart = || mount_apart(layers, &places, &here, by, check);
+        let apart = thread::Builder::new().spawn_scoped(scope, apart);
+        apart.map(thread::ScopedJoinHandle::join)
     });
+    let result = result.map_err(|error| Error::NoThread(Failure::no_thread(&error)))?;
     result.unwrap_or_else(|_| {
         let error = io::Error::other("a bug: the thread that mounts panicked");
         Err(step("mounting")(error))
@@ -320,8 +348,8 @@ fn mount_layer(id: &Digest, file: &File, directory: &Path, by: By) -> Result<Opt
         Ok(()) => Ok(None),
         Err(nix::Error::ENODEV) => Err(Error::NoErofs),
         Err(nix::Error::ENOTBLK) => {
-            let (device, path) =
-                sys::attach(file).map_err(step(format!("a loop device for the layer {id}")))?;
+            let attached = sys::attach(file);
+            let (device, path) = attached.map_err(|error| Error::NoDevice(*id, error))?;
             mount_from(&path).map_err(failed)?;
             Ok(Some(device))
         }

@@ -8,9 +8,10 @@
 
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use crate::digest::{Digest, Hash};
+use crate::memory::STACK;
 
 /// How much is passed on at once: three layers at once have 33 of these. Twice as much takes the same processor time, and
 /// more memory than a pull should.
@@ -30,14 +31,19 @@ pub struct Pipe {
 
 impl Pipe {
     /// Starts a thread that reads `reader` to its end. It gives the reader back when it has ended, or when the pipe is gone.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started.
     pub fn start<'scope, 'env, R: Read + Send + 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         mut reader: R,
-    ) -> (Self, ScopedJoinHandle<'scope, R>) {
+    ) -> io::Result<(Self, ScopedJoinHandle<'scope, R>)> {
         let (send, parts) = sync_channel(WAITING);
         // None of those that may be on their way has to be dropped.
         let (used, reuse) = sync_channel::<Vec<u8>>(4 * WAITING);
-        let thread = scope.spawn(move || {
+        let thread = Builder::new().stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, move || {
             loop {
                 let part = reuse.try_recv().unwrap_or_default();
                 let (part, failed) = fill(&mut reader, part);
@@ -54,23 +60,28 @@ impl Pipe {
                 }
             }
             reader
-        });
-        (Self::of(parts, used), thread)
+        })?;
+        Ok((Self::of(parts, used), thread))
     }
 
     /// Starts a thread that makes the digest of what comes by. It gives the digest when the pipe has ended, or when this one
     /// is gone.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started.
     pub fn digested<'scope, 'env>(
         self,
         scope: &'scope Scope<'scope, 'env>,
-    ) -> (Self, ScopedJoinHandle<'scope, Digest>) {
+    ) -> io::Result<(Self, ScopedJoinHandle<'scope, Digest>)> {
         let (send, parts) = sync_channel(WAITING);
         let Self {
             parts: receive,
             used,
             ..
         } = self;
-        let thread = scope.spawn(move || {
+        let thread = Builder::new().stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, move || {
             let mut hash = Hash::new();
             for part in receive {
                 if let Ok(part) = &part {
@@ -81,8 +92,8 @@ impl Pipe {
                 }
             }
             hash.finish()
-        });
-        (Self::of(parts, used), thread)
+        })?;
+        Ok((Self::of(parts, used), thread))
     }
 
     fn of(parts: Receiver<io::Result<Vec<u8>>>, used: SyncSender<Vec<u8>>) -> Self {
@@ -173,8 +184,8 @@ mod tests {
     fn bytes_come_through() {
         let bytes: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
         thread::scope(|scope| {
-            let (pipe, reading) = Pipe::start(scope, &bytes[..]);
-            let (mut pipe, hashing) = pipe.digested(scope);
+            let (pipe, reading) = Pipe::start(scope, &bytes[..]).unwrap();
+            let (mut pipe, hashing) = pipe.digested(scope).unwrap();
             let mut read = Vec::new();
             pipe.read_to_end(&mut read).unwrap();
             assert!(read == bytes);
@@ -188,8 +199,8 @@ mod tests {
     #[test]
     fn an_error_comes_after_what_was_read() {
         thread::scope(|scope| {
-            let (pipe, _reading) = Pipe::start(scope, Failing(PART + 10));
-            let (mut pipe, _hashing) = pipe.digested(scope);
+            let (pipe, _reading) = Pipe::start(scope, Failing(PART + 10)).unwrap();
+            let (mut pipe, _hashing) = pipe.digested(scope).unwrap();
             let mut read = Vec::new();
             let error = pipe.read_to_end(&mut read).unwrap_err();
             assert_eq!(
@@ -203,8 +214,8 @@ mod tests {
     #[test]
     fn threads_end_when_nobody_reads() {
         thread::scope(|scope| {
-            let (pipe, reading) = Pipe::start(scope, io::repeat(1));
-            let (mut pipe, hashing) = pipe.digested(scope);
+            let (pipe, reading) = Pipe::start(scope, io::repeat(1)).unwrap();
+            let (mut pipe, hashing) = pipe.digested(scope).unwrap();
             let mut some = [0; 10];
             pipe.read_exact(&mut some).unwrap();
             drop(pipe);

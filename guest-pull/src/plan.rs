@@ -111,6 +111,18 @@ impl Plan {
         self.places.iter().filter(|place| place.problem.is_none())
     }
 
+    /// What the worker is told of the places that are asked. The logins go along: they are read anew if a registry refuses one,
+    /// so nothing here needs them any more.
+    pub fn hand_over(&mut self) -> Vec<Place> {
+        let asked = self.places.iter_mut();
+        let asked = asked.filter(|planned| planned.problem.is_none());
+        let places = asked.map(|Planned { place, .. }| Place {
+            login: place.login.take(),
+            ..place.clone()
+        });
+        places.collect()
+    }
+
     /// For people, a line each. They hold no secret.
     pub fn lines(&self, config: &Image) -> Vec<String> {
         let mut lines = vec![

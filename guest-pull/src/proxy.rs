@@ -7,7 +7,7 @@
 //! ports and `*.` count as in Go's programs, since that library would never match them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::{Value, json};
 use ureq::ProxyProtocol;
@@ -37,13 +37,13 @@ impl Proxies {
     }
 
     /// For the worker, with the logins.
-    pub(crate) fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let text = |proxy: &Option<Proxy>| proxy.as_ref().map(|proxy| proxy.url.to_string());
         json!({"https": text(&self.https), "http": text(&self.http), "no": self.except.text})
     }
 
     /// What [`Self::to_json`] wrote.
-    pub(crate) fn of_json(value: &Value) -> Option<Self> {
+    pub fn of_json(value: &Value) -> Option<Self> {
         let proxy = |name: &str| match value[name].as_str() {
             Some(url) => Proxy::parse(url).map(Some),
             None => Some(None),
@@ -84,7 +84,9 @@ impl Proxy {
             .map_or(authority, |(_, server)| server);
         let (host, port) = split_port(server);
         let has_odd_port = port.is_none() && host.len() != server.len() || port == Some(0);
-        let is_good = is_http && !host.is_empty() && !has_odd_port && !path.contains('@');
+        // Of odd text around brackets or colons, the library takes a part for the host.
+        let is_whole = library.host().eq_ignore_ascii_case(host) && is_host(host);
+        let is_good = is_http && is_whole && !has_odd_port && !path.contains('@');
         is_good.then(|| Self {
             url: Zeroizing::new(url.to_owned()),
             library,
@@ -126,6 +128,17 @@ impl fmt::Debug for Proxy {
             ""
         };
         write!(f, "{self}{login}")
+    }
+}
+
+/// Whether it can be a name, or an address of IPv6 in its brackets.
+fn is_host(host: &str) -> bool {
+    let address = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(['[', ']']),
     }
 }
 
@@ -315,6 +328,8 @@ mod tests {
             "http://u:p/w@host",
             "http://p p",
             "http://fd00::1",
+            "http://p[::1]x",
+            "http://[:@1]:1",
         ] {
             assert!(Proxy::parse(url).is_none(), "{url}");
         }

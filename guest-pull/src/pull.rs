@@ -2,7 +2,6 @@
 
 //! From the name of an image to its layers in the store.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,17 +11,18 @@ use std::thread;
 use common::text::Escaped;
 use thiserror::Error;
 
-use crate::claim::{Claim, Making, claim};
+use crate::claim::{Claim, Making, claim, with_room};
 use crate::compression::{self, decompressed};
 use crate::digest::{Digest, Digesting};
 use crate::encryption::{self, Decryptor};
 use crate::erofs;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, shortened};
 use crate::layer;
 use crate::lookup::{self, configuration, of_registry, warn_of_platform};
+use crate::memory::{MAX_LAYERS, STACK, Turn, Turns};
 use crate::pipe::Pipe;
 use crate::policy::{self, Rules};
-use crate::question::Ask;
+use crate::question::{Ask, Question};
 use crate::registry::manifest::{self, Descriptor};
 use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
@@ -31,7 +31,7 @@ pub use crate::lookup::{Found, find};
 
 /// How many layers of one image are fetched at once unless configured, as the stock puller does. More would not be faster
 /// on two processors, and each takes its memory.
-pub const LAYERS_AT_ONCE: usize = 3;
+pub const LAYERS_AT_ONCE: usize = MAX_LAYERS;
 
 /// Nothing of an encrypted layer counts then, whatever else is wrong with it.
 const WRONG_HMAC: &str = "it is encrypted, and its HMAC is wrong: it was changed since it was encrypted, or was encrypted with \
@@ -125,27 +125,44 @@ pub struct Means<'m> {
 /// # Errors
 ///
 /// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
-pub fn pull(means: &Means<'_>, found: &Found, platform: &Platform) -> Result<Pulled, Error> {
+pub fn pull(means: &Means<'_>, found: Found, platform: &Platform) -> Result<Pulled, Error> {
     let Means { client, events, .. } = means;
+    let Found {
+        digest,
+        documents,
+        manifest,
+        config,
+    } = found;
     if let Some(rules) = means.rules {
-        rules.check(client, means.ask, &found.documents)?;
+        rules.check(client, means.ask, &documents)?;
     }
-    let manifest = &found.manifest;
-    let config = match &found.config {
-        Some(config) => Cow::Borrowed(config),
-        None => Cow::Owned(configuration(client, manifest)?),
+    // The layers need the memory that these take.
+    drop(documents);
+    let config = match config {
+        Some(config) => config,
+        None => configuration(client, &manifest)?,
     };
     warn_of_platform(&config, platform);
     let diff_ids =
         manifest::diff_ids(&config, manifest.layers.len()).map_err(lookup::Error::from)?;
+    drop(config);
     let bytes = manifest.layers.iter().map(|layer| layer.size);
     events(Event::Started {
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
+    for (at, diff_id) in diff_ids.iter().enumerate() {
+        // Before room is made for those that are not stored.
+        (means.ask)(&Question::Hold(*diff_id)).map_err(|failure| Error::Layer {
+            number: at + 1,
+            layers: diff_ids.len(),
+            digest: *diff_id,
+            failure,
+        })?;
+    }
     fetch_all(means, &manifest.layers, &diff_ids)?;
     Ok(Pulled {
-        manifest: found.digest,
+        manifest: digest,
         layers: diff_ids,
     })
 }
@@ -155,6 +172,7 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
     let events = means.events;
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
+    let turns = Turns::default();
     // The first that failed by itself; others fail because they are stopped.
     let first = OnceLock::new();
     let results = Mutex::new(Vec::new());
@@ -174,25 +192,48 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
                 failure,
             };
             let wait = || !stop.load(Ordering::Relaxed);
-            let result = match claim(means.ask, diff_id, layer.size, &wait) {
-                Ok(Claim::Stored) => {
-                    let bytes = layer.size;
-                    events(Event::Layer {
-                        bytes,
-                        stored: true,
-                    });
-                    Ok(())
-                }
-                Ok(Claim::ToMake(making)) => {
-                    let give_up = || {
+            let claim = || claim(means.ask, diff_id, layer.size, &wait);
+            let found = || {
+                let bytes = layer.size;
+                events(Event::Layer {
+                    bytes,
+                    stored: true,
+                });
+                Ok(())
+            };
+            let attempt = |is_last| {
+                let give_up = |failure: &Failure| {
+                    // The others go on if this one may be made again.
+                    if is_last || failure.kind != Kind::NoRoom {
                         let _ = first.set(at);
                         stop.store(true, Ordering::Relaxed);
-                    };
-                    fetch(means, layer, diff_id, making, &stop, &give_up)
+                    }
+                };
+                let make = |making, turn: &Turn<'_>| match stop.load(Ordering::Relaxed) {
+                    true => Err(other("given up, since another layer failed".to_owned())),
+                    false => fetch(means, layer, diff_id, making, turn, &stop, &give_up),
+                };
+                match claim()? {
+                    Claim::Stored => return found(),
+                    Claim::ToMake(making) => {
+                        let turn = turns.shared();
+                        let made = make(making, &turn);
+                        if !turn.needs_all() {
+                            return made;
+                        }
+                    }
                 }
-                Err(failure) => Err(failure),
+                eprintln!(
+                    "guest-pull: the layer {} needs a window of zstd that has no room in memory beside other layers; \
+                     it is fetched again when they are there",
+                    layer.digest
+                );
+                match claim()? {
+                    Claim::Stored => found(),
+                    Claim::ToMake(making) => make(making, &turns.alone()),
+                }
             };
-            let result = result.map_err(named);
+            let result = with_room(means.ask, diff_id, &wait, &attempt).map_err(named);
             if result.is_err() {
                 let _ = first.set(at);
                 stop.store(true, Ordering::Relaxed);
@@ -202,9 +243,13 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
         }
     };
     thread::scope(|scope| {
-        for _ in 0..means.at_once.clamp(1, layers.len().max(1)) {
-            scope.spawn(work);
+        for _ in 1..means.at_once.min(layers.len()).min(MAX_LAYERS) {
+            // Without one, there are fewer at once.
+            let _ = thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, work);
         }
+        work();
     });
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     let position = results.iter().position(|(at, _)| first.get() == Some(at));
@@ -222,8 +267,9 @@ fn fetch(
     layer: &Descriptor,
     diff_id: &Digest,
     making: Making<'_>,
+    turn: &Turn<'_>,
     stop: &AtomicBool,
-    give_up: &(dyn Fn() + Sync),
+    give_up: &(dyn Fn(&Failure) + Sync),
 ) -> Result<(), Failure> {
     let failed = Mutex::new(None);
     let watch = Watch {
@@ -232,7 +278,7 @@ fn fetch(
         events: means.events,
         failed: &failed,
     };
-    let result = fetch_watched(means, layer, diff_id, making, &watch);
+    let result = fetch_watched(means, layer, diff_id, making, turn, &watch);
     result.map_err(|failure| {
         // What fails after the registry did has no other reason.
         let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -245,6 +291,7 @@ fn fetch_watched(
     layer: &Descriptor,
     diff_id: &Digest,
     making: Making<'_>,
+    turn: &Turn<'_>,
     watch: &Watch<'_>,
 ) -> Result<(), Failure> {
     // Before anything is fetched that nobody could decrypt.
@@ -260,21 +307,27 @@ fn fetch_watched(
         watch,
     };
     let (file, scratch) = making.files()?;
+    let target = Target {
+        file,
+        scratch,
+        turn,
+    };
     let (blob, converted) = thread::scope(|scope| {
-        let (mut blob, reading) = Pipe::start(scope, Digesting::new(watched));
+        let started = Pipe::start(scope, Digesting::new(watched));
+        let (mut blob, reading) = started.map_err(no_thread)?;
         // The rest of a blob is not waited for, unless it tells whether the layer is authentic.
         let give_up = |failure: &Failure| {
-            if !is_encrypted || failure.kind == Kind::NoRoom {
-                (watch.give_up)();
+            if !turn.needs_all() && (!is_encrypted || failure.kind == Kind::NoRoom) {
+                (watch.give_up)(failure);
             }
         };
         let converted = match decryptor {
             None => {
-                let converted = convert(&mut blob, layer, file, diff_id, &give_up);
+                let converted = convert(&mut blob, layer, target, diff_id, &give_up);
                 Ok(converted.inspect_err(&give_up)?)
             }
             Some(decryptor) => {
-                convert_encrypted(&mut blob, decryptor, layer, file, diff_id, &give_up)?
+                convert_encrypted(&mut blob, decryptor, layer, target, diff_id, &give_up)?
             }
         };
         // What follows the archive in the blob belongs to the blob's digest.
@@ -302,7 +355,6 @@ fn fetch_watched(
             "its archive has the digest {found}, and the configuration says {diff_id}"
         )));
     }
-    drop(scratch);
     making.finish(summary)?;
     (watch.events)(Event::Layer {
         bytes: size,
@@ -311,21 +363,34 @@ fn fetch_watched(
     Ok(())
 }
 
+/// Where a layer goes, and what it can take meanwhile.
+struct Target<'t> {
+    file: File,
+    scratch: File,
+    turn: &'t Turn<'t>,
+}
+
 /// Makes a file system of the archive in a blob, and the digest of the archive. If that fails, `failed` is told before the
 /// threads are waited for that read the blob.
 fn convert(
     blob: &mut Pipe,
     layer: &Descriptor,
-    file: File,
+    target: Target<'_>,
     diff_id: &Digest,
     failed: &dyn Fn(&Failure),
 ) -> Result<(layer::Summary, Digest), Failure> {
     thread::scope(|scope| {
-        let archive = decompressed(blob).map_err(|error| other(format!("its blob: {error}")))?;
+        let Target {
+            file,
+            scratch,
+            turn,
+        } = target;
+        let archive =
+            decompressed(blob, turn).map_err(|error| other(format!("its blob: {error}")))?;
         warn_of_label(layer, archive.kind());
-        let (archive, decompressing) = Pipe::start(scope, archive);
-        let (mut archive, hashing) = archive.digested(scope);
-        let summary = layer::convert(&mut archive, file, true, diff_id.uuid());
+        let (archive, decompressing) = Pipe::start(scope, archive).map_err(no_thread)?;
+        let (mut archive, hashing) = archive.digested(scope).map_err(no_thread)?;
+        let summary = layer::convert(&mut archive, file, scratch, true, diff_id.uuid());
         let summary = summary.map_err(|error| of_layer(&error));
         let summary = summary.inspect_err(failed);
         // The threads end when nobody reads any more.
@@ -342,14 +407,18 @@ fn convert_encrypted(
     blob: &mut Pipe,
     decryptor: Decryptor,
     layer: &Descriptor,
-    file: File,
+    target: Target<'_>,
     diff_id: &Digest,
     failed: &dyn Fn(&Failure),
 ) -> Result<Result<(layer::Summary, Digest), Failure>, Failure> {
     thread::scope(|scope| {
-        let (mut plain, decrypting) = Pipe::start(scope, decryptor.decrypt(blob));
-        let converted = match convert(&mut plain, layer, file, diff_id, failed) {
-            Err(failure) if failure.kind == Kind::NoRoom => return Err(failure),
+        let turn = target.turn;
+        let started = Pipe::start(scope, decryptor.decrypt(blob));
+        let (mut plain, decrypting) = started.map_err(no_thread)?;
+        let converted = match convert(&mut plain, layer, target, diff_id, failed) {
+            Err(failure) if failure.kind == Kind::NoRoom || turn.needs_all() => {
+                return Err(failure);
+            }
             converted => converted,
         };
         // The HMAC is over all of it.
@@ -389,16 +458,28 @@ fn other(message: String) -> Failure {
     Failure::new(Kind::Other, message)
 }
 
+fn no_thread(error: io::Error) -> Failure {
+    other(format!("no thread can be started: {error}"))
+}
+
 fn panicked<T>(_: T) -> Failure {
     other("a bug: one of its threads panicked".to_owned())
 }
 
 fn of_layer(error: &layer::Error) -> Failure {
-    let kind = match error {
-        layer::Error::Write(erofs::Error::Write(error)) => Kind::of_io(error),
-        _ => Kind::Other,
-    };
-    Failure::new(kind, error.to_string())
+    match error {
+        layer::Error::Write(erofs::Error::Write(error)) => {
+            Failure::of_io("can't write the layer's file", error)
+        }
+        layer::Error::Write(erofs::Error::Scratch(error)) => {
+            Failure::of_io("can't use the layer's scratch file", error)
+        }
+        // The reason must not be lost behind a name of a MiB.
+        layer::Error::Entry { path, what } => {
+            other(format!("entry {}: {}", shortened(path), shortened(what)))
+        }
+        _ => other(error.to_string()),
+    }
 }
 
 /// What a layer's fetching looks at, and tells.
@@ -406,7 +487,7 @@ struct Watch<'w> {
     /// Whether it should be given up.
     stop: &'w AtomicBool,
     /// Gives all layers up, because of this one.
-    give_up: &'w (dyn Fn() + Sync),
+    give_up: &'w (dyn Fn(&Failure) + Sync),
     events: &'w (dyn Fn(Event) + Sync),
     /// How the registry failed.
     failed: &'w Mutex<Option<Failure>>,

@@ -34,8 +34,10 @@ pub enum Question {
     Finish(Digest),
     /// The layer can't be made.
     Release(Digest),
-    /// So many bytes more of room in the store.
-    Room(u64),
+    /// To hold a layer, if it is stored, so that it is not given up for the room of another one.
+    Hold(Digest),
+    /// More room in the store for a layer that had too little.
+    Room(Digest),
 }
 
 /// Which signature.
@@ -59,11 +61,11 @@ pub enum Answer {
     Signature(Option<Vec<u8>>),
     /// The layer is stored.
     Stored,
-    /// Another pull is making the layer: ask again.
+    /// Another pull is making the layer; of room, there may be more when the layers are made that are being made. Ask again.
     Busy,
     /// The layer is to be made, into these files.
     Make(Files),
-    /// It is done; of room, whether there is more now.
+    /// It is done; of room, whether there is more now; of a layer to hold, whether it is stored.
     Done(bool),
 }
 

@@ -11,7 +11,7 @@ use common::text::EntryName;
 use crate::registry::{check_registry, check_repository};
 
 /// The name with its registry in the spelling that people use.
-pub(crate) fn plainest(image: &ImageName) -> ImageName {
+pub fn plainest(image: &ImageName) -> ImageName {
     let registry = image.registry.to_ascii_lowercase();
     let registry = registry.strip_suffix(":443").unwrap_or(&registry);
     let registry = match registry.trim_end_matches('.') {
@@ -40,7 +40,7 @@ const SCOPES: &str = "\"\", *.DOMAIN, HOST[:PORT], or HOST[:PORT]/PATH with or w
 /// # Errors
 ///
 /// How to write it.
-pub(crate) fn check_scope(scope: &str) -> Result<(), String> {
+pub fn check_scope(scope: &str) -> Result<(), String> {
     if is_scope(scope) {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Calls of the kernel that no crate of the tree has: ioctl(2) for loop devices, and fcntl(2) for leases.
+//! Calls of the kernel that no crate of the tree has: ioctl(2) for loop devices, fcntl(2) for leases, and signal(2).
 //!
 //! All unsafe code of the program is here.
 #![allow(unsafe_code)]
@@ -9,6 +9,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
+
+use thiserror::Error;
 
 /// `LOOP_CTL_GET_FREE` of the kernel's `include/uapi/linux/loop.h`.
 const GET_FREE: libc::Ioctl = 0x4c82;
@@ -27,6 +29,20 @@ const F_SETLEASE: libc::c_int = 1024;
 
 /// How often another device is asked for, if another process was faster.
 const ATTEMPTS: usize = 100;
+
+/// Where loop devices are asked for.
+const CONTROL: &str = "/dev/loop-control";
+
+/// Why there is no loop device. The kernel's numbers mean something else here than of files.
+#[derive(Debug, Error)]
+#[error(
+    "{what}: {error}; load the module loop, unmount what is not needed, or use Linux 6.12 or later, which needs none"
+)]
+pub struct NoDevice {
+    what: String,
+    /// What the kernel says.
+    pub error: io::Error,
+}
 
 /// `struct loop_config`, with `struct loop_info64` in it.
 #[repr(C)]
@@ -55,20 +71,22 @@ struct Config {
 /// # Errors
 ///
 /// If the kernel has no loop devices, or gives none.
-pub fn attach(file: &File) -> io::Result<(File, PathBuf)> {
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/loop-control")?;
-    let mut failed = io::Error::other("no loop device is free");
+pub fn attach(file: &File) -> Result<(File, PathBuf), NoDevice> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    let control = options.open(CONTROL);
+    let control = control.map_err(no_device("/dev/loop-control can't be opened"))?;
     for _ in 0..ATTEMPTS {
         // SAFETY: this ioctl takes no pointer.
         let number = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) };
         if number < 0 {
-            return Err(io::Error::last_os_error());
+            return Err(no_device("the kernel makes no more")(
+                io::Error::last_os_error(),
+            ));
         }
         let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = OpenOptions::new().read(true).open(&path)?;
+        let device = OpenOptions::new().read(true).open(&path);
+        let device = device.map_err(no_device(&format!("{} can't be opened", path.display())))?;
         let config = Config {
             fd: file.as_raw_fd() as u32,
             block_size: 4096,
@@ -91,12 +109,25 @@ pub fn attach(file: &File) -> io::Result<(File, PathBuf)> {
         if unsafe { libc::ioctl(device.as_raw_fd(), CONFIGURE, &raw const config) } == 0 {
             return Ok((device, path));
         }
-        failed = io::Error::last_os_error();
-        if failed.raw_os_error() != Some(libc::EBUSY) {
-            return Err(failed);
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EBUSY) {
+            return Err(no_device("the kernel takes no file")(error));
         }
     }
-    Err(failed)
+    Err(no_device("other processes take each one that is free")(
+        io::Error::from_raw_os_error(libc::EBUSY),
+    ))
+}
+
+fn no_device(what: &str) -> impl FnOnce(io::Error) -> NoDevice {
+    let what = what.to_owned();
+    move |error| NoDevice { what, error }
+}
+
+/// Has writing beyond the limit of files' sizes fail, as other writing does, where it would end the process.
+pub fn take_no_signal_for_large_files() {
+    // SAFETY: no function of ours is called for the signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Who else has a file open.
@@ -153,4 +184,14 @@ fn others(file: &File, lease: libc::c_int) -> io::Result<Others> {
             _ => Err(error),
         },
     }
+}
+
+/// The first descriptor after the standard ones.
+const FIRST_OTHER: libc::c_uint = 3;
+
+/// Closes all descriptors but the standard ones, which this process has from who started the mounter. It is for the start of
+/// the process, before it has opened any. Kernels before 5.9 can't, and then they stay.
+pub fn close_inherited() {
+    // SAFETY: nothing in this process owns one of them yet.
+    unsafe { libc::syscall(libc::SYS_close_range, FIRST_OTHER, libc::c_uint::MAX, 0) };
 }

@@ -34,6 +34,13 @@ pub struct Error {
     pub error: io::Error,
 }
 
+impl Error {
+    /// The file or directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 fn at(path: &Path) -> impl Fn(io::Error) -> Error {
     let path = path.to_owned();
     move |error| Error {
@@ -51,8 +58,8 @@ pub struct Writable {
     pub work: PathBuf,
     /// What was made, and is removed with all that is in it.
     made: Vec<PathBuf>,
-    /// Held until an overlay uses the directory, so that no other pull removes it.
-    _lock: Option<Flock<File>>,
+    /// Held until an overlay uses the directories, so that no other pull removes them.
+    lock: Option<Flock<File>>,
 }
 
 impl Writable {
@@ -66,21 +73,25 @@ impl Writable {
             statfs(store.directory()).map_err(|error| at(store.directory())(error.into()))?;
         // The type has another width on each architecture; the numbers fit all.
         let mut writable = match IN_MEMORY.contains(&(status.f_type as u32)) {
-            true => Self::of(bundle, Vec::new(), None),
+            true => {
+                remove_unused(bundle);
+                Self::of(bundle, Vec::new(), None)
+            }
             false => {
                 let (directory, lock) = make_locked(&store.writable())?;
                 Self::of(&directory, vec![directory.clone()], Some(lock))
             }
         };
-        for path in [writable.upper.clone(), writable.work.clone()] {
+        for path in [writable.work.clone(), writable.upper.clone()] {
             fs::create_dir(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    let text =
-                        "it is there already, from another pull; remove it, or take another bundle";
-                    at(&path)(io::Error::other(text))
-                }
+                io::ErrorKind::AlreadyExists => taken(&path),
                 _ => at(&path)(error),
             })?;
+            if path == writable.work && writable.lock.is_none() {
+                let lock = try_lock(&path).map_err(at(&path))?;
+                let lock = lock.filter(|lock| is_at(lock, &path));
+                writable.lock = Some(lock.ok_or_else(|| taken(&path))?);
+            }
             writable.made.push(path);
         }
         Ok(writable)
@@ -91,7 +102,7 @@ impl Writable {
             upper: directory.join("upper"),
             work: directory.join("work"),
             made,
-            _lock: lock,
+            lock,
         }
     }
 
@@ -106,6 +117,25 @@ impl Drop for Writable {
         for path in self.made.iter().rev() {
             let _ = fs::remove_dir_all(path);
         }
+    }
+}
+
+fn taken(path: &Path) -> Error {
+    let text = "it is there already, from another pull; remove it, or take another bundle";
+    at(path)(io::Error::other(text))
+}
+
+/// Removes the directories in a bundle that a pull made which was killed before it mounted. An overlay makes a directory in
+/// its work directory, and leaves it there.
+fn remove_unused(bundle: &Path) {
+    let [work, upper] = ["work", "upper"].map(|name| bundle.join(name));
+    let Ok(Some(lock)) = try_lock(&work) else {
+        return;
+    };
+    let is_empty = fs::read_dir(&work).is_ok_and(|mut entries| entries.next().is_none());
+    if is_empty && is_at(&lock, &work) {
+        let _ = fs::remove_dir_all(upper);
+        let _ = fs::remove_dir(work);
     }
 }
 

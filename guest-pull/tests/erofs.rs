@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! File systems that the writer makes, read by erofs-utils and by the kernel.
+//! File systems that the writer makes, read by erofs-utils, by the kernel, and by a reader of these tests.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "support/erofs_reader.rs"]
+mod erofs_reader;
+
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::Command;
 
@@ -48,7 +51,7 @@ const LENGTHS: [usize; 16] = [
 fn contents_of_every_shape_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
-    let mut tree = Tree::default();
+    let mut tree = Tree::new(tempfile::tempfile().unwrap()).unwrap();
     let mut writer = ContentWriter::new(File::create(&path).unwrap(), true);
     let mut expected = Vec::new();
     for first in [true, false] {
@@ -57,20 +60,20 @@ fn contents_of_every_shape_come_back() {
                 let mut content = bytes(length / 2, first);
                 content.extend(bytes(length - length / 2, second));
                 for part in content.chunks(7777) {
-                    writer.write(part).unwrap();
+                    writer.write(&mut tree, part).unwrap();
                 }
                 let name = format!("{length}-{first}-{second}");
-                let file = Kind::File(writer.finish_file().unwrap());
+                let file = Kind::File(writer.finish_file(&mut tree).unwrap());
                 let id = tree
                     .add(
-                        Attributes {
+                        &Attributes {
                             mode: 0o644,
                             ..Attributes::default()
                         },
                         file,
                     )
                     .unwrap();
-                tree.link(ROOT, name.as_bytes(), id);
+                tree.link(ROOT, name.as_bytes(), id).unwrap();
                 expected.push((name, content));
             }
         }
@@ -78,18 +81,18 @@ fn contents_of_every_shape_come_back() {
     // A directory of several blocks, and devices.
     let big = tree
         .add_directory(
-            Attributes {
+            &Attributes {
                 mode: 0o1777,
                 ..Attributes::default()
             },
             ROOT,
         )
         .unwrap();
-    tree.link(ROOT, b"big", big);
+    tree.link(ROOT, b"big", big).unwrap();
     for n in 0..1000 {
         let id = tree
             .add(
-                Attributes {
+                &Attributes {
                     mode: 0o4755,
                     uid: 3_000_000,
                     gid: 7,
@@ -106,8 +109,9 @@ fn contents_of_every_shape_come_back() {
                 Kind::File(Content::empty()),
             )
             .unwrap();
-        tree.link(big, format!("a name of some length {n}").as_bytes(), id);
-        tree.link(big, format!("link {n}").as_bytes(), id);
+        tree.link(big, format!("a name of some length {n}").as_bytes(), id)
+            .unwrap();
+        tree.link(big, format!("link {n}").as_bytes(), id).unwrap();
     }
     let device = Device {
         major: 259,
@@ -117,14 +121,20 @@ fn contents_of_every_shape_come_back() {
         ("c", Kind::CharacterDevice(device)),
         ("b", Kind::BlockDevice(device)),
         ("p", Kind::Fifo),
-        ("s", Kind::Symlink(vec![b'x'; 4000].into())),
-        ("t", Kind::Symlink(b"target"[..].into())),
+        ("s", Kind::Symlink(tree.keep(&[b'x'; 4000]).unwrap())),
+        ("t", Kind::Symlink(tree.keep(b"target").unwrap())),
     ] {
-        let id = tree.add(Attributes::default(), kind).unwrap();
-        tree.link(ROOT, name.as_bytes(), id);
+        let id = tree.add(&Attributes::default(), kind).unwrap();
+        tree.link(ROOT, name.as_bytes(), id).unwrap();
     }
-    let length = finish(&tree, writer, [7; 16]).unwrap();
+    let length = finish(&mut tree, &mut writer, [7; 16]).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().len(), length);
+    let tree = erofs_reader::read(&fs::read(&path).unwrap()).unwrap();
+    for (name, content) in &expected {
+        let kind = &tree[format!("/{name}").as_bytes()].kind;
+        let wanted = erofs_reader::Kind::File(content.len() as u64, erofs_reader::hash(content));
+        assert_eq!(*kind, wanted, "{name}");
+    }
     let path = path.to_str().unwrap();
     run("fsck.erofs", &[path]);
     let out = dir.path().join("out");
@@ -170,5 +180,70 @@ fn nix_makedev(major: u64, minor: u64) -> u64 {
 fn compare(root: &Path, expected: &[(String, Vec<u8>)]) {
     for (name, content) in expected {
         assert!(fs::read(root.join(name)).unwrap() == *content, "{name}");
+    }
+}
+
+/// The reader of the tests sees each change of superblock and metadata: every byte there that is not zero is for something.
+#[test]
+fn the_reader_sees_each_change() {
+    let file = tempfile::tempfile().unwrap();
+    let mut tree = Tree::new(tempfile::tempfile().unwrap()).unwrap();
+    let mut writer = ContentWriter::new(file.try_clone().unwrap(), true);
+    let attributes = |mode| Attributes {
+        mode,
+        uid: 1000,
+        gid: 7,
+        seconds: 5,
+        nanoseconds: 9,
+        xattrs: vec![(b"user.x"[..].into(), b"y"[..].into())],
+    };
+    let directory = tree.add_directory(&attributes(0o755), ROOT).unwrap();
+    tree.link(ROOT, b"directory", directory).unwrap();
+    for (name, content) in [
+        (&b"tail"[..], b"content".to_vec()),
+        (b"block", vec![b'x'; 4096]),
+        (b"compressed", bytes(70_000, true)),
+        (b"empty", Vec::new()),
+    ] {
+        writer.write(&mut tree, &content).unwrap();
+        let file = Kind::File(writer.finish_file(&mut tree).unwrap());
+        let id = tree.add(&attributes(0o644), file).unwrap();
+        tree.link(directory, name, id).unwrap();
+        tree.link(ROOT, name, id).unwrap();
+    }
+    let device = Device { major: 1, minor: 3 };
+    for (name, kind) in [
+        (&b"link"[..], Kind::Symlink(tree.keep(b"target").unwrap())),
+        (b"pipe", Kind::Fifo),
+        (b"device", Kind::CharacterDevice(device)),
+        (b"disk", Kind::BlockDevice(device)),
+    ] {
+        let id = tree.add(&attributes(0o600), kind).unwrap();
+        tree.link(ROOT, name, id).unwrap();
+    }
+    let length = finish(&mut tree, &mut writer, [7; 16]).unwrap();
+    let mut image = vec![0; length as usize];
+    file.read_exact_at(&mut image, 0).unwrap();
+    let good = erofs_reader::read(&image).unwrap();
+    assert_eq!(good.len(), 14);
+    let metadata = image[1024 + 40..][..4].try_into().unwrap();
+    let metadata = u32::from_le_bytes(metadata) as usize * 4096;
+    // What no reader needs: that files have times, and what identifies the image.
+    let superblock = (1024..4096).filter(|at| *at != 1024 + 8);
+    let superblock = superblock.filter(|at| !(1024 + 48..1024 + 64).contains(at));
+    for at in superblock.chain(metadata..image.len()) {
+        let before = image[at];
+        if before == 0 {
+            continue;
+        }
+        for change in [1, 0x80] {
+            image[at] = before ^ change;
+            let read = erofs_reader::read(&image);
+            // Inodes may have any numbers, if no two have the same.
+            let is_number = at > metadata && (at - metadata) % 32 == 20;
+            let is_seen = is_number || read.as_ref() != Ok(&good);
+            assert!(is_seen, "{at}: {before} ^ {change}");
+        }
+        image[at] = before;
     }
 }

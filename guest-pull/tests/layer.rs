@@ -109,7 +109,15 @@ fn an_archive_comes_out_as_gnu_tar_extracts_it() {
         extract.args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "-C"]);
         run(extract.arg(&theirs).arg("-xpf").arg(&archive));
         let archive = File::open(&archive).unwrap();
-        layer::convert(archive, File::create(&file).unwrap(), true, [1; 16]).unwrap();
+        let scratch = tempfile::tempfile().unwrap();
+        layer::convert(
+            archive,
+            File::create(&file).unwrap(),
+            scratch,
+            true,
+            [1; 16],
+        )
+        .unwrap();
         let _mounted = mount_layer(&file, &ours);
         assert_equal(&listing(&ours), &listing(&theirs));
     }
@@ -138,7 +146,14 @@ fn convert(entries: &[Entry<'_>], file: &Path) -> Result<Summary, layer::Error> 
         }
     }
     let archive = archive.into_inner().unwrap();
-    layer::convert(&archive[..], File::create(file).unwrap(), true, [1; 16])
+    let scratch = tempfile::tempfile().unwrap();
+    layer::convert(
+        &archive[..],
+        File::create(file).unwrap(),
+        scratch,
+        true,
+        [1; 16],
+    )
 }
 
 /// A hard link may come before its target, and before a link to it; a later entry of its name takes its place. What leads

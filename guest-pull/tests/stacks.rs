@@ -21,9 +21,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use guest_pull::digest::Digest;
-use guest_pull::mount::{self, By, Check, Mounted, mount};
-use guest_pull::store::{Held, Store};
-use host::{PATIENCE, guest_pull, is_root, output, run, text, tool};
+use guest_pull::mount::By;
+use guest_pull::store::Store;
+use host::{PATIENCE, guest_pull, is_root, loop_devices, mount_stored, output, run, text, tool};
 use image::{Repository, archive, noise};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -49,30 +49,6 @@ fn pulled_in(parent: &Path, archives: &[Vec<u8>]) -> (TempDir, Store, Vec<Digest
     run(&mut guest_pull(&args));
     let ids = image.diff_ids.iter().map(|id| Digest::parse(id).unwrap());
     (dir, Store::open(&store).unwrap(), ids.collect())
-}
-
-/// Mounts layers of a store.
-fn mount_stored(
-    store: &Store,
-    ids: &[Digest],
-    bundle: &Path,
-    by: By,
-    check: Check<'_>,
-) -> Result<Mounted, mount::Error> {
-    let held = ids.iter().map(|id| (*id, store.held(id).unwrap().unwrap()));
-    let held: Vec<(Digest, Held)> = held.collect();
-    let layers: Vec<_> = held.iter().map(|(id, held)| (*id, held)).collect();
-    mount(store, &layers, bundle, by, check)
-}
-
-/// How many loop devices are over files of a directory.
-fn loop_devices(directory: &Path) -> usize {
-    let devices = fs::read_dir("/sys/block").unwrap();
-    let files = devices.map(|entry| entry.unwrap().path().join("loop/backing_file"));
-    let files = files.filter_map(|path| fs::read_to_string(path).ok());
-    files
-        .filter(|file| file.starts_with(text(directory)))
-        .count()
 }
 
 /// An image of as many layers as there are is mounted from files, and from loop devices as on older kernels: the upper
@@ -139,10 +115,7 @@ fn copies_have_room_and_end_with_the_caller() {
     fs::create_dir(&bundle).unwrap();
     let gone = || Err(std::io::Error::other("the caller went away"));
     let error = mount_stored(&store, &ids, &bundle, By::File, &gone).unwrap_err();
-    assert!(
-        error.to_string().contains("the caller went away"),
-        "{error}"
-    );
+    assert!(error.text.contains("the caller went away"), "{error:?}");
     // It goes after the layers are mounted, and while the copy is made.
     for most in 1..12 {
         let asked = AtomicUsize::new(0);
@@ -160,10 +133,10 @@ fn copies_have_room_and_end_with_the_caller() {
     let error = mount_stored(&store, &ids, &bundle, By::File, &|| Ok(())).unwrap_err();
     let left = fs::read_dir(&bundle).unwrap().count();
     run(Command::new("umount").arg(&bundle));
-    let kind = error.io().unwrap().kind();
+    let kind = error.kind.unwrap();
     assert_eq!((kind, left), (std::io::ErrorKind::StorageFull, 0));
     let expected = "have 2097152 bytes, and there is room for 10";
-    assert!(error.to_string().contains(expected), "{error}");
+    assert!(error.text.contains(expected), "{error:?}");
 }
 
 /// What is made in the writable layer before the mount has no ACL from the bundle's directory.

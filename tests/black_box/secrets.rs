@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use aes_gcm::aead::AeadInOut as _;
@@ -17,22 +18,33 @@ use offline_fs_kbc::proto::keyprovider::{
 };
 use serde_json::json;
 
+use crate::proxy::{Options, Proxy};
+use crate::support::both::{Both, Mounted, configure, registry_with};
 use crate::support::daemon::{Daemon, Root, command, one, output, started_by};
+use crate::support::registry::{MOTD, tar};
 use crate::support::wait_for;
 use crate::support::wire::{Wire, call, g2, get, get_frame};
 
 /// A text that occurs only in the secret.
 const MARK: &str = "mArKeD-sEcReT-7f3a91c2e5d8b604";
 
+/// The login of a proxy, with the mark.
+const PROXY_LOGIN: &str = "vm:mArKeD-sEcReT-7f3a91c2e5d8b604";
+
 /// The forms of the mark in memory: raw, and in base64 at each of the three alignments, without the
 /// characters at its ends that depend on the neighbours.
 fn traces() -> [Vec<u8>; 4] {
+    traces_of(MARK)
+}
+
+/// The same of another secret.
+fn traces_of(mark: &str) -> [Vec<u8>; 4] {
     let aligned = |before: usize| {
-        let text = STANDARD.encode([&vec![b'x'; before], MARK.as_bytes(), b"xxx"].concat());
+        let text = STANDARD.encode([&vec![b'x'; before], mark.as_bytes(), b"xxx"].concat());
         let start = before.div_ceil(3) * 4;
-        text.as_bytes()[start..start + MARK.len() - 8].to_vec()
+        text.as_bytes()[start..start + mark.len() - 8].to_vec()
     };
-    [MARK.as_bytes().to_vec(), aligned(0), aligned(1), aligned(2)]
+    [mark.as_bytes().to_vec(), aligned(0), aligned(1), aligned(2)]
 }
 
 /// How often each trace of the mark is found in the whole memory of the process.
@@ -289,6 +301,88 @@ fn no_output_has_a_value() {
         .find(|line| line.starts_with("Max core file size"))
         .unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+}
+
+/// guest-pull, started by the daemon: neither an answer, nor the log that both write, nor a file of the store or the bundle
+/// has a secret, whatever the credential and the configuration are.
+#[test]
+fn no_output_of_a_pull_has_a_value() {
+    let (registry, image) = registry_with(vec![tar("etc/motd", MOTD.as_bytes())]);
+    let root = Root::with(&one("Credential", registry.auth_json()));
+    let proxy = Proxy::start(Options {
+        login: Some(PROXY_LOGIN),
+        ..Options::default()
+    });
+    let ca = fs::read_to_string(registry.cert_dir().join("ca.crt")).unwrap();
+    let ca = format!("extra_root_certificates = ['''\n{ca}''']\n");
+    let through = |url: &str| format!("{ca}[image.image_pull_proxy]\nhttps_proxy = '{url}'\n");
+    let good = through(&format!("http://{PROXY_LOGIN}@{}", proxy.address));
+    let both = Both::start_with(&root, &good);
+    let traces = [traces(), traces_of(&registry.password)].concat();
+    let check = |what: &str, bytes: &[u8]| {
+        for trace in &traces {
+            let text = String::from_utf8_lossy(bytes);
+            assert_eq!(count(bytes, trace), 0, "{what}: {text}");
+        }
+    };
+    let check_files = |directory: &Path| {
+        let mut find = Command::new("find");
+        let (names, _, _) = output(find.arg(directory).args(["-type", "f"]));
+        for name in names.lines() {
+            check(name, &fs::read(name).unwrap());
+        }
+    };
+    let pull = |what: &str| {
+        let (bundle, answer) = both.pull(&image, "bundle");
+        let _mounted = answer.is_ok().then(|| Mounted(bundle.join("rootfs")));
+        let said = match &answer {
+            Ok(digest) => digest.clone(),
+            Err((code, text)) => format!("{code:?} {text}"),
+        };
+        check(what, said.as_bytes());
+        check("the log", both.daemon.log().as_bytes());
+        check_files(&bundle);
+        check_files(&both.store);
+        said
+    };
+    // So the marks are where they are looked for.
+    let said = pull("the good one");
+    assert!(
+        said.starts_with("sha256:") || !geteuid().is_root(),
+        "{said}"
+    );
+    assert!(!proxy.asked().is_empty());
+    let entry = |value: serde_json::Value| json!({"auths": {registry.host.clone(): value}});
+    for credential in [
+        registry.auth_json_with(MARK),
+        entry(json!({"auth": MARK})).to_string(),
+        entry(json!({"identitytoken": MARK})).to_string(),
+        entry(json!({"registrytoken": MARK})).to_string(),
+        entry(json!({"registrytoken": format!("{MARK}\u{1}")})).to_string(),
+        entry(json!({"username": "u", "password": MARK})).to_string(),
+        entry(json!(MARK)).to_string(),
+        json!({"auths": MARK}).to_string(),
+        format!("{{\"auths\":{{\"{MARK}"),
+        MARK.to_owned(),
+    ] {
+        root.rename_resources(&one("Credential", &credential));
+        pull(&credential);
+    }
+    root.rename_resources(&one("Credential", registry.auth_json()));
+    for config in [
+        through(&format!("http://vm:{MARK}@{}", "127.0.0.1:1")),
+        through(&format!("http://vm:{MARK}2@{}", proxy.address)),
+        through(&format!("http://vm:{MARK}/@{}", proxy.address)),
+        through(&format!("socks5://vm:{MARK}@{}", proxy.address)),
+        format!("{good}no_proxy = '{MARK}*'\n"),
+        format!("{good}{MARK}\n"),
+        format!("{good}[image.image_pull_proxy]\nhttp_proxy = '{MARK}'\n"),
+        format!("{ca}image_pull_proxy = 'http://vm:{MARK}@p:1'\n"),
+        format!("{ca}authenticated_registry_credentials_uri = 'file:///{MARK}\n"),
+    ] {
+        configure(&root, &config);
+        pull(&config);
+    }
 }
 
 /// Another process of the same user, without root's rights, can't trace the daemon.

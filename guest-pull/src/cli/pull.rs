@@ -2,14 +2,17 @@
 
 //! `pull`: an image, into the store and to a mount.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use guest_pull::failure::{Failure, Kind};
+use guest_pull::limits;
 use guest_pull::mount::{self, By};
+use guest_pull::pull::Event;
 use guest_pull::store::{Shelf, Store};
 use guest_pull::until::Until;
 use guest_pull::worker::cage::Cage;
@@ -58,6 +61,7 @@ impl Pull {
 
     /// Pulls, mounts, and prints the layers.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        limits::set();
         let request = self.source.request()?;
         let store = Store::open(&self.store).context("the store of layers (--store)")?;
         store.sweep();
@@ -68,26 +72,42 @@ impl Pull {
             }
         }
         let progress = Progress::new(self.format);
+        let bytes = Cell::new(None);
         // The program itself, even if its file was replaced.
         let program = Path::new("/proc/self/exe");
         let shelf = RefCell::new(Shelf::new(&store));
         let daemon = self.cdh_sock.as_deref();
         let service = Service {
             answer: &|question| self.source.answer(question, &shelf, daemon),
-            tell: &|event| progress.tell(event),
+            tell: &|event| {
+                if let Event::Started { bytes: all, .. } = event {
+                    bytes.set(Some(all));
+                }
+                progress.tell(event);
+            },
             confined: &|cage| Self::log_cage(cage),
         };
-        let pulled = worker::start(program, &request, &Until::default(), &service);
+        let pulled = worker::start(program, request, &Until::default(), &service);
         progress.end();
-        let pulled = pulled.with_context(|| self.source.image.to_string())?;
         let mut shelf = shelf.into_inner();
+        let pulled = pulled.map_err(|mut failure| {
+            shelf.give_back();
+            if failure.kind == Kind::NoRoom {
+                let room = store.shortage(bytes.get());
+                let advice = format!("; {room}; take a larger disk (--store)");
+                failure.message.push_str(&advice);
+            }
+            failure
+        });
+        let pulled = pulled.with_context(|| self.source.image.to_string())?;
         let layers = shelf.take(&pulled.layers)?;
         let files: Vec<_> = pulled.layers.iter().map(|id| store.path(id)).collect();
         let mut rootfs = None;
         match &self.bundle {
             Some(bundle) if geteuid().is_root() => {
                 fs::create_dir_all(bundle).with_context(|| bundle.display().to_string())?;
-                mount::mount(&store, &layers, bundle, By::File, &|| Ok(()))?.keep();
+                let mounted = mount::mount(&store, &layers, bundle, By::File, &|| Ok(()));
+                mounted.map_err(Failure::from)?.keep();
                 rootfs = Some(bundle.join("rootfs"));
             }
             Some(_) => eprintln!("guest-pull: not mounted: that needs root"),

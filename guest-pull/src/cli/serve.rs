@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use guest_pull::limits;
 use guest_pull::serve::{self, Options};
 
 use crate::cli::Daemon;
@@ -40,6 +41,7 @@ impl Serve {
             // The program itself, even if its file was replaced.
             worker: "/proc/self/exe".into(),
         };
+        limits::set();
         serve::run(stream, &options)?;
         Ok(ExitCode::SUCCESS)
     }

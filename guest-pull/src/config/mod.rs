@@ -7,7 +7,7 @@
 //!
 //! Proxies in environment variables (`HTTPS_PROXY`) do not count: a unit's environment is not the pod owner's to read.
 
-mod command_line;
+pub mod command_line;
 mod registries;
 mod table;
 
@@ -285,7 +285,7 @@ mod tests {
         let certificate = certificate();
         let text = format!(
             "socket = 'x'\n[kbc]\nname = 'offline_fs_kbc'\n[image]\nwork_dir = '/mnt/x'\n\
-             max_concurrent_layer_downloads_per_image = 5\nauthenticated_registry_credentials_uri = 'file:///run/a.json'\n\
+             max_concurrent_layer_downloads_per_image = 2\nauthenticated_registry_credentials_uri = 'file:///run/a.json'\n\
              image_security_policy_uri = 'kbs:///a/policy/c'\nsigstore_config = 'x'\n\
              registry_configuration_uri = 'file:///run/registries.conf'\n\
              extra_root_certificates = [\"\"\"{certificate}\"\"\", \"\"\"{certificate}{certificate}\"\"\"]\n\
@@ -293,7 +293,7 @@ mod tests {
         );
         let image = parse(&text).unwrap();
         assert_eq!(image.work_dir, Path::new("/mnt/x"));
-        assert_eq!(image.layers_at_once, 5);
+        assert_eq!(image.layers_at_once, 2);
         assert_eq!(image.extra_root_certificates.len(), 2);
         assert_eq!(image.credential, Source::File("/run/a.json".into()));
         assert_eq!(
@@ -350,7 +350,7 @@ mod tests {
         .unwrap();
         for part in [
             "surprise",
-            "16",
+            "3 are fetched at once at most",
             "ftp_proxy",
             "no_proxy: number 2",
             "short-name-mode",

@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 use ureq::tls::{PemItem, parse_pem};
 
 use crate::config::{Image, Registries, Text};
+use crate::memory::MAX_LAYERS;
 use crate::proxy::{Exceptions, Proxy};
 use crate::resource::Source;
 
-/// The most layers of one image that are fetched at once, whatever is configured: each takes a connection, threads, and
-/// the memory of its archive's names.
-const MAX_LAYERS_AT_ONCE: usize = 16;
+/// The most layers of one image that are fetched at once, whatever is configured: the worker's memory has room for so many.
+const MAX_LAYERS_AT_ONCE: usize = MAX_LAYERS;
 
 /// A key that has a value which it can't have.
 #[derive(Clone, Debug, PartialEq, Eq)]

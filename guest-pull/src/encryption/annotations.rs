@@ -11,7 +11,7 @@ use crate::failure::{Failure, Kind};
 use crate::registry::manifest::Descriptor;
 
 /// The names of all annotations about encryption begin so.
-const ABOUT_ENCRYPTION: &str = "org.opencontainers.image.enc.";
+pub(crate) const ABOUT_ENCRYPTION: &str = "org.opencontainers.image.enc.";
 
 /// Those with wrapped keys: the scheme follows.
 const KEYS: &str = "org.opencontainers.image.enc.keys.";

@@ -10,16 +10,21 @@ use common::json;
 use ctr::Ctr128BE;
 use ctr::cipher::{KeyIvInit as _, StreamCipher as _};
 use ring::hmac;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::encryption::annotations::{MAX_MEMBERS, Public, nonce};
 
 /// The length of a layer's key, in bytes.
 const KEY_BYTES: usize = 32;
 
+/// How much of the stack is wiped: several times what the ciphers use, in a build without optimisation too.
+const STACK_BYTES: usize = 16 << 10;
+
 /// What decrypts one layer, and tells at its end whether it was the one that was encrypted.
 pub struct Decryptor {
-    cipher: Ctr128BE<Aes256>,
+    /// It begins with the key, and wipes itself. It stays in one place, since one that moves leaves a copy behind.
+    cipher: Box<Ctr128BE<Aes256>>,
+    /// The key can't be found out from its state.
     found: hmac::Context,
     expected: [u8; 32],
 }
@@ -32,6 +37,14 @@ impl Decryptor {
     ///
     /// If they are not the options of a layer. The reason shows nothing of them.
     pub(super) fn new(public: &Public, options: &[u8]) -> Result<Self, String> {
+        let made = Self::make(public, options);
+        wipe_stack();
+        made
+    }
+
+    // Never inlined, so that what it leaves on the stack is where it is wiped.
+    #[inline(never)]
+    fn make(public: &Public, options: &[u8]) -> Result<Self, String> {
         // The parser's own reason could be about a key.
         let members = json::members(options, MAX_MEMBERS)
             .map_err(|_| "what it unwraps is no JSON object with a layer's key")?;
@@ -56,10 +69,18 @@ impl Decryptor {
         let cipher = Ctr128BE::new_from_slices(&key, &nonce);
         Ok(Self {
             // Both lengths are right.
-            cipher: cipher.map_err(|error| error.to_string())?,
+            cipher: Box::new(cipher.map_err(|error| error.to_string())?),
             found: hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &key)),
             expected: public.hmac,
         })
+    }
+
+    // Never inlined: see `make`.
+    #[inline(never)]
+    fn apply(&mut self, part: &mut [u8]) -> io::Result<()> {
+        self.found.update(part);
+        let decrypted = self.cipher.try_apply_keystream(part);
+        decrypted.map_err(|_| io::Error::other("longer than its counter"))
     }
 
     /// Decrypts what `inner` reads.
@@ -70,6 +91,15 @@ impl Decryptor {
             has_failed: false,
         }
     }
+}
+
+/// Overwrites the part of the stack that the functions which ran just now have used. Both ciphers leave keys there: the HMAC's
+/// masked by a constant, and the round keys.
+#[inline(never)]
+fn wipe_stack() {
+    let mut used = [0_u8; STACK_BYTES];
+    used.zeroize();
+    std::hint::black_box(&used);
 }
 
 /// Reads from another reader, and decrypts what it reads.
@@ -99,11 +129,12 @@ impl<R: Read> Read for Decrypting<R> {
         let read = self.inner.read(buffer);
         let is_failure = |error: &io::Error| error.kind() != io::ErrorKind::Interrupted;
         self.has_failed |= read.as_ref().is_err_and(is_failure);
+        if !read.as_ref().is_ok_and(|length| *length > 0) {
+            // Nobody wipes the stack of a thread that ends.
+            wipe_stack();
+        }
         let length = read?;
-        let part = &mut buffer[..length];
-        self.decryptor.found.update(part);
-        let decrypted = self.decryptor.cipher.try_apply_keystream(part);
-        decrypted.map_err(|_| io::Error::other("longer than its counter"))?;
+        self.decryptor.apply(&mut buffer[..length])?;
         Ok(length)
     }
 }

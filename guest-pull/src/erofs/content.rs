@@ -9,6 +9,8 @@ use lz4_flex::block::{compress_into, get_maximum_output_size};
 
 use crate::erofs::Error;
 use crate::erofs::format::{BLOCK, CLUSTER};
+use crate::erofs::scratch::Blob;
+use crate::erofs::tree::Tree;
 
 /// How much is written to the file at once: few system calls, and little memory for each layer.
 const BUFFER: usize = 256 * 1024;
@@ -18,7 +20,7 @@ const BUFFER: usize = 256 * 1024;
 pub const MAX_INLINE: usize = BLOCK / 2;
 
 /// Where the content of a file is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Whole blocks from `block` on, and after them `tail`, which goes behind the inode.
     Plain {
@@ -27,12 +29,14 @@ pub enum Content {
         /// The content's length.
         size: u64,
         /// The end of the content.
-        tail: Box<[u8]>,
+        tail: Blob,
     },
     /// Compressed clusters.
     Compressed {
-        /// They have `CLUSTER` bytes of content each, but for the last.
-        clusters: Box<[Cluster]>,
+        /// They have `CLUSTER` bytes of content each, but for the last. Each is kept as [`Cluster::encode`] has it.
+        clusters: Blob,
+        /// How many blocks they take.
+        blocks: u32,
         /// The content's length.
         size: u64,
     },
@@ -44,7 +48,7 @@ impl Content {
         Self::Plain {
             block: 0,
             size: 0,
-            tail: Box::default(),
+            tail: Blob::default(),
         }
     }
 
@@ -67,6 +71,47 @@ pub struct Cluster {
     pub compressed: bool,
 }
 
+impl Cluster {
+    /// The length of its record.
+    pub const BYTES: usize = 6;
+
+    /// Its record.
+    fn encode(self) -> [u8; Self::BYTES] {
+        let [a, b, c, d] = self.block.to_le_bytes();
+        [a, b, c, d, self.blocks, u8::from(self.compressed)]
+    }
+
+    /// The cluster that a record says.
+    pub(super) fn decode([a, b, c, d, blocks, compressed]: [u8; Self::BYTES]) -> Self {
+        Self {
+            block: u32::from_le_bytes([a, b, c, d]),
+            blocks,
+            compressed: compressed != 0,
+        }
+    }
+}
+
+/// The clusters of the present file.
+#[derive(Default)]
+struct Clusters {
+    /// Where the record of the first is kept, if there is one, and its block. The records of the others follow.
+    first: Option<(u32, u32)>,
+    count: usize,
+    blocks: u32,
+    has_compressed: bool,
+}
+
+impl Clusters {
+    fn add(&mut self, tree: &mut Tree, cluster: Cluster) -> Result<(), Error> {
+        let record = tree.keep(&cluster.encode())?;
+        self.first.get_or_insert((record.at, cluster.block));
+        self.count += 1;
+        self.blocks += u32::from(cluster.blocks);
+        self.has_compressed |= cluster.compressed;
+        Ok(())
+    }
+}
+
 /// Writes the contents of files into the data area.
 pub struct ContentWriter {
     file: File,
@@ -78,7 +123,7 @@ pub struct ContentWriter {
     pending: Box<[u8]>,
     /// and has this length.
     filled: usize,
-    clusters: Vec<Cluster>,
+    clusters: Clusters,
     size: u64,
     compressed: Vec<u8>,
     compress: bool,
@@ -95,7 +140,7 @@ impl ContentWriter {
             blocks: 1,
             pending: vec![0; CLUSTER].into(),
             filled: 0,
-            clusters: Vec::new(),
+            clusters: Clusters::default(),
             size: 0,
             compressed: vec![0; get_maximum_output_size(CLUSTER)],
             compress,
@@ -103,14 +148,14 @@ impl ContentWriter {
         }
     }
 
-    /// Adds to the content of the present file.
+    /// Adds to the content of the present file. Where its clusters are is kept in the tree.
     ///
     /// # Errors
     ///
-    /// If the layer's file can't be written.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    /// If the layer's file or the scratch file can't be written.
+    pub fn write(&mut self, tree: &mut Tree, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
-            let room = self.room()?;
+            let room = self.room(tree)?;
             let (now, later) = bytes.split_at(room.len().min(bytes.len()));
             room[..now.len()].copy_from_slice(now);
             self.filled(now.len());
@@ -123,10 +168,10 @@ impl ContentWriter {
     ///
     /// # Errors
     ///
-    /// If the layer's file can't be written.
-    pub fn room(&mut self) -> Result<&mut [u8], Error> {
+    /// If the layer's file or the scratch file can't be written.
+    pub fn room(&mut self, tree: &mut Tree) -> Result<&mut [u8], Error> {
         if self.filled == CLUSTER {
-            self.flush_cluster()?;
+            self.flush_cluster(tree)?;
         }
         Ok(&mut self.pending[self.filled..])
     }
@@ -138,16 +183,15 @@ impl ContentWriter {
         self.size += length as u64;
     }
 
-    /// Ends the present file. The next bytes are another one's.
+    /// Ends the present file. The next bytes are another one's. What the tree kept since the file's first byte must be its
+    /// clusters alone.
     ///
     /// # Errors
     ///
-    /// If the layer's file can't be written.
-    pub fn finish_file(&mut self) -> Result<Content, Error> {
+    /// If the layer's file or the scratch file can't be written.
+    pub fn finish_file(&mut self, tree: &mut Tree) -> Result<Content, Error> {
         let size = std::mem::take(&mut self.size);
-        let all_plain = self.clusters.iter().all(|cluster| !cluster.compressed);
-        if all_plain && !self.try_compressed()? {
-            let first = self.clusters.first().map(|cluster| cluster.block);
+        if !self.clusters.has_compressed && !self.try_compressed(tree)? {
             let length = std::mem::take(&mut self.filled);
             let whole = length - length % BLOCK;
             let keep_tail = length - whole <= MAX_INLINE;
@@ -156,20 +200,34 @@ impl ContentWriter {
                 0 => None,
                 _ => Some(self.append_pending(end)?),
             };
-            let block = first.or(appended).unwrap_or_default();
-            let tail = self.pending[end..length].into();
-            self.clusters.clear();
+            // Where the clusters are needs no record, since they follow one another.
+            let block = match std::mem::take(&mut self.clusters).first {
+                Some((record, block)) => {
+                    tree.forget(record);
+                    block
+                }
+                None => appended.unwrap_or_default(),
+            };
+            let tail = tree.keep(&self.pending[end..length])?;
             return Ok(Content::Plain { block, size, tail });
         }
         if self.filled > 0 {
-            self.flush_cluster()?;
+            self.flush_cluster(tree)?;
         }
-        let clusters = std::mem::take(&mut self.clusters).into();
-        Ok(Content::Compressed { clusters, size })
+        let clusters = std::mem::take(&mut self.clusters);
+        let (at, _) = clusters.first.unwrap_or_default();
+        Ok(Content::Compressed {
+            clusters: Blob {
+                at,
+                length: (clusters.count * Cluster::BYTES) as u32,
+            },
+            blocks: clusters.blocks,
+            size,
+        })
     }
 
     /// Writes the pending bytes compressed, if that takes fewer blocks.
-    fn try_compressed(&mut self) -> Result<bool, Error> {
+    fn try_compressed(&mut self, tree: &mut Tree) -> Result<bool, Error> {
         // A block is the least that anything takes.
         if !self.compress || self.filled <= BLOCK {
             return Ok(false);
@@ -185,28 +243,29 @@ impl ContentWriter {
         let padding = blocks * BLOCK - length;
         let block = self.append(padding, &compressed[..length]);
         self.compressed = compressed;
-        self.clusters.push(Cluster {
+        let cluster = Cluster {
             block: block?,
             blocks: blocks as u8,
             compressed: true,
-        });
+        };
+        self.clusters.add(tree, cluster)?;
         self.filled = 0;
         self.has_compressed = true;
         Ok(true)
     }
 
-    fn flush_cluster(&mut self) -> Result<(), Error> {
-        if self.try_compressed()? {
+    fn flush_cluster(&mut self, tree: &mut Tree) -> Result<(), Error> {
+        if self.try_compressed(tree)? {
             return Ok(());
         }
         let length = std::mem::take(&mut self.filled);
         let block = self.append_pending(length)?;
-        self.clusters.push(Cluster {
+        let cluster = Cluster {
             block,
             blocks: length.div_ceil(BLOCK) as u8,
             compressed: false,
-        });
-        Ok(())
+        };
+        self.clusters.add(tree, cluster)
     }
 
     /// Appends the first pending bytes as they are.

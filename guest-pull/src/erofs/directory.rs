@@ -4,86 +4,88 @@
 
 use crate::erofs::format::{BLOCK, DIRENT_BYTES, Fields};
 
-/// One name in a directory.
-pub struct Dirent<'a> {
-    /// The name.
-    pub name: &'a [u8],
-    /// Where the inode is, in slots.
-    pub inode: u64,
-    /// What it is: `FT_*` of the format.
-    pub file_type: u8,
+/// The length of a directory's content, before the inodes have their places.
+#[derive(Default)]
+pub struct Size {
+    whole: u64,
+    used: usize,
 }
 
-/// The length of a directory with names of these lengths, in their order.
-pub fn size(names: impl Iterator<Item = usize>) -> u64 {
-    let mut whole = 0;
-    let mut used = 0;
-    for name in names {
+impl Size {
+    /// Counts the next name, of this length.
+    pub fn add(&mut self, name: usize) {
         let takes = DIRENT_BYTES + name;
-        if used + takes > BLOCK {
-            whole += BLOCK as u64;
-            used = 0;
+        if self.used + takes > BLOCK {
+            self.whole += BLOCK as u64;
+            self.used = 0;
         }
-        used += takes;
+        self.used += takes;
     }
-    whole + used as u64
+
+    /// The length with all names so far.
+    pub fn bytes(&self) -> u64 {
+        self.whole + self.used as u64
+    }
 }
 
-/// The content of a directory with these entries, which are sorted by the bytes of their names.
-pub fn encode(entries: &[Dirent<'_>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = entries;
-    while !rest.is_empty() {
-        let mut used = 0;
-        let fits = rest.iter().take_while(|entry| {
-            used += DIRENT_BYTES + entry.name.len();
-            used <= BLOCK
+/// A directory's content as it is put together, block by block.
+#[derive(Default)]
+pub struct Encoder {
+    /// Of each entry of the present block, where its inode is in slots, what it is, and the length of its name.
+    entries: Vec<(u64, u8, usize)>,
+    names: Vec<u8>,
+}
+
+impl Encoder {
+    /// Adds an entry: names come sorted by their bytes. Gives the block before, if this one did not fit it.
+    pub fn add(&mut self, name: &[u8], inode: u64, file_type: u8) -> Option<Vec<u8>> {
+        let used = self.entries.len() * DIRENT_BYTES + self.names.len();
+        let full = (used + DIRENT_BYTES + name.len() > BLOCK).then(|| {
+            let mut block = self.rest();
+            block.resize(BLOCK, 0);
+            block
         });
-        let (block, later) = rest.split_at(fits.count().max(1));
-        rest = later;
-        let start = bytes.len();
-        let mut name_offset = block.len() * DIRENT_BYTES;
-        for entry in block {
+        self.entries.push((inode, file_type, name.len()));
+        self.names.extend(name);
+        full
+    }
+
+    /// The last block, without what is unused of it.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut block = Vec::with_capacity(BLOCK);
+        let mut name_offset = self.entries.len() * DIRENT_BYTES;
+        for (inode, file_type, length) in self.entries.drain(..) {
             let mut record = [0; DIRENT_BYTES];
             let mut put = Fields::new(&mut record);
-            put.u64(entry.inode);
+            put.u64(inode);
             // Less than a block.
             put.u16(name_offset as u16);
-            put.bytes(&[entry.file_type]);
-            bytes.extend(record);
-            name_offset += entry.name.len();
+            put.bytes(&[file_type]);
+            block.extend(record);
+            name_offset += length;
         }
-        for entry in block {
-            bytes.extend(entry.name);
-        }
-        if !rest.is_empty() {
-            bytes.resize(start + BLOCK, 0);
-        }
+        block.append(&mut self.names);
+        block
     }
-    bytes
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     /// The length that is reckoned with before the inodes have their places is the length that it has.
     #[test]
     fn the_size_is_known_beforehand() {
-        let names: Vec<_> = (0..2000).map(|n| vec![b'a'; 1 + n * 7 % 255]).collect();
         for count in [0, 1, 2, 15, 16, 17, 100, 1999, 2000] {
-            let names = &names[..count];
-            let entries: Vec<_> = names
-                .iter()
-                .map(|name| Dirent {
-                    name,
-                    inode: 7,
-                    file_type: 1,
-                })
-                .collect();
-            let encoded = encode(&entries);
-            assert_eq!(encoded.len() as u64, size(names.iter().map(Vec::len)));
+            let (mut size, mut encoder) = (Size::default(), Encoder::default());
+            let mut encoded = Vec::new();
+            for number in 0..count {
+                let name = vec![b'a'; 1 + number * 7 % 255];
+                size.add(name.len());
+                encoded.extend(encoder.add(&name, 7, 1).unwrap_or_default());
+            }
+            encoded.extend(encoder.rest());
+            assert_eq!(encoded.len() as u64, size.bytes());
         }
     }
 }

@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The end of a file system: directories, inodes, and the superblock.
+//!
+//! Each step goes through the inodes in the order in which they are written, and through the names of one directory at a
+//! time, so that it takes the same memory for any number of them.
 
 use std::os::unix::fs::FileExt as _;
 
 use crate::erofs::Error;
 use crate::erofs::content::{Cluster, Content, ContentWriter, MAX_INLINE};
-use crate::erofs::directory::{self, Dirent};
+use crate::erofs::directory::{Encoder, Size};
 use crate::erofs::format::{
-    BLOCK, CLUSTER, Fields, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INODE_BYTES, Layout,
-    MAX_XATTR_BYTES, RawInode, SLOT, SUPERBLOCK_OFFSET, Superblock, XATTR_ENTRY_BYTES,
-    XATTR_HEADER_BYTES,
+    BLOCK, CLUSTER, Fields, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INODE_BYTES, Layout, RawInode,
+    SLOT, SUPERBLOCK_OFFSET, Superblock, XATTR_HEADER_BYTES,
 };
-use crate::erofs::tree::{Device, Kind, Node, NodeId, ROOT, Tree, Xattr};
+use crate::erofs::node::{Device, Kind, Node, NodeId, ROOT};
+use crate::erofs::scratch::Blob;
+use crate::erofs::tree::{Entries, Tree};
+use crate::erofs::xattr;
 
 /// How much of the metadata is written at once.
 const PART: usize = 64 * BLOCK;
 
-/// The prefixes of extended attributes that the format has numbers for; the longest that fits counts.
-const PREFIXES: [(u8, &[u8]); 5] = [
-    (2, b"system.posix_acl_access"),
-    (3, b"system.posix_acl_default"),
-    (1, b"user."),
-    (4, b"trusted."),
-    (6, b"security."),
-];
+/// How many records of clusters are read at once.
+const CLUSTERS: usize = 1024;
 
 /// Writes everything but the contents of files, and gives the length of the file system in bytes.
 ///
@@ -32,43 +31,32 @@ const PREFIXES: [(u8, &[u8]); 5] = [
 ///
 /// # Errors
 ///
-/// If the file can't be written, or an inode doesn't fit the format.
-pub fn finish(tree: &Tree, mut writer: ContentWriter, uuid: [u8; 16]) -> Result<u64, Error> {
-    let order = tree.reachable();
-    let places = Places::of(tree, &order)?;
+/// If the file or the scratch file can't be written, or an inode doesn't fit the format.
+pub fn finish(tree: &mut Tree, writer: &mut ContentWriter, uuid: [u8; 16]) -> Result<u64, Error> {
+    let inodes = place_all(tree)?;
     // Directories that don't fit behind their inodes, which must come before the metadata.
-    let mut directories = vec![(0, Box::default()); tree.len()];
-    for &id in &order {
-        if let Some(content) = encode_directory(tree, id, &places) {
-            let whole = content.len() - inline_length(content.len());
-            let block = match whole {
-                0 => 0,
-                _ => writer.append(0, &content[..whole])?,
-            };
-            directories[tree.index(id)] = (block, content[whole..].into());
+    let mut next = Some(ROOT);
+    while let Some(id) = next {
+        let node = tree.get(id)?;
+        if node.is_directory() {
+            write_directory(tree, id, &node, writer)?;
         }
+        next = node.next;
     }
     writer.flush()?;
     let metadata_block = writer.blocks();
-    let mut part = Vec::with_capacity(PART + BLOCK);
-    // The place of the part in the metadata.
-    let mut start = 0;
-    for &id in &order {
-        let at = (places.slot(tree, id) * SLOT as u64 - start) as usize;
-        part.resize(at, 0);
-        encode_node(tree, id, &directories[tree.index(id)], &mut part);
-        if part.len() >= PART {
-            let whole = part.len() - part.len() % BLOCK;
-            writer.append(0, &part[..whole])?;
-            part.drain(..whole);
-            start += whole as u64;
-        }
+    let mut inode = Inodes::new(writer);
+    let mut next = Some(ROOT);
+    while let Some(id) = next {
+        let node = tree.get(id)?;
+        inode.add(tree, id, &node)?;
+        next = node.next;
     }
-    writer.append(0, &part)?;
+    inode.finish()?;
     writer.flush()?;
     let superblock = Superblock {
-        root: places.slot(tree, ROOT) as u16,
-        inodes: order.len() as u64,
+        root: tree.get(ROOT)?.slot as u16,
+        inodes,
         blocks: writer.blocks(),
         metadata_block,
         uuid,
@@ -81,66 +69,91 @@ pub fn finish(tree: &Tree, mut writer: ContentWriter, uuid: [u8; 16]) -> Result<
     Ok(u64::from(writer.blocks()) * BLOCK as u64)
 }
 
-/// Where the inodes are, in slots from the start of the metadata.
-struct Places(Vec<u64>);
-
-impl Places {
-    fn of(tree: &Tree, order: &[NodeId]) -> Result<Self, Error> {
-        let mut places = vec![0; tree.len()];
-        // The first slot stays free, since programs take the inode 0 for none.
-        let mut next = SLOT as u64;
-        for &id in order {
-            let node = tree.get(id);
-            let head = INODE_BYTES + xattr_bytes(&node.attributes.xattrs)?;
-            let (in_one_block, rest) = behind(tree, id);
-            if head % SLOT + in_one_block > BLOCK {
-                return Err(Error::Link(in_one_block));
+/// Puts the nodes that names lead to into their order, the root first, each once, a directory before what is in it; and
+/// gives each its place. Returns how many there are.
+fn place_all(tree: &mut Tree) -> Result<u64, Error> {
+    // The first slot stays free, since programs take the inode 0 for none.
+    let mut at = SLOT as u64;
+    let mut inodes = 0;
+    // Those that names lead to, but have no place yet, have this until they get it: it is no place, since it is the root's.
+    let waiting = 1;
+    let mut last = ROOT;
+    tree.update(ROOT, |root| root.next = None)?;
+    let mut next = Some(ROOT);
+    while let Some(id) = next {
+        inodes += 1;
+        let mut node = tree.get(id)?;
+        if node.is_directory() {
+            let mut size = Size::default();
+            let mut directories = 0;
+            let mut listing = Listing::new(tree, id, &node);
+            while let Some((name, child)) = listing.peek(tree)? {
+                size.add(name.len());
+                let is_dot = listing.advance();
+                if is_dot {
+                    continue;
+                }
+                let found = tree.get(child)?;
+                directories += u32::from(found.is_directory());
+                if found.slot == 0 && child != ROOT {
+                    tree.update(child, |child| (child.slot, child.next) = (waiting, None))?;
+                    tree.update(last, |last| last.next = Some(child))?;
+                    last = child;
+                }
             }
-            // A link with a target that no place is good enough for is for later kernels alone.
-            let is_link = matches!(node.kind, Kind::Symlink(_))
-                && SLOT + head - INODE_BYTES + in_one_block <= BLOCK;
-            // Where the end of a content starts in its block. Before Linux 6.12 and its stable releases, the kernel takes
-            // a link's to be in the block in which its inode ends, behind all of its extended attributes.
-            let starts = |next: u64| match is_link {
-                true => (next as usize + INODE_BYTES - 1) % BLOCK + 1 + head - INODE_BYTES,
-                false => (next as usize + head) % BLOCK,
-            };
-            // The end of a content must lie in one block.
-            while in_one_block > 0 && starts(next) + in_one_block > BLOCK {
-                next += SLOT as u64;
+            // The node that is written after this one may be known by now.
+            node = tree.get(id)?;
+            if let Kind::Directory(directory) = &mut node.kind {
+                (directory.size, directory.directories) = (size.bytes(), directories);
             }
-            places[tree.index(id)] = next / SLOT as u64;
-            let end = next
-                + match rest {
-                    0 => head + in_one_block,
-                    rest => head.next_multiple_of(INDEX_ENTRY_BYTES) + rest,
-                } as u64;
-            next = end.next_multiple_of(SLOT as u64);
         }
-        Ok(Self(places))
+        let (place, end) = place(tree, &node, at)?;
+        at = end;
+        node.slot = place / SLOT as u64;
+        next = node.next;
+        tree.update(id, |written| *written = node)?;
     }
+    Ok(inodes)
+}
 
-    fn slot(&self, tree: &Tree, id: NodeId) -> u64 {
-        self.0[tree.index(id)]
+/// Where a node goes that comes after `next`, and where it ends, in bytes from the start of the metadata.
+fn place(tree: &mut Tree, node: &Node, mut next: u64) -> Result<(u64, u64), Error> {
+    let head = INODE_BYTES + xattr::size(&tree.xattrs(node)?)?;
+    let (in_one_block, rest) = behind(node);
+    if head % SLOT + in_one_block > BLOCK {
+        return Err(Error::Link(in_one_block));
     }
+    // A link with a target that no place is good enough for is for later kernels alone.
+    let is_link =
+        matches!(node.kind, Kind::Symlink(_)) && SLOT + head - INODE_BYTES + in_one_block <= BLOCK;
+    // Where the end of a content starts in its block. Before Linux 6.12 and its stable releases, the kernel takes
+    // a link's to be in the block in which its inode ends, behind all of its extended attributes.
+    let starts = |next: u64| match is_link {
+        true => (next as usize + INODE_BYTES - 1) % BLOCK + 1 + head - INODE_BYTES,
+        false => (next as usize + head) % BLOCK,
+    };
+    // The end of a content must lie in one block.
+    while in_one_block > 0 && starts(next) + in_one_block > BLOCK {
+        next += SLOT as u64;
+    }
+    let end = next
+        + match rest {
+            0 => head + in_one_block,
+            rest => head.next_multiple_of(INDEX_ENTRY_BYTES) + rest,
+        } as u64;
+    Ok((next, end.next_multiple_of(SLOT as u64)))
 }
 
 /// How many bytes come behind the inode and its attributes: the end of a content, which must lie in one block, or the
 /// index of a compressed file with its header.
-fn behind(tree: &Tree, id: NodeId) -> (usize, usize) {
-    match &tree.get(id).kind {
+fn behind(node: &Node) -> (usize, usize) {
+    match &node.kind {
         Kind::File(Content::Plain { tail, .. }) => (tail.len(), 0),
         Kind::File(Content::Compressed { size, .. }) => {
             let blocks = size.div_ceil(BLOCK as u64) as usize;
             (0, INDEX_HEADER_BYTES + blocks * INDEX_ENTRY_BYTES)
         }
-        Kind::Directory { .. } => {
-            let names = names(tree, id).map(|(name, _)| name.len());
-            (
-                inline_length(directory::size(names.into_iter()) as usize),
-                0,
-            )
-        }
+        Kind::Directory(directory) => (inline_length(directory.size as usize), 0),
         Kind::Symlink(target) => (target.len(), 0),
         Kind::CharacterDevice(_) | Kind::BlockDevice(_) | Kind::Fifo => (0, 0),
     }
@@ -155,27 +168,79 @@ fn inline_length(length: usize) -> usize {
 }
 
 /// The names in a directory, `.` and `..` among them, sorted by their bytes.
-fn names(tree: &Tree, id: NodeId) -> std::vec::IntoIter<(&[u8], NodeId)> {
-    let mut names: Vec<(&[u8], NodeId)> = Vec::new();
-    if let Kind::Directory { entries, parent } = &tree.get(id).kind {
-        names.extend(entries.iter().map(|(name, &id)| (&**name, id)));
-        for (name, id) in [(&b".."[..], *parent), (b".", id)] {
-            let at = names.partition_point(|(other, _)| *other < name);
-            names.insert(at, (name, id));
-        }
-    }
-    names.into_iter()
+struct Listing {
+    entries: Entries,
+    /// Those that are still to come, the next one last.
+    dots: Vec<(&'static [u8], NodeId)>,
+    /// Whether the next one is one of them.
+    is_dot: bool,
 }
 
-/// The content of a directory; none if it is something else.
-fn encode_directory(tree: &Tree, id: NodeId, places: &Places) -> Option<Vec<u8>> {
-    tree.entries(id)?;
-    let entries = names(tree, id).map(|(name, id)| Dirent {
-        name,
-        inode: places.slot(tree, id),
-        file_type: file_type(&tree.get(id).kind),
-    });
-    Some(directory::encode(&entries.collect::<Vec<_>>()))
+impl Listing {
+    fn new(tree: &Tree, id: NodeId, node: &Node) -> Self {
+        let parent = match &node.kind {
+            Kind::Directory(directory) => directory.parent,
+            _ => id,
+        };
+        Self {
+            entries: tree.entries(id),
+            dots: vec![(b"..", parent), (b".", id)],
+            is_dot: false,
+        }
+    }
+
+    /// The next one, which stays the next.
+    fn peek(&mut self, tree: &mut Tree) -> Result<Option<(&[u8], NodeId)>, Error> {
+        let entry = self.entries.peek(tree)?;
+        let dot = self.dots.last().copied();
+        self.is_dot = match (&entry, &dot) {
+            (Some((name, _)), Some((dot, _))) => dot < name,
+            (_, dot) => dot.is_some(),
+        };
+        Ok(if self.is_dot { dot } else { entry })
+    }
+
+    /// Goes on to the next one; gives whether the one before was `.` or `..`.
+    fn advance(&mut self) -> bool {
+        match self.is_dot {
+            true => self.dots.truncate(self.dots.len() - 1),
+            false => self.entries.advance(),
+        }
+        self.is_dot
+    }
+}
+
+/// Writes the content of a directory, but for an end that goes behind its inode.
+fn write_directory(
+    tree: &mut Tree,
+    id: NodeId,
+    node: &Node,
+    writer: &mut ContentWriter,
+) -> Result<(), Error> {
+    let mut first = None;
+    let mut content = Encoder::default();
+    let mut listing = Listing::new(tree, id, node);
+    while let Some((name, child)) = listing.peek(tree)? {
+        let name = name.to_vec();
+        listing.advance();
+        let child = tree.get(child)?;
+        if let Some(block) = content.add(&name, child.slot, file_type(&child.kind)) {
+            let block = writer.append(0, &block)?;
+            first.get_or_insert(block);
+        }
+    }
+    let mut tail = content.rest();
+    if inline_length(tail.len()) == 0 && !tail.is_empty() {
+        let block = writer.append(0, &tail)?;
+        first.get_or_insert(block);
+        tail.clear();
+    }
+    let kept = tree.keep(&tail)?;
+    tree.update(id, |node| {
+        if let Kind::Directory(directory) = &mut node.kind {
+            (directory.block, directory.tail) = (first.unwrap_or_default(), kept);
+        }
+    })
 }
 
 /// What a directory says of the kind of an entry.
@@ -207,54 +272,133 @@ fn encode_device(device: Device) -> u32 {
     device.minor & 0xff | (device.major & 0xfff) << 8 | (device.minor & 0xf_ff00) << 12
 }
 
-fn encode_node(tree: &Tree, id: NodeId, directory: &(u32, Box<[u8]>), to: &mut Vec<u8>) {
-    let node = tree.get(id);
-    let (layout, size, union, tail): (_, _, _, &[u8]) = match &node.kind {
-        Kind::File(Content::Plain { block, size, tail }) => (layout_of(tail), *size, *block, tail),
-        Kind::File(Content::Compressed { clusters, size }) => {
-            let blocks = clusters.iter().map(|cluster| u32::from(cluster.blocks));
-            (Layout::Compressed, *size, blocks.sum(), &[])
+/// Writes inodes, and what is behind each.
+struct Inodes<'w> {
+    writer: &'w mut ContentWriter,
+    /// What is to be written next,
+    part: Vec<u8>,
+    /// and its place in the metadata.
+    start: u64,
+}
+
+impl<'w> Inodes<'w> {
+    fn new(writer: &'w mut ContentWriter) -> Self {
+        Self {
+            writer,
+            part: Vec::with_capacity(PART + BLOCK),
+            start: 0,
         }
-        Kind::Directory { .. } => {
-            let (block, tail) = directory;
-            let names = names(tree, id).map(|(name, _)| name.len());
-            (layout_of(tail), directory::size(names), *block, tail)
+    }
+
+    /// Writes the whole blocks of what is to be written, if that is much.
+    fn bound(&mut self) -> Result<(), Error> {
+        if self.part.len() >= PART {
+            let whole = self.part.len() - self.part.len() % BLOCK;
+            self.writer.append(0, &self.part[..whole])?;
+            self.part.drain(..whole);
+            self.start += whole as u64;
         }
-        Kind::Symlink(target) => (Layout::Inline, target.len() as u64, 0, target),
-        Kind::CharacterDevice(device) | Kind::BlockDevice(device) => {
-            (Layout::Plain, 0, encode_device(*device), &[])
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        self.writer.append(0, &self.part)?;
+        Ok(())
+    }
+
+    fn add(&mut self, tree: &mut Tree, id: NodeId, node: &Node) -> Result<(), Error> {
+        let at = node.slot * SLOT as u64 - self.start;
+        self.part.resize(at as usize, 0);
+        let none = Blob::default();
+        let (layout, size, union, tail) = match node.kind {
+            Kind::File(Content::Plain { block, size, tail }) => {
+                (layout_of(tail), size, block, tail)
+            }
+            Kind::File(Content::Compressed { blocks, size, .. }) => {
+                (Layout::Compressed, size, blocks, none)
+            }
+            Kind::Directory(directory) => (
+                layout_of(directory.tail),
+                directory.size,
+                directory.block,
+                directory.tail,
+            ),
+            Kind::Symlink(target) => (Layout::Inline, target.len() as u64, 0, target),
+            Kind::CharacterDevice(device) | Kind::BlockDevice(device) => {
+                (Layout::Plain, 0, encode_device(device), none)
+            }
+            Kind::Fifo => (Layout::Plain, 0, 0, none),
+        };
+        let xattrs = xattr::encode(&tree.xattrs(node)?);
+        let raw = RawInode {
+            layout,
+            xattr_count: match xattrs.len() {
+                0 => 0,
+                // That it fits was checked when it got its place.
+                bytes => (1 + (bytes - XATTR_HEADER_BYTES) / 4) as u16,
+            },
+            mode: type_bits(&node.kind) | node.mode & 0o7777,
+            size,
+            union,
+            number: id.0 + 1,
+            uid: node.uid,
+            gid: node.gid,
+            seconds: node.seconds,
+            nanoseconds: node.nanoseconds,
+            links: links(node),
+        };
+        self.part.extend(raw.encode());
+        self.part.extend(xattrs);
+        tree.put_bytes(tail, &mut self.part)?;
+        if let Kind::File(Content::Compressed { clusters, size, .. }) = node.kind {
+            let aligned = self.part.len().next_multiple_of(INDEX_ENTRY_BYTES);
+            self.part.resize(aligned, 0);
+            self.add_index(tree, clusters, size)?;
         }
-        Kind::Fifo => (Layout::Plain, 0, 0, &[]),
-    };
-    let attributes = &node.attributes;
-    let xattrs = encode_xattrs(&attributes.xattrs);
-    let raw = RawInode {
-        layout,
-        xattr_count: match xattrs.len() {
-            0 => 0,
-            // That it fits was checked when it got its place.
-            bytes => (1 + (bytes - XATTR_HEADER_BYTES) / 4) as u16,
-        },
-        mode: type_bits(&node.kind) | attributes.mode & 0o7777,
-        size,
-        union,
-        number: tree.index(id) as u32 + 1,
-        uid: attributes.uid,
-        gid: attributes.gid,
-        seconds: attributes.seconds,
-        nanoseconds: attributes.nanoseconds,
-        links: links(tree, node),
-    };
-    to.extend(raw.encode());
-    to.extend(xattrs);
-    to.extend(tail);
-    if let Kind::File(Content::Compressed { clusters, size }) = &node.kind {
-        to.resize(to.len().next_multiple_of(INDEX_ENTRY_BYTES), 0);
-        encode_index(clusters, *size, to);
+        self.bound()
+    }
+
+    /// The index of a compressed file: for each block of the content, where its cluster is.
+    fn add_index(&mut self, tree: &mut Tree, clusters: Blob, size: u64) -> Result<(), Error> {
+        /// The first kind of clusters has more than one block.
+        const BIG_CLUSTERS: u16 = 0x2;
+        let mut header = [0; INDEX_HEADER_BYTES];
+        let mut put = Fields::new(&mut header);
+        put.u32(0);
+        put.u16(BIG_CLUSTERS);
+        // LZ4 is the algorithm 0, and the index has a record for each block.
+        self.part.extend(header);
+        let mut left = size.div_ceil(BLOCK as u64);
+        let mut records = Vec::new();
+        let mut rest = clusters;
+        while !rest.is_empty() {
+            let now = rest.length.min((CLUSTERS * Cluster::BYTES) as u32);
+            records.clear();
+            tree.put_bytes(
+                Blob {
+                    length: now,
+                    ..rest
+                },
+                &mut records,
+            )?;
+            rest = Blob {
+                at: rest.at + now,
+                length: rest.length - now,
+            };
+            let clusters = records.chunks_exact(Cluster::BYTES);
+            for record in clusters.filter_map(<[u8]>::first_chunk) {
+                // At most the blocks of a cluster's content.
+                let count = left.min((CLUSTER / BLOCK) as u64) as u16;
+                left -= u64::from(count);
+                encode_cluster(Cluster::decode(*record), count, &mut self.part);
+                self.bound()?;
+            }
+        }
+        Ok(())
     }
 }
 
-fn layout_of(tail: &[u8]) -> Layout {
+fn layout_of(tail: Blob) -> Layout {
     match tail.is_empty() {
         true => Layout::Plain,
         false => Layout::Inline,
@@ -262,116 +406,46 @@ fn layout_of(tail: &[u8]) -> Layout {
 }
 
 /// How many names an inode has: of a directory its own, `.`, and `..` of each directory in it.
-fn links(tree: &Tree, node: &Node) -> u32 {
+fn links(node: &Node) -> u32 {
     match &node.kind {
-        Kind::Directory { entries, .. } => {
-            let directories = entries.values().filter(|id| tree.entries(**id).is_some());
-            2 + directories.count() as u32
-        }
+        Kind::Directory(directory) => 2 + directory.directories,
         _ => node.links,
     }
 }
 
-/// The index of a compressed file: for each block of the content, where its cluster is.
-fn encode_index(clusters: &[Cluster], size: u64, to: &mut Vec<u8>) {
-    /// The first kind of clusters has more than one block.
-    const BIG_CLUSTERS: u16 = 0x2;
+/// The records of one cluster in the index: for each block of its content, where it is.
+fn encode_cluster(cluster: Cluster, records: u16, to: &mut Vec<u8>) {
     const PLAIN: u16 = 0;
     const HEAD: u16 = 1;
     const NOT_HEAD: u16 = 2;
     /// What is in the field is the number of the cluster's blocks.
     const BLOCK_COUNT: u16 = 1 << 11;
-    let mut header = [0; INDEX_HEADER_BYTES];
-    let mut put = Fields::new(&mut header);
-    put.u32(0);
-    put.u16(BIG_CLUSTERS);
-    // LZ4 is the algorithm 0, and the index has a record for each block.
-    to.extend(header);
-    let mut left = size.div_ceil(BLOCK as u64);
-    for cluster in clusters {
-        // At most the blocks of a cluster's content.
-        let records = left.min((CLUSTER / BLOCK) as u64) as u16;
-        left -= u64::from(records);
-        for at in 0..records {
-            let mut record = [0; INDEX_ENTRY_BYTES];
-            let mut put = Fields::new(&mut record);
-            match (cluster.compressed, at) {
-                (false, _) => {
-                    put.u16(PLAIN);
-                    put.u16(0);
-                    put.u32(cluster.block + u32::from(at));
-                }
-                (true, 0) => {
-                    put.u16(HEAD);
-                    put.u16(0);
-                    put.u32(cluster.block);
-                }
-                (true, _) => {
-                    put.u16(NOT_HEAD);
-                    put.u16(0);
-                    put.u16(match at {
-                        1 => u16::from(cluster.blocks) | BLOCK_COUNT,
-                        _ => at,
-                    });
-                    put.u16(records - at);
-                }
+    for at in 0..records {
+        let mut record = [0; INDEX_ENTRY_BYTES];
+        let mut put = Fields::new(&mut record);
+        match (cluster.compressed, at) {
+            (false, _) => {
+                put.u16(PLAIN);
+                put.u16(0);
+                put.u32(cluster.block + u32::from(at));
             }
-            to.extend(record);
+            (true, 0) => {
+                put.u16(HEAD);
+                put.u16(0);
+                put.u32(cluster.block);
+            }
+            (true, _) => {
+                put.u16(NOT_HEAD);
+                put.u16(0);
+                put.u16(match at {
+                    1 => u16::from(cluster.blocks) | BLOCK_COUNT,
+                    _ => at,
+                });
+                put.u16(records - at);
+            }
         }
+        to.extend(record);
     }
-}
-
-/// The prefix's number and the rest of an extended attribute's name; none if the format has no number for it.
-fn split_xattr(name: &[u8]) -> Option<(u8, &[u8])> {
-    let (number, rest) = PREFIXES
-        .iter()
-        .find_map(|(number, prefix)| Some((*number, name.strip_prefix(*prefix)?)))?;
-    // The first two are whole names.
-    let is_whole = matches!(number, 2 | 3);
-    (!is_whole || rest.is_empty()).then_some((number, rest))
-}
-
-/// How many bytes the attributes take.
-fn xattr_bytes(xattrs: &[Xattr]) -> Result<usize, Error> {
-    let mut bytes = 0;
-    for (name, value) in xattrs {
-        let Some((_, rest)) = split_xattr(name) else {
-            continue;
-        };
-        let fits = rest.len() <= usize::from(u8::MAX) && value.len() <= usize::from(u16::MAX);
-        let entry = XATTR_ENTRY_BYTES + rest.len() + value.len();
-        bytes += entry.next_multiple_of(4);
-        if !fits || bytes + XATTR_HEADER_BYTES > MAX_XATTR_BYTES {
-            return Err(Error::Xattrs {
-                name: name.escape_ascii().to_string(),
-                bytes,
-                most: MAX_XATTR_BYTES,
-            });
-        }
-    }
-    Ok(match bytes {
-        0 => 0,
-        bytes => XATTR_HEADER_BYTES + bytes,
-    })
-}
-
-fn encode_xattrs(xattrs: &[Xattr]) -> Vec<u8> {
-    let mut encoded = Vec::new();
-    for (name, value) in xattrs {
-        let Some((prefix, rest)) = split_xattr(name) else {
-            continue;
-        };
-        if encoded.is_empty() {
-            // No filter of names, and no shared attributes.
-            encoded.resize(XATTR_HEADER_BYTES, 0);
-        }
-        encoded.extend([rest.len() as u8, prefix]);
-        encoded.extend((value.len() as u16).to_le_bytes());
-        encoded.extend(rest);
-        encoded.extend(&**value);
-        encoded.resize(encoded.len().next_multiple_of(4), 0);
-    }
-    encoded
 }
 
 #[cfg(test)]
@@ -379,6 +453,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::erofs::Attributes;
+
+    fn tree() -> Tree {
+        Tree::new(tempfile::tempfile().unwrap()).unwrap()
+    }
 
     fn number(bytes: &[u8], at: usize, length: usize) -> usize {
         let bytes = &bytes[at..at + length];
@@ -393,8 +471,8 @@ mod tests {
     #[test]
     fn older_kernels_read_links() {
         let file = tempfile::tempfile().unwrap();
-        let writer = ContentWriter::new(file.try_clone().unwrap(), false);
-        let mut tree = Tree::default();
+        let mut writer = ContentWriter::new(file.try_clone().unwrap(), false);
+        let mut tree = tree();
         for length in 1..4065 {
             // With a prime step, they come in any order.
             let length = length * 1009 % 4065;
@@ -406,19 +484,17 @@ mod tests {
                 },
                 ..Attributes::default()
             };
-            let target = vec![b't'; length].into();
-            let id = tree.add(attributes, Kind::Symlink(target)).unwrap();
-            tree.link(ROOT, format!("{length}").as_bytes(), id);
+            let target = tree.keep(&vec![b't'; length]).unwrap();
+            let id = tree.add(&attributes, Kind::Symlink(target)).unwrap();
+            tree.link(ROOT, format!("{length}").as_bytes(), id).unwrap();
         }
-        let order = tree.reachable();
-        let places = Places::of(&tree, &order).unwrap();
-        let length = finish(&tree, writer, [1; 16]).unwrap();
+        let length = finish(&mut tree, &mut writer, [1; 16]).unwrap();
         let mut image = vec![0; length as usize];
         file.read_exact_at(&mut image, 0).unwrap();
         let metadata = number(&image, SUPERBLOCK_OFFSET + 40, 4) * BLOCK;
         let mut links = 0;
-        for &id in &order {
-            let at = metadata + places.slot(&tree, id) as usize * SLOT;
+        for id in tree.ids() {
+            let at = metadata + tree.get(id).unwrap().slot as usize * SLOT;
             if number(&image, at + 4, 2) >> 12 != 0o12 {
                 continue;
             }
@@ -442,22 +518,13 @@ mod tests {
     /// The longest targets still have a place.
     #[test]
     fn the_longest_links_have_a_place() {
-        let mut tree = Tree::default();
+        let mut tree = tree();
         for number in 0..100 {
-            let kind = Kind::Symlink(vec![b't'; 4000 + number % 96].into());
-            let id = tree.add(Attributes::default(), kind).unwrap();
-            tree.link(ROOT, format!("{number}").as_bytes(), id);
+            let target = tree.keep(&vec![b't'; 4000 + number % 96]).unwrap();
+            let kind = Kind::Symlink(target);
+            let id = tree.add(&Attributes::default(), kind).unwrap();
+            tree.link(ROOT, format!("{number}").as_bytes(), id).unwrap();
         }
-        Places::of(&tree, &tree.reachable()).unwrap();
-    }
-
-    /// The names of ACLs have nothing behind them.
-    #[test]
-    fn names_of_acls_are_whole() {
-        let acl = b"system.posix_acl_access";
-        assert_eq!(split_xattr(acl), Some((2, &b""[..])));
-        assert_eq!(split_xattr(b"system.posix_acl_accessX"), None);
-        assert_eq!(split_xattr(b"system.posix_acl_default2"), None);
-        assert_eq!(split_xattr(b"user.x"), Some((1, &b"x"[..])));
+        place_all(&mut tree).unwrap();
     }
 }

@@ -10,11 +10,17 @@ mod content;
 mod directory;
 mod format;
 mod metadata;
+mod names;
+mod node;
+mod scratch;
 mod tree;
+mod xattr;
 
 pub use content::{Content, ContentWriter};
 pub use metadata::finish;
-pub use tree::{Attributes, Device, Kind, Node, NodeId, ROOT, Tree, Xattr};
+pub use node::{Attributes, Device, Directory, Kind, Node, NodeId, ROOT, Xattr};
+pub use scratch::Blob;
+pub use tree::{Entries, Noted, Tree};
 
 use std::io;
 
@@ -26,6 +32,15 @@ pub enum Error {
     /// The file can't be written.
     #[error("can't write the layer's file: {0}")]
     Write(#[from] io::Error),
+    /// The scratch file can't be used.
+    #[error("can't use the layer's scratch file: {0}")]
+    Scratch(io::Error),
+    /// What goes to the scratch file is too much.
+    #[error("the names, attributes and ends of files up to here take more than {} MiB", .0 >> 20)]
+    TooMuch(usize),
+    /// A name is too long.
+    #[error("a name has {0} bytes, and at most 255 fit")]
+    Name(usize),
     /// Extended attributes don't fit the format.
     #[error(
         "the extended attributes up to {name} take {bytes} bytes, and at most {most} fit an inode"

@@ -4,6 +4,8 @@
 //!
 //! The kernel does not check what a read-only file system has, so it is checked here, as setting it would be.
 
+use crate::layer::path::shown;
+
 /// The names of the attributes: who may do what, and for directories, what is made in them gets.
 pub const ACCESS: &[u8] = b"system.posix_acl_access";
 pub const DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -61,7 +63,7 @@ pub fn checked(value: &[u8]) -> Result<Option<Box<[u8]>>, String> {
 }
 
 fn parse(value: &[u8]) -> Result<Vec<Entry>, String> {
-    let broken = || format!("its ACL is broken: {}", value.escape_ascii());
+    let broken = || format!("its ACL is broken: {}", shown(value));
     if value.is_empty() {
         return Ok(Vec::new());
     }

@@ -7,14 +7,15 @@ use std::io::{self, Read};
 use crate::erofs::{Device, Kind};
 use crate::layer::attributes::attributes;
 use crate::layer::header::Header;
+use crate::layer::path::shown;
 use crate::layer::place::Layer;
 use crate::layer::reader::{Reader, named};
-use crate::layer::{Error, path};
+use crate::layer::{Error, Fault, path};
 
 /// How many entries an archive has at most: each name may come twice in an archive, and hard links take no inode.
 const MAX_ENTRIES: usize = 4_000_000;
 
-/// The longest content of a file: its index, which is put together in memory, has a 512th of that.
+/// The longest content of a file: its index has a 512th of that.
 const MAX_FILE: i64 = 64 << 30;
 
 /// The prefix of names that take something away.
@@ -49,33 +50,44 @@ pub fn read(archive: impl Read, layer: &mut Layer) -> Result<(), Error> {
     Ok(())
 }
 
-fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Result<(), Error> {
+fn take(
+    mut header: Header,
+    reader: &mut Reader<impl Read>,
+    layer: &mut Layer,
+) -> Result<(), Error> {
+    // There may be a MiB of them.
+    let xattrs = std::mem::take(&mut header.xattrs);
     let name = &header.name;
     let refused = |what: String| Error::Entry {
-        path: name.escape_ascii().to_string(),
+        path: shown(name),
         what,
+    };
+    let failed = |fault| match fault {
+        Fault::Entry(what) => refused(what),
+        Fault::Write(error) => Error::Write(error),
     };
     let mut parts = path::parts(name).map_err(|what| refused(what.to_owned()))?;
     let Some(base) = parts.pop() else {
         // Nothing else can be there, and containerd ignores it.
         if header.kind == b'5' {
-            layer.put_root(&attributes(&header).map_err(refused)?);
+            let attributes = attributes(&header, xattrs).map_err(refused)?;
+            layer.put_root(&attributes).map_err(failed)?;
         }
         return Ok(());
     };
     if base.starts_with(WHITEOUT) {
-        return whiteout(base, &parts.join(&b'/'), layer).map_err(refused);
+        return whiteout(base, &parts.join(&b'/'), layer).map_err(failed);
     }
     // It is about the archive. containerd ignores it too, but for its name.
     if header.kind == b'g' {
-        return layer.put_nothing(name).map_err(refused);
+        return layer.put_nothing(name).map_err(failed);
     }
-    let attributes = attributes(&header).map_err(refused)?;
+    let attributes = attributes(&header, xattrs).map_err(refused)?;
     let kind = match header.kind {
-        b'5' => return layer.put_directory(name, attributes).map_err(refused),
+        b'5' => return layer.put_directory(name, attributes).map_err(failed),
         b'1' => {
             let target = target(&header).map_err(refused)?;
-            return layer.put_link(name, target, attributes).map_err(refused);
+            return layer.put_link(name, target, attributes).map_err(failed);
         }
         b'0' | b'S' if header.size > MAX_FILE => {
             let (bytes, most) = (header.size, MAX_FILE >> 30);
@@ -84,9 +96,9 @@ fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Re
         }
         b'0' | b'S' => {
             let entries = layer.entries;
-            let contents = layer.contents();
+            let (contents, tree) = layer.contents();
             loop {
-                let length = reader.read(contents.room()?);
+                let length = reader.read(contents.room(tree)?);
                 let failed = |error: io::Error| Error::Archive {
                     entries,
                     error: named(name, &error),
@@ -96,9 +108,12 @@ fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Re
                     length => contents.filled(length),
                 }
             }
-            Kind::File(contents.finish_file()?)
+            Kind::File(contents.finish_file(tree)?)
         }
-        b'2' => Kind::Symlink(target(&header).map_err(refused)?.into()),
+        b'2' => {
+            let target = target(&header).map_err(refused)?;
+            Kind::Symlink(layer.keep(target).map_err(failed)?)
+        }
         b'3' => {
             let device = device(header.device).map_err(refused)?;
             // Overlayfs would take this one for a whiteout.
@@ -114,11 +129,11 @@ fn take(header: Header, reader: &mut Reader<impl Read>, layer: &mut Layer) -> Re
             return Err(refused(what));
         }
     };
-    layer.put(name, attributes, kind).map_err(refused)
+    layer.put(name, attributes, kind).map_err(failed)
 }
 
 /// Takes away what lower layers have.
-fn whiteout(base: &[u8], directory: &[u8], layer: &mut Layer) -> Result<(), String> {
+fn whiteout(base: &[u8], directory: &[u8], layer: &mut Layer) -> Result<(), Fault> {
     if base == OPAQUE {
         return layer.put_opaque(directory);
     }
@@ -126,7 +141,7 @@ fn whiteout(base: &[u8], directory: &[u8], layer: &mut Layer) -> Result<(), Stri
         return Ok(());
     }
     match base.strip_prefix(WHITEOUT).unwrap_or_default() {
-        b"" | b"." | b".." => Err("it takes away nothing".to_owned()),
+        b"" | b"." | b".." => Err(Fault::from("it takes away nothing")),
         gone => layer.put_whiteout(directory, gone),
     }
 }

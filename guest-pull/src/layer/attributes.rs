@@ -5,6 +5,7 @@
 use crate::erofs::{Attributes, Kind, Xattr};
 use crate::layer::acl;
 use crate::layer::header::Header;
+use crate::layer::path::shown;
 
 /// The longest name of an extended attribute: `XATTR_NAME_MAX` of the kernel.
 const MAX_XATTR_NAME: usize = 255;
@@ -13,24 +14,24 @@ const MAX_XATTR_NAME: usize = 255;
 /// of the kernel.
 const MAX_XATTR_NAMES: usize = 65_536;
 
-/// Mode, owner, time and extended attributes.
-pub fn attributes(header: &Header) -> Result<Attributes, String> {
+/// Mode, owner, time, and these extended attributes of the header.
+pub fn attributes(header: &Header, all: Vec<Xattr>) -> Result<Attributes, String> {
     let owner = |what: &str, number: i64| match u32::try_from(number) {
         // The last one means none to the kernel.
         Ok(number) if number < u32::MAX => Ok(number),
         _ => Err(format!("its {what} is {number}, which no file can have")),
     };
     let mut xattrs: Vec<Xattr> = Vec::new();
-    for (name, value) in &header.xattrs {
-        if !is_kept(name) {
+    for (name, value) in all {
+        if !is_kept(&name) {
             continue;
         }
-        match check_xattr(name, value) {
+        match check_xattr(&name, &value) {
             // containerd leaves these out.
             Err(_) if name.starts_with(b"trusted.") => {}
             checked => {
                 checked?;
-                xattrs.push((name.clone(), value.clone()));
+                xattrs.push((name, value));
             }
         }
     }
@@ -66,10 +67,7 @@ fn check_xattr(name: &[u8], value: &[u8]) -> Result<(), String> {
         _ if name.len() > MAX_XATTR_NAME => "has a name over 255 bytes",
         _ => return Ok(()),
     };
-    Err(format!(
-        "the extended attribute {} {what}",
-        name.escape_ascii()
-    ))
+    Err(format!("the extended attribute {} {what}", shown(name)))
 }
 
 /// Whether it is of the second or third version of file capabilities, which are those that can be set.
@@ -91,7 +89,7 @@ fn bounded(seconds: i64, nanoseconds: u32) -> (i64, u32) {
 /// The attributes as such an inode can have them, and as containerd sets them: Linux knows one mode of symbolic links, only
 /// files and directories have extended attributes of users, and an ACL says no other permissions than the mode.
 pub fn fitting(mut attributes: Attributes, kind: &Kind) -> Result<Attributes, String> {
-    let is_directory = matches!(kind, Kind::Directory { .. });
+    let is_directory = matches!(kind, Kind::Directory(_));
     let has_users = is_directory || matches!(kind, Kind::File(_));
     let is_link = matches!(kind, Kind::Symlink(_));
     if is_link {

@@ -10,12 +10,13 @@ mod acl;
 mod archive;
 mod attributes;
 mod header;
-mod memory;
+mod late;
 pub(crate) mod path;
 mod pax;
 mod place;
 mod reader;
 mod sparse;
+mod way;
 
 pub(crate) use attributes::is_kept;
 
@@ -29,8 +30,11 @@ use crate::erofs;
 pub use place::Layer;
 
 /// The longest notes about a layer, which have its directories without an entry and its links to lower layers: an ordinary
-/// one has a few, and a hundred thousand fit. The mounter looks at each of them.
-pub(crate) const MAX_NOTES_BYTES: usize = 4 << 20;
+/// one has a few. The mounter looks at each of them.
+pub(crate) const MAX_NOTES_BYTES: usize = 1 << 20;
+
+/// How many of them there are: as paths of their own, they take three times the memory of short ones in a row.
+pub(crate) const MAX_NOTES: usize = 20_000;
 
 /// Why a layer is refused.
 #[derive(Debug, Error)]
@@ -64,6 +68,33 @@ pub enum Error {
     Write(#[from] erofs::Error),
 }
 
+/// Why an entry can't be put into a layer.
+#[derive(Debug)]
+enum Fault {
+    /// What is wrong with it.
+    Entry(String),
+    /// The file system can't be written.
+    Write(erofs::Error),
+}
+
+impl From<String> for Fault {
+    fn from(what: String) -> Self {
+        Self::Entry(what)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(what: &str) -> Self {
+        Self::Entry(what.to_owned())
+    }
+}
+
+impl From<erofs::Error> for Fault {
+    fn from(error: erofs::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
 /// What became of a layer's archive.
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -83,16 +114,20 @@ pub struct Summary {
 
 /// Reads an uncompressed archive to its end, and writes the file system into `file`, which is empty. `uuid` identifies it.
 ///
+/// What must be known until the end goes to `scratch`, another empty file that can be read and written, as far as it is more
+/// than a few MiB.
+///
 /// # Errors
 ///
-/// If the archive is broken or refused, or the file can't be written.
+/// If the archive is broken or refused, or a file can't be written.
 pub fn convert(
     archive: impl Read,
     file: File,
+    scratch: File,
     compress: bool,
     uuid: [u8; 16],
 ) -> Result<Summary, Error> {
-    let mut layer = Layer::new(file, compress);
+    let mut layer = Layer::new(file, scratch, compress)?;
     archive::read(archive, &mut layer)?;
     layer.finish(uuid)
 }

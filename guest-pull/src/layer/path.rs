@@ -18,17 +18,34 @@ pub fn parts(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     if path.contains(&0) {
         return Err("the path has a NUL byte");
     }
-    let parts = path.split(|byte| *byte == b'/');
-    let parts: Vec<_> = parts.filter(|part| !matches!(*part, b"" | b".")).collect();
-    if parts.contains(&&b".."[..]) {
+    let parts = || {
+        let parts = path.split(|byte| *byte == b'/');
+        parts.filter(|part| !matches!(*part, b"" | b"."))
+    };
+    // All is checked before there is a list, which of a path of a MiB would take eight.
+    let mut length = 0;
+    let (mut leads_out, mut is_long) = (false, false);
+    for part in parts() {
+        leads_out |= part == b"..";
+        is_long |= part.len() > MAX_NAME;
+        length += 1 + part.len();
+    }
+    if leads_out {
         return Err("the path has \"..\", which no image needs");
     }
-    if parts.iter().any(|part| part.len() > MAX_NAME) {
+    if is_long {
         return Err("a part of the path is longer than 255 bytes");
     }
-    let length: usize = parts.iter().map(|part| 1 + part.len()).sum();
     match length >= MAX_PATH {
         true => Err("the path is longer than 4095 bytes"),
-        false => Ok(parts),
+        false => Ok(parts().collect()),
+    }
+}
+
+/// A name of an archive for a message: escaped, and if no path can be as long, its beginning.
+pub fn shown(name: &[u8]) -> String {
+    match name.get(..MAX_PATH) {
+        Some(start) => format!("{}...", start.escape_ascii()),
+        None => name.escape_ascii().to_string(),
     }
 }

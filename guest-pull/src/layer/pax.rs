@@ -2,9 +2,11 @@
 
 //! PAX headers: records with a length, a key and a value, which have precedence over an entry's own header.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
+use crate::layer::attributes::sorted;
 use crate::layer::header::Header;
+use crate::layer::path::shown;
 
 /// The prefix of extended attributes, as GNU tar, Go and Docker write them.
 const XATTR: &[u8] = b"SCHILY.xattr.";
@@ -25,23 +27,35 @@ const KEYS: [&[u8]; 8] = [
     b"ctime",
 ];
 
-/// The records of one header, by their keys. Of those that come twice, the last counts.
+/// How many records that mean something a header has at most. A file can have half as many extended attributes, by the
+/// length of the list of their names.
+const MAX_RECORDS: usize = 16_384;
+
+/// The records of one header that mean something. Of those that come twice, the last counts.
 #[derive(Debug, Default)]
-pub struct Records(BTreeMap<Vec<u8>, Vec<u8>>);
+pub struct Records {
+    /// The header's content.
+    text: Vec<u8>,
+    /// Where the keys and the values are in it.
+    records: Vec<(Range<u32>, Range<u32>)>,
+    /// The map of a sparse file in its first form, put into the second.
+    map: Option<Vec<u8>>,
+}
 
 impl Records {
-    /// Takes a header's content apart.
+    /// Takes a header's content apart, which has at most a MiB.
     ///
     /// # Errors
     ///
-    /// If it is not made of records.
-    pub fn parse(mut text: &[u8]) -> Result<Self, String> {
-        let mut records = BTreeMap::new();
+    /// If it is not made of records, or they are too many.
+    pub fn parse(text: Vec<u8>) -> Result<Self, String> {
+        let mut records: Vec<(Range<u32>, Range<u32>)> = Vec::new();
         // The first form of sparse files has a pair of records for each part.
         let mut map: Vec<&[u8]> = Vec::new();
-        while !text.is_empty() {
-            let (record, rest) = split_record(text).ok_or("a PAX header has a broken record")?;
-            text = rest;
+        let mut left = &text[..];
+        while !left.is_empty() {
+            let (record, rest) = split_record(left).ok_or("a PAX header has a broken record")?;
+            left = rest;
             let (key, value) = key_and_value(record).ok_or("a PAX header has a broken record")?;
             match key {
                 b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
@@ -52,20 +66,37 @@ impl Records {
                     map.push(value);
                 }
                 _ if KEYS.contains(&key) || key.starts_with(XATTR) || key.starts_with(SPARSE) => {
-                    records.insert(key.to_vec(), value.to_vec());
+                    if records.len() == MAX_RECORDS {
+                        return Err(format!("a PAX header has more than {MAX_RECORDS} records"));
+                    }
+                    // The line break follows the value, and the equals sign the key.
+                    let end = text.len() - rest.len() - 1;
+                    let value = end - value.len();
+                    let key = value - 1 - key.len();
+                    let range = |from: usize, to: usize| from as u32..to as u32;
+                    records.push((range(key, value - 1), range(value, end)));
                 }
                 _ => {}
             }
         }
-        if !map.is_empty() {
-            records.insert(b"GNU.sparse.map".to_vec(), map.join(&b','));
-        }
-        Ok(Self(records))
+        let map = (!map.is_empty()).then(|| map.join(&b','));
+        Ok(Self { text, records, map })
+    }
+
+    fn part(&self, range: &Range<u32>) -> &[u8] {
+        let range = range.start as usize..range.end as usize;
+        self.text.get(range).unwrap_or_default()
     }
 
     /// The value of a record. An empty one says as little as none.
     pub fn get(&self, key: &str) -> Option<&[u8]> {
-        let value = self.0.get(key.as_bytes()).map(Vec::as_slice);
+        let mut records = self.records.iter().rev();
+        let value = match &self.map {
+            Some(map) if key == "GNU.sparse.map" => Some(&map[..]),
+            _ => records
+                .find(|(name, _)| self.part(name) == key.as_bytes())
+                .map(|(_, value)| self.part(value)),
+        };
         value.filter(|value| !value.is_empty())
     }
 
@@ -81,8 +112,10 @@ impl Records {
 
     /// The extended attributes.
     fn xattrs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let records = self.0.iter();
-        records.filter_map(|(key, value)| Some((key.strip_prefix(XATTR)?, value.as_slice())))
+        let records = self.records.iter();
+        records.filter_map(|(key, value)| {
+            Some((self.part(key).strip_prefix(XATTR)?, self.part(value)))
+        })
     }
 
     /// Puts what the records say into an entry's header, but for what they say of sparse files.
@@ -117,16 +150,13 @@ impl Records {
         let xattrs = self
             .xattrs()
             .map(|(name, value)| (name.into(), value.into()));
-        header.xattrs = xattrs.collect();
+        header.xattrs = sorted(xattrs.collect());
         Ok(())
     }
 }
 
 fn broken(key: &str, value: &[u8]) -> String {
-    format!(
-        "the PAX header's {key} is no number: {}",
-        value.escape_ascii()
-    )
+    format!("the PAX header's {key} is no number: {}", shown(value))
 }
 
 /// The first record without its length and line break, and what follows it.
@@ -199,10 +229,29 @@ mod tests {
         }
     }
 
+    /// Of records that come twice, the last counts, and there are only so many.
+    #[test]
+    fn records_are_bounded() {
+        let text = b"10 size=3\n25 SCHILY.xattr.user.b=1\n25 SCHILY.xattr.user.a=2\n10 size=4\n25 SCHILY.xattr.user.b=3\n";
+        let records = Records::parse(text.to_vec()).unwrap();
+        let mut header = Header::default();
+        records.apply(&mut header).unwrap();
+        assert_eq!(header.size, 4);
+        let xattrs: Vec<_> = header
+            .xattrs
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        assert_eq!(xattrs, [(&b"user.a"[..], &b"2"[..]), (b"user.b", b"3")]);
+        assert!(Records::parse(b"8 uid=0\n".repeat(MAX_RECORDS)).is_ok());
+        let said = Records::parse(b"8 uid=0\n".repeat(MAX_RECORDS + 1)).unwrap_err();
+        assert!(said.contains("more than 16384 records"), "{said}");
+    }
+
     /// A value may have line breaks and equals signs; a record that isn't one is told.
     #[test]
     fn records_are_split_by_their_lengths() {
-        let records = Records::parse(b"13 path=a\nb=\n11 path=b\n\n10 size=3\n").unwrap();
+        let records = Records::parse(b"13 path=a\nb=\n11 path=b\n\n10 size=3\n".to_vec()).unwrap();
         assert_eq!(records.get("path"), Some(&b"b\n"[..]));
         assert_eq!(records.number("size"), Ok(Some(3)));
         for text in [
@@ -220,7 +269,11 @@ mod tests {
             b"99999999999999999999 path=a\n",
             b"path",
         ] {
-            assert!(Records::parse(text).is_err(), "{}", text.escape_ascii());
+            assert!(
+                Records::parse(text.to_vec()).is_err(),
+                "{}",
+                text.escape_ascii()
+            );
         }
     }
 }

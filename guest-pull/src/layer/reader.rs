@@ -8,12 +8,15 @@
 use std::io::{self, ErrorKind, Read};
 
 use crate::layer::header::{self, BLOCK, Block, Format, Header};
+use crate::layer::path::shown;
 use crate::layer::pax::Records;
 use crate::layer::sparse::{self, Form, Next, Parts, Sparse};
 
-/// The longest PAX header, and the longest name or target in an entry of its own: as Go and libarchive have it. A map at
-/// the start of a sparse file may have as many bytes.
+/// The longest PAX header: as Go and libarchive have it. A map at the start of a sparse file may have as many bytes.
 const MAX_SPECIAL: usize = 1 << 20;
+
+/// The longest name or target in an entry of its own. None that is right has more than a 16th of it.
+const MAX_LONG: usize = 1 << 16;
 
 /// How many zeros the sparse files of an archive have that are not in it. They are stored compressed, at a 16th, and cost
 /// time; images hardly have such files, since containerd writes the zeros out.
@@ -44,7 +47,7 @@ fn cut_off(place: &str) -> io::Error {
 
 /// The error, with the name of the entry that it is about.
 pub fn named(name: &[u8], error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", name.escape_ascii()))
+    io::Error::new(error.kind(), format!("{}: {error}", shown(name)))
 }
 
 /// Whether entries of a kind have no content, whatever they say of its length: links, devices, directories and pipes.
@@ -85,17 +88,17 @@ impl<R: Read> Reader<R> {
             };
             self.begin(&header)?;
             match header.kind {
-                b'x' => records = Records::parse(&self.special()?).map_err(invalid)?,
+                b'x' => records = Records::parse(self.special(MAX_SPECIAL)?).map_err(invalid)?,
                 // What was read for the next entry is lost, as for Go.
                 b'g' => {
-                    let records = Records::parse(&self.special()?).map_err(invalid)?;
+                    let records = Records::parse(self.special(MAX_SPECIAL)?).map_err(invalid)?;
                     if let Some(name) = records.get("path") {
                         header.name = name.to_vec();
                     }
                     return Ok(Some(header));
                 }
-                b'L' => long_name = header::text(&self.special()?).to_vec(),
-                b'K' => long_link = header::text(&self.special()?).to_vec(),
+                b'L' => long_name = header::text(&self.special(MAX_LONG)?).to_vec(),
+                b'K' => long_link = header::text(&self.special(MAX_LONG)?).to_vec(),
                 _ => {
                     let applied = records.apply(&mut header).map_err(invalid);
                     applied.map_err(|error| named(&header.name, &error))?;
@@ -273,12 +276,11 @@ impl<R: Read> Reader<R> {
     }
 
     /// The whole content of an entry that says something of the next one.
-    fn special(&mut self) -> io::Result<Vec<u8>> {
+    fn special(&mut self, most: usize) -> io::Result<Vec<u8>> {
         let length = usize::try_from(self.left).unwrap_or(usize::MAX);
-        if length > MAX_SPECIAL {
-            return Err(invalid(
-                "a PAX header, long name or long link has more than a MiB",
-            ));
+        if length > most {
+            let what = "a PAX header, long name or long link has more than";
+            return Err(invalid(format!("{what} {} KiB", most >> 10)));
         }
         let mut content = vec![0; length];
         self.read_whole(&mut content)?;

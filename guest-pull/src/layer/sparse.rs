@@ -6,8 +6,8 @@
 use crate::layer::header::{self, Block};
 use crate::layer::pax::{Records, decimal};
 
-/// How many parts a file has at most: as many as a map of a MiB can have.
-const MAX_PARTS: usize = 1 << 18;
+/// How many parts a file has at most: a MiB of them in memory.
+const MAX_PARTS: usize = 1 << 16;
 
 /// The length of the record of one part in GNU tar's own header.
 const PART_BYTES: usize = 24;
@@ -163,10 +163,19 @@ pub enum Next {
 /// A sparse file that is being read.
 #[derive(Debug)]
 pub struct Sparse {
-    /// The parts with data that are not read whole, the next one last.
-    parts: Vec<(u64, u64)>,
+    /// The parts with data.
+    parts: Vec<Part>,
+    /// The first of them that is not read whole.
+    part: usize,
     size: u64,
     at: u64,
+}
+
+impl Part {
+    /// Its first byte, and the one after its last: none is negative in a file that was checked.
+    fn range(&self) -> (u64, u64) {
+        (self.start as u64, (self.start + self.length) as u64)
+    }
 }
 
 impl Sparse {
@@ -177,16 +186,14 @@ impl Sparse {
     /// If the parts are out of order, or reach over the end.
     pub fn new(parts: Parts, size: i64) -> Result<Self, String> {
         let mut ends = 0;
-        let mut checked = Vec::with_capacity(parts.0.len());
         for part in &parts.0 {
             let end = part.start.checked_add(part.length);
             let end = end.filter(|end| part.start >= ends && part.length >= 0 && *end <= size);
             ends = end.ok_or("the parts of a sparse file don't fit it")?;
-            checked.push((part.start as u64, ends as u64));
         }
-        checked.reverse();
         Ok(Self {
-            parts: checked,
+            parts: parts.0,
+            part: 0,
             size: u64::try_from(size).map_err(|_| "a sparse file has less than no bytes")?,
             at: 0,
         })
@@ -194,20 +201,26 @@ impl Sparse {
 
     /// How many bytes of it are zeros that the archive doesn't have.
     pub fn holes(&self) -> u64 {
-        let data: u64 = self.parts.iter().map(|(start, end)| end - start).sum();
+        let data: u64 = self.parts.iter().map(|part| part.length as u64).sum();
         self.size - data
     }
 
     /// What comes next.
     pub fn next(&mut self) -> Next {
-        while self.parts.last().is_some_and(|(_, end)| *end <= self.at) {
-            self.parts.pop();
+        while let Some(part) = self.parts.get(self.part) {
+            let (start, end) = part.range();
+            if end <= self.at {
+                self.part += 1;
+                continue;
+            }
+            return match self.at < start {
+                true => Next::Hole(start - self.at),
+                false => Next::Data(end - self.at),
+            };
         }
-        match self.parts.last() {
-            Some((start, _)) if self.at < *start => Next::Hole(start - self.at),
-            Some((_, end)) => Next::Data(end - self.at),
-            None if self.at < self.size => Next::Hole(self.size - self.at),
-            None => Next::End,
+        match self.at < self.size {
+            true => Next::Hole(self.size - self.at),
+            false => Next::End,
         }
     }
 

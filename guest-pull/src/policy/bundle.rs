@@ -7,12 +7,13 @@
 
 use common::base64;
 use common::text::Quoted;
-use serde_json::Value;
 
 use crate::digest::Digest;
-use crate::policy::cosign::small;
-use crate::policy::keys::PublicKey;
+use crate::document::{Part, beginning};
+use crate::policy::cosign::{Small, small};
+use crate::policy::keys::Checker;
 use crate::policy::{Error, MAX_SIGNATURES};
+use crate::registry::manifest::{MAX_LAYERS, MAX_MANIFESTS};
 use crate::registry::{self, Client};
 
 /// What media types of bundles begin with: of all versions, `…bundle.v0.3+json` and `…bundle+json;version=0.2`.
@@ -27,6 +28,9 @@ const STATEMENT: &str = "application/vnd.in-toto+json";
 /// The only statement that is a signature. Others, made by the same key, say how the image was built, or that it has flaws.
 const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
 
+/// How much of a payload's type is shown, in characters.
+const SHOWN: usize = 100;
+
 /// What refers to an image.
 pub(super) struct Referrers {
     /// The manifests that may have bundles.
@@ -37,11 +41,9 @@ pub(super) struct Referrers {
 
 /// What refers to what has this digest. Of a list in several pages, it is the first.
 pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Referrers, Error> {
-    let list = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).ok();
-    let listed = |value: &Value| value["manifests"].is_array();
     let mut busy = None;
     let by_api = match client.referrers(digest) {
-        Ok(bytes) => list(bytes).filter(listed),
+        Ok(bytes) => bundles_in(&bytes),
         Err(error) if error.is_unreachable() => return Err(Error::Registry(error)),
         // Registries without the API answer in many ways.
         Err(error) => {
@@ -49,29 +51,40 @@ pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Referrers, E
             None
         }
     };
-    let index = match by_api {
-        Some(index) => index,
+    let manifests = match by_api {
+        Some(manifests) => manifests,
         None => match client.manifest(&format!("sha256-{}", digest.hex())) {
             Ok(bytes) => {
                 busy = None;
-                list(bytes).unwrap_or_default()
+                bundles_in(&bytes).unwrap_or_default()
             }
-            Err(registry::Error::Missing { .. }) => Value::Null,
+            Err(registry::Error::Missing { .. }) => Vec::new(),
             Err(error) => return Err(Error::Registry(error)),
         },
     };
-    let entries = index["manifests"].as_array().into_iter().flatten();
-    let bundles = entries.filter(|entry| {
-        let of = |name: &str| entry["annotations"][name].as_str();
-        let predicate = of("dev.sigstore.bundle.predicateType");
-        let kind = &entry["artifactType"];
-        // Where it writes the list itself, cosign 3.1 says nothing there but that the configuration is empty.
-        let may_be = is_bundle(kind) || kind.is_null() || kind == EMPTY;
-        may_be && predicate.is_none_or(|predicate| predicate == SIGNED)
-    });
-    let digests = bundles.filter_map(|entry| Digest::parse(entry["digest"].as_str()?));
-    let manifests = digests.take(MAX_SIGNATURES + 1).collect();
     Ok(Referrers { manifests, busy })
+}
+
+/// The manifests in an index that may have bundles, one more than are looked at; none if it is no index.
+fn bundles_in(index: &[u8]) -> Option<Vec<Digest>> {
+    let [manifests] = Part::document(index).ok()?.pick(["manifests"]).ok()?;
+    let entries = manifests.list(MAX_MANIFESTS).ok()??;
+    let digests = entries
+        .into_iter()
+        .filter_map(|entry| bundle_in(entry).ok()?);
+    Some(digests.take(MAX_SIGNATURES + 1).collect())
+}
+
+/// The digest of an entry, if that may have a bundle.
+fn bundle_in(entry: Part<'_>) -> Result<Option<Digest>, String> {
+    let [kind, annotations, digest] = entry.pick(["artifactType", "annotations", "digest"])?;
+    let [predicate] = annotations.pick(["dev.sigstore.bundle.predicateType"])?;
+    let predicate = predicate.text()?;
+    // Where it writes the list itself, cosign 3.1 says nothing there but that the configuration is empty.
+    let may_be = !kind.is_there() || is_bundle(kind)? || kind.text()?.as_deref() == Some(EMPTY);
+    let is_other = predicate.is_some_and(|predicate| predicate != SIGNED);
+    let digest = digest.text()?.and_then(|digest| Digest::parse(&digest));
+    Ok(digest.filter(|_| may_be && !is_other))
 }
 
 /// Whether the registry may answer another time.
@@ -83,17 +96,16 @@ fn is_busy(error: &registry::Error) -> bool {
     }
 }
 
-fn is_bundle(media_type: &Value) -> bool {
-    media_type
-        .as_str()
-        .is_some_and(|text| text.starts_with(MEDIA_TYPE))
+fn is_bundle(media_type: Part<'_>) -> Result<bool, String> {
+    let media_type = media_type.text()?;
+    Ok(media_type.is_some_and(|text| text.starts_with(MEDIA_TYPE)))
 }
 
 /// Fetches the bundle that a manifest has, if it has any; else why it can't be used.
 pub(super) fn fetch(
     client: &Client,
     manifest: &Digest,
-) -> Result<Option<Result<Value, String>>, Error> {
+) -> Result<Option<Result<Vec<u8>, String>>, Error> {
     let bytes = match client.manifest(&manifest.to_string()) {
         Ok(bytes) => bytes,
         Err(registry::Error::Missing { .. }) => {
@@ -101,85 +113,122 @@ pub(super) fn fetch(
         }
         Err(error) => return Err(Error::Registry(error)),
     };
-    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let mut layers = value["layers"].as_array().into_iter().flatten();
-    let Some(layer) = layers.find(|layer| is_bundle(&layer["mediaType"])) else {
-        return Ok(None);
+    let blob = match blob_in(&bytes) {
+        Ok(Some(blob)) => blob,
+        Ok(None) => return Ok(None),
+        Err(what) => return Ok(Some(Err(format!("the manifest {manifest} {what}")))),
     };
-    Ok(Some(small(client, layer)?.and_then(|bytes| {
-        serde_json::from_slice(&bytes).map_err(|_| "the bundle is not JSON".to_owned())
-    })))
+    drop(bytes);
+    small(client, &blob).map(Some)
 }
 
-/// Whether the bundle is the signature by one of the keys of one of the documents.
+/// The bundle that a manifest names, if it names any.
+fn blob_in(manifest: &[u8]) -> Result<Option<Small>, String> {
+    let [layers] = Part::document(manifest)?.pick(["layers"])?;
+    let layers = layers
+        .list(MAX_LAYERS)
+        .map_err(|count| format!("has {count} layers, and at most {MAX_LAYERS} are read"))?;
+    for layer in layers.unwrap_or_default() {
+        let [media_type] = layer.pick(["mediaType"])?;
+        if is_bundle(media_type)? {
+            return Small::of(layer).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Verifies that the bundle is the signature by one of the keys of one of the documents.
 ///
 /// # Errors
 ///
 /// The reason if not.
-pub(super) fn verify(
-    bundle: &Value,
-    keys: &[PublicKey],
+pub fn verify(
+    bundle: &[u8],
+    keys: &Checker<'_>,
     documents: &[(Digest, Vec<u8>)],
 ) -> Result<(), String> {
-    let material = &bundle["verificationMaterial"];
-    if material["publicKey"].is_null() {
+    let bundle = Part::document(bundle).map_err(|what| format!("the bundle {what}"))?;
+    let [material, envelope, message] =
+        bundle.pick(["verificationMaterial", "dsseEnvelope", "messageSignature"])?;
+    let [key] = material.pick(["publicKey"])?;
+    if !key.is_there() {
         let what = "it is by a certificate (keyless), and not by a key";
         return Err(what.to_owned());
     }
-    if bundle["dsseEnvelope"].is_object() {
-        return verify_envelope(&bundle["dsseEnvelope"], keys, documents);
+    if envelope.is_object() {
+        return verify_envelope(envelope, keys, documents);
     }
-    let signature = &bundle["messageSignature"]["signature"];
-    let signature = signature.as_str().and_then(base64::decode_padded);
+    let [signature] = message.pick(["signature"])?;
+    let signature = signature.text()?;
+    let signature = signature.and_then(|text| base64::decode_padded(&text));
     let signature = signature.ok_or("the bundle has no signature")?;
-    let is_good = |message: &[u8]| keys.iter().any(|key| key.verifies(message, &signature));
-    match documents.iter().any(|(_, document)| is_good(document)) {
-        true => Ok(()),
-        false => Err("it is by another key, or of another image".to_owned()),
+    for (_, document) in documents {
+        if keys.verifies(document, &signature)? {
+            return Ok(());
+        }
     }
+    Err("it is by another key, or of another image".to_owned())
 }
 
 /// An envelope with a statement: DSSE, in-toto.
 fn verify_envelope(
-    envelope: &Value,
-    keys: &[PublicKey],
+    envelope: Part<'_>,
+    keys: &Checker<'_>,
     documents: &[(Digest, Vec<u8>)],
 ) -> Result<(), String> {
-    let kind = envelope["payloadType"].as_str().unwrap_or_default();
+    let [kind, payload, signatures] = envelope.pick(["payloadType", "payload", "signatures"])?;
+    let kind = kind.text_or_empty()?;
     if kind != STATEMENT {
-        return Err(format!("its payload is {}", Quoted(kind)));
+        return Err(format!(
+            "its payload is {}",
+            Quoted(&beginning(&kind, SHOWN))
+        ));
     }
-    let payload = envelope["payload"].as_str().and_then(base64::decode_padded);
+    let payload = payload.text()?;
+    let payload = payload.and_then(|payload| base64::decode_padded(&payload));
     let payload = payload.ok_or("its envelope has no payload in base64")?;
     let head = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len());
     let message = [head.as_bytes(), &payload[..]].concat();
-    let signatures = envelope["signatures"].as_array().into_iter().flatten();
-    let signatures = signatures.filter_map(|entry| base64::decode_padded(entry["sig"].as_str()?));
-    let mut signatures = signatures.take(MAX_SIGNATURES);
-    let is_good =
-        signatures.any(|signature| keys.iter().any(|key| key.verifies(&message, &signature)));
+    let signatures = signatures.list(MAX_SIGNATURES).map_err(|count| {
+        format!("its envelope has {count} signatures, and at most {MAX_SIGNATURES} are looked at")
+    })?;
+    let mut is_good = false;
+    for entry in signatures.unwrap_or_default() {
+        let [signature] = entry.pick(["sig"])?;
+        let signature = signature.text()?;
+        if let Some(signature) = signature.and_then(|text| base64::decode_padded(&text)) {
+            is_good |= keys.verifies(&message, &signature)?;
+        }
+        if is_good {
+            break;
+        }
+    }
     if !is_good {
         return Err("it is by another key".to_owned());
     }
-    let statement: Value =
-        serde_json::from_slice(&payload).map_err(|_| "its statement is not JSON")?;
-    let kind = statement["_type"].as_str().unwrap_or_default();
+    let statement = Part::document(&payload).map_err(|what| format!("its statement {what}"))?;
+    let [kind, predicate, subjects] = statement.pick(["_type", "predicateType", "subject"])?;
+    let kind = kind.text_or_empty()?;
     if !kind.starts_with("https://in-toto.io/Statement/") {
-        return Err(format!("its statement is {}", Quoted(kind)));
+        return Err(format!("its statement is {}", Quoted(&kind)));
     }
-    let predicate = statement["predicateType"].as_str().unwrap_or_default();
+    let predicate = predicate.text_or_empty()?;
     if predicate != SIGNED {
         return Err(format!(
             "it is no signature, but a statement of the type {}",
-            Quoted(predicate)
+            Quoted(&predicate)
         ));
     }
-    let subjects = statement["subject"].as_array().into_iter().flatten();
-    let digests = subjects.filter_map(|subject| subject["digest"]["sha256"].as_str());
-    let mut digests = digests.filter_map(Digest::from_hex);
-    let is_known = |digest: Digest| documents.iter().any(|(known, _)| *known == digest);
-    match digests.any(is_known) {
-        true => Ok(()),
-        false => Err("it is for another digest".to_owned()),
+    let subjects = subjects
+        .list(MAX_MANIFESTS)
+        .map_err(|count| format!("its statement has {count} subjects"))?;
+    for subject in subjects.unwrap_or_default() {
+        let [digest] = subject.pick(["digest"])?;
+        let [digest] = digest.pick(["sha256"])?;
+        let digest = digest.text()?.and_then(|text| Digest::from_hex(&text));
+        if digest.is_some_and(|digest| documents.iter().any(|(known, _)| *known == digest)) {
+            return Ok(());
+        }
     }
+    Err("it is for another digest".to_owned())
 }

@@ -2,6 +2,7 @@
 
 //! Public keys, and what they signed.
 
+use std::cell::Cell;
 use std::fmt;
 
 use ring::signature::{
@@ -111,6 +112,49 @@ impl PublicKey {
     }
 }
 
+/// The keys of a requirement, which check a bounded number of signatures: many signatures by nobody would take many keys a
+/// long time.
+pub struct Checker<'k> {
+    keys: &'k [PublicKey],
+    /// How much may still be done.
+    left: Cell<u64>,
+}
+
+/// How many bytes are digested for one requirement. One check of a signature counts as [`CHECK`] beside its message. It is
+/// 32,768 checks, and takes ten seconds or so at most.
+const MAX_WORK: u64 = 2 << 30;
+
+/// What one check of a signature takes, in bytes that could be digested meanwhile.
+const CHECK: u64 = 64 << 10;
+
+impl<'k> Checker<'k> {
+    /// With nothing done yet.
+    pub fn new(keys: &'k [PublicKey]) -> Self {
+        let left = Cell::new(MAX_WORK);
+        Self { keys, left }
+    }
+
+    /// Whether a signature is one of the keys', of the message.
+    ///
+    /// # Errors
+    ///
+    /// If too much was checked before.
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> Result<bool, String> {
+        for key in self.keys {
+            let checks = key.kind.algorithms().len() as u64;
+            let work = checks * (CHECK + message.len() as u64);
+            let left = self.left.get().checked_sub(work);
+            self.left.set(left.ok_or(
+                "too many signatures by other keys were checked before it; delete those that are not needed",
+            )?);
+            if key.verifies(message, signature) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// Takes a SubjectPublicKeyInfo (RFC 5280) apart: a sequence of an algorithm, and the key in a bit string.
 fn subject_public_key(der: &[u8]) -> Option<(Kind, Vec<u8>)> {
     let (inner, rest) = element(SEQUENCE, der)?;
@@ -158,4 +202,24 @@ fn element(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     };
     (*found == tag).then_some(())?;
     rest.split_at_checked(length)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Checks end when they have taken too long together: each counts, and so does its message, for each key.
+    #[test]
+    fn checks_are_bounded() {
+        let pem = || rcgen::KeyPair::generate().unwrap().public_key_pem();
+        let keys = [(); 2].map(|()| PublicKey::parse("key", pem().as_bytes()).unwrap());
+        let mut checker = Checker::new(&keys);
+        assert_eq!(checker.verifies(b"message", b"signature"), Ok(false));
+        assert_eq!(checker.left.get(), MAX_WORK - 2 * (CHECK + 7));
+        *checker.left.get_mut() = 3 * CHECK;
+        assert_eq!(checker.verifies(b"", b""), Ok(false));
+        let error = checker.verifies(b"", b"").unwrap_err();
+        assert!(error.contains("too many signatures"), "{error}");
+    }
 }

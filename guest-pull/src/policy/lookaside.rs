@@ -13,7 +13,7 @@ use common::text::Quoted;
 use crate::policy::parse::scopes;
 
 /// The storage's URL for an image; none if the configuration has none for it.
-pub(super) fn base_url(text: &[u8], image: &ImageName) -> Result<Option<String>, String> {
+pub fn base_url(text: &[u8], image: &ImageName) -> Result<Option<String>, String> {
     let text = std::str::from_utf8(text).map_err(|_| "not UTF-8")?;
     let mut config = parse(text)?;
     // Only the names of images, repositories, namespaces and registries: it knows no domains.
@@ -120,14 +120,17 @@ fn member(line: &str) -> Option<(String, String)> {
 /// A text without quotes, or in such that need no escapes.
 fn scalar(text: &str) -> Option<String> {
     let text = text.trim();
+    // Messages have the URL.
+    if text.contains(char::is_control) {
+        return None;
+    }
     for quote in ['"', '\''] {
         if let Some(inner) = text.strip_prefix(quote) {
             let inner = inner.strip_suffix(quote)?;
             return (!inner.contains([quote, '\\'])).then(|| inner.to_owned());
         }
     }
-    let is_plain =
-        !text.starts_with(|c: char| "[]{}&*!|>%@`?-,".contains(c)) && !text.contains('\t');
+    let is_plain = !text.starts_with(|c: char| "[]{}&*!|>%@`?-,".contains(c));
     is_plain.then(|| text.to_owned())
 }
 
@@ -166,6 +169,8 @@ mod tests {
             "default-docker:\n  lookaside: file:///x\n  lookaside: file:///y",
             "default-docker:\n  lookaside:\n",
             "default-docker:\n\tlookaside: file:///x",
+            "default-docker:\n  lookaside: file:///x\u{1b}y",
+            "default-docker:\n  lookaside: 'file:///x\0y'",
             "- docker",
         ] {
             assert!(url(bad, "r.example/a").is_err(), "{bad}");

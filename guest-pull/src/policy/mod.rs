@@ -6,15 +6,15 @@
 //! the image must have, with the keys. The worker checks them at each pull, as soon as it knows the digests, and before it
 //! asks for a layer.
 
-mod bundle;
+pub mod bundle;
 mod cosign;
 mod identity;
-mod keys;
-mod lookaside;
+pub mod keys;
+pub mod lookaside;
 mod object;
-mod openpgp;
+pub mod openpgp;
 mod parse;
-mod payload;
+pub mod payload;
 mod rules;
 mod signed_by;
 mod source;

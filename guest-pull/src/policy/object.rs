@@ -5,9 +5,8 @@
 
 use common::json::{self, Member};
 use common::text::EntryName;
-use serde_json::value::RawValue;
 
-/// The most members of one object. Policies have a scope for each registry or repository.
+/// The most members of one object, and values of one list. Policies have a scope for each registry or repository.
 const MAX_MEMBERS: usize = 10_000;
 
 /// An object whose members are all different.
@@ -74,8 +73,18 @@ impl<'a> Object<'a> {
 
 /// The values in a list.
 pub(super) fn list(text: &str) -> Result<Vec<&str>, String> {
-    let values: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| "not a list".to_owned())?;
-    Ok(values.into_iter().map(RawValue::get).collect())
+    let (mut values, mut count) = (Vec::new(), 0);
+    let read = json::each_value(text, |value| {
+        count += 1;
+        if count <= MAX_MEMBERS {
+            values.push(value);
+        }
+    });
+    match (read, count <= MAX_MEMBERS) {
+        (Err(_), _) => Err("not a list".to_owned()),
+        (Ok(()), true) => Ok(values),
+        (Ok(()), false) => Err(format!("a list of more than {MAX_MEMBERS} entries")),
+    }
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ use crate::digest::Digest;
 use crate::policy::object::Object;
 
 /// The type that cosign writes.
-pub(super) const OF_COSIGN: &str = "cosign container image signature";
+pub const OF_COSIGN: &str = "cosign container image signature";
 
 /// The type that GPG's signatures have.
-pub(super) const OF_SIMPLE_SIGNING: &str = "atomic container signature";
+pub const OF_SIMPLE_SIGNING: &str = "atomic container signature";
 
 /// What a signature claims. It counts only if the signature is good.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Claim {
+pub struct Claim {
     /// The name of the image.
     pub reference: String,
     /// The digest of its manifest or index.
@@ -24,7 +24,7 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Parses the payload of a signature, which must be of this type.
-    pub(super) fn parse(text: &[u8], kind: &str) -> Result<Self, String> {
+    pub fn parse(text: &[u8], kind: &str) -> Result<Self, String> {
         let wrong = |what| format!("its payload is not understood: {what}");
         let text = std::str::from_utf8(text).map_err(|_| wrong("not UTF-8".to_owned()))?;
         parse(text, kind).map_err(wrong)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::policy::identity::Identity;
-use crate::policy::keys::PublicKey;
+use crate::policy::keys::{Checker, PublicKey};
 use crate::policy::payload::{Claim, OF_COSIGN};
 use crate::policy::signed_by::{self, SignedBy};
 use crate::policy::{Error, MAX_SIGNATURES, bundle, cosign};
@@ -125,17 +125,21 @@ impl Rules {
         identity: &Identity,
     ) -> Result<Option<Vec<String>>, Error> {
         let mut problems = Problems::default();
+        let checker = Checker::new(keys);
         let mut looked_at = 0;
         for (digest, _) in documents {
-            for descriptor in cosign::descriptors(client, digest)? {
+            let places = cosign::places(client, digest)?.unwrap_or_else(|problem| {
+                problems.add(&format!("the signatures of {digest}"), problem);
+                Vec::new()
+            });
+            for place in places {
                 looked_at += 1;
                 if looked_at > MAX_SIGNATURES {
                     problems.too_many();
                     break;
                 }
-                let checked = cosign::fetch(client, &descriptor)?.and_then(|found| {
-                    let is_good = |key: &PublicKey| key.verifies(&found.payload, &found.signature);
-                    if !keys.iter().any(is_good) {
+                let checked = cosign::fetch(client, &place)?.and_then(|found| {
+                    if !checker.verifies(&found.payload, &found.signature)? {
                         return Err("it is by another key".to_owned());
                     }
                     self.check_claim(
@@ -165,7 +169,7 @@ impl Rules {
                     continue;
                 };
                 let checked = found.and_then(|found| {
-                    bundle::verify(&found, keys, documents)?;
+                    bundle::verify(&found, &checker, documents)?;
                     identity.check_nameless()
                 });
                 match checked {

@@ -3,6 +3,7 @@
 //! How a client is let in: what the registry asked for, what it let in last, and whom to ask for another login.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use ureq::Body;
 use ureq::http::header::WWW_AUTHENTICATE;
@@ -29,6 +30,9 @@ pub(super) struct Access {
     pub repository: String,
     /// The login, and what the registry let in last, which that login got.
     state: Mutex<State>,
+    /// The token that was given last. It is locked while one is asked for, so that requests whose token ended together get
+    /// one between them.
+    given: Mutex<Option<Given>>,
     pub renew: Option<Box<Renew>>,
 }
 
@@ -36,6 +40,13 @@ pub(super) struct Access {
 struct State {
     login: Option<Arc<Login>>,
     granted: Option<Granted>,
+}
+
+/// A token that a server gave.
+struct Given {
+    login: Option<Arc<Login>>,
+    granted: Granted,
+    when: Instant,
 }
 
 /// An answer that is no refusal, and the header that the request had.
@@ -47,6 +58,7 @@ impl Access {
             host,
             repository,
             state: Mutex::new(State::of(login.map(Arc::new))),
+            given: Mutex::default(),
             renew: None,
         }
     }
@@ -112,6 +124,7 @@ impl Access {
             repository: &self.repository,
             login,
         };
+        let begin = Instant::now();
         let mut used = state.granted.clone().filter(Granted::is_current);
         let mut response = send(used.as_ref().map(|granted| &*granted.header))?;
         let mut challenge = challenge_of(&response);
@@ -128,24 +141,30 @@ impl Access {
             challenge = challenge_of(&response);
         }
         let mut is_fresh = false;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            let granted = match &challenge {
-                Some(challenge) => asker.grant(url, challenge)?,
-                None => None,
+        // With a token that another request got, if there is one; and then with one of its own.
+        for since in [Some(begin), None] {
+            let (StatusCode::UNAUTHORIZED, Some(asked)) = (response.status(), challenge.clone())
+            else {
+                break;
             };
+            let (granted, is_shared) = self.grant(&asker, state, url, &asked, since)?;
             // The same password again would be refused again, and may lock the account.
             let is_new = |granted: &Granted| {
                 let before = used.as_ref().map(|used| &**used.header);
                 before != Some(&**granted.header)
             };
-            if let Some(granted) = granted.filter(is_new) {
-                response = send(Some(&granted.header))?;
-                challenge = challenge_of(&response);
-                if !refuses(response.status()) && response.status() != StatusCode::BAD_REQUEST {
-                    self.keep(login, &granted);
-                }
-                is_fresh = granted.is_token;
-                used = Some(granted);
+            let Some(granted) = granted.filter(is_new) else {
+                break;
+            };
+            response = send(Some(&granted.header))?;
+            challenge = challenge_of(&response);
+            if !refuses(response.status()) && response.status() != StatusCode::BAD_REQUEST {
+                self.keep(login, &granted);
+            }
+            is_fresh = granted.is_token;
+            used = Some(granted);
+            if !is_shared {
+                break;
             }
         }
         // Amazon's registry says 400 to a password that isn't one.
@@ -164,6 +183,34 @@ impl Access {
             challenge,
         };
         Err(refusal.error(&asker, response))
+    }
+
+    /// What a challenge asks for: the token that another request got since this time, or a new one; and which of both.
+    fn grant(
+        &self,
+        asker: &Asker<'_>,
+        state: &State,
+        url: &str,
+        challenge: &Challenge,
+        since: Option<Instant>,
+    ) -> Result<(Option<Granted>, bool), Error> {
+        let mut given = lock(&self.given);
+        let other = given.as_ref().filter(|given| {
+            since.is_some_and(|since| given.when >= since)
+                && given.login == state.login
+                && given.granted.is_current()
+        });
+        if let Some(other) = other {
+            return Ok((Some(other.granted.clone()), true));
+        }
+        let granted = asker.grant(url, challenge)?;
+        let token = granted.clone().filter(|granted| granted.is_token);
+        *given = token.map(|granted| Given {
+            login: state.login.clone(),
+            granted,
+            when: Instant::now(),
+        });
+        Ok((granted, false))
     }
 
     /// Keeps what was let in for the next request, unless there is another login by now.

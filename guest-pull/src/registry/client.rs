@@ -11,7 +11,8 @@ use ureq::http::{Response, StatusCode};
 
 use crate::digest::Digest;
 use crate::registry::access::Access;
-use crate::registry::body::read_small;
+use crate::registry::body::{SMALL, read_small};
+use crate::registry::connection::within;
 use crate::registry::error::{Error, message_without};
 use crate::registry::login::Login;
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
@@ -184,7 +185,7 @@ impl Client {
     fn patiently<T>(&self, what: &str, ask: &dyn Fn() -> Result<T, Error>) -> Result<T, Error> {
         let mut patience = self.patience();
         loop {
-            let error = match ask() {
+            let error = match within(SMALL, ask) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -222,6 +223,7 @@ impl Client {
         let (mut response, mut header) = self.access.send(&self.transport, &url, &|header| {
             self.transport.send(&url, header, headers)
         })?;
+        let mut is_home = true;
         for _ in 0..MAX_REDIRECTS {
             if !is_redirect(response.status()) {
                 break;
@@ -235,16 +237,21 @@ impl Client {
                 what: "with a redirect to nowhere, or away from https".to_owned(),
             })?;
             // What holds the blob must not learn the login, unless it is the registry itself.
-            header = header.filter(|_| same_origin(&url, &next));
+            is_home &= same_origin(&url, &next);
             url = next;
-            response = match header.as_deref() {
-                Some(header) => self.transport.send(&url, Some(header), headers)?,
-                None => self.elsewhere(&url, what, headers)?,
+            (response, header) = match is_home {
+                true => self.access.send(&self.transport, &url, &|header| {
+                    self.transport.send(&url, header, headers)
+                })?,
+                false => (self.elsewhere(&url, what, headers)?, None),
             };
         }
         let host = host_of(&url).to_owned();
         let is_range = headers.iter().any(|(name, _)| *name == RANGE);
-        let hide = |text| self.access.hide(header.as_deref(), text);
+        let hide = |text| {
+            let text = self.transport.hide(text);
+            self.access.hide(header.as_deref(), text)
+        };
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::PARTIAL_CONTENT if is_range => Ok(response),
@@ -317,7 +324,7 @@ fn read(
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    if let Err(error) = read_small(body, most + 1, &mut bytes) {
+    if let Err(error) = read_small(body, most + 1, SMALL, &mut bytes) {
         return Err(Error::Unreachable {
             host: host.to_owned(),
             what: format!("while it sent the {what}: {error}"),

@@ -15,6 +15,9 @@ use crate::registry::retry::retry_after;
 /// How much of a registry's own message is read.
 const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 
+/// How long it may take to come. The failure is known without it, and to be told.
+const MESSAGE: Duration = Duration::from_secs(5);
+
 /// How much of it is shown.
 pub(super) const SHOWN_MESSAGE: usize = 300;
 
@@ -169,7 +172,7 @@ fn is_passing(status: StatusCode) -> bool {
 /// else nothing.
 pub(super) fn message_without(response: Response<Body>, hide: &dyn Fn(String) -> String) -> String {
     let mut text = Vec::new();
-    if read_small(response.into_body(), MAX_MESSAGE_BYTES, &mut text).is_err() {
+    if read_small(response.into_body(), MAX_MESSAGE_BYTES, MESSAGE, &mut text).is_err() {
         return String::new();
     }
     let said = match serde_json::from_slice::<Value>(&text) {

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
 use thiserror::Error;
 
 use crate::digest::Digest;
+use crate::document::{Part, beginning};
+use crate::encryption::ABOUT_ENCRYPTION;
 use crate::registry::platform::Platform;
 
 /// The largest manifest, index or configuration: the limit that registries have too.
@@ -15,6 +16,18 @@ pub const MAX_BYTES: usize = 4 << 20;
 
 /// The most layers of an image. The kernel stacks at most 500, and Docker makes at most 127.
 pub const MAX_LAYERS: usize = 500;
+
+/// The most manifests of an index. Real ones have up to about fifty; a text of the largest size has room for 40,000.
+pub const MAX_MANIFESTS: usize = 10_000;
+
+/// The most annotations of a layer about its encryption. Each recipient's scheme has one, and there are two others.
+pub const MAX_ANNOTATIONS: usize = 64;
+
+/// How much of a media type is kept, in characters. RFC 6838 allows as many, and those that are known are shorter.
+const MAX_MEDIA_TYPE: usize = 255;
+
+/// How much of a text is shown in a message.
+const SHOWN: usize = 100;
 
 /// What a registry is asked for.
 pub const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
@@ -59,33 +72,54 @@ pub struct Descriptor {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
-    /// What else is said of it.
+    /// What is said of its encryption.
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
-    fn of(document: &'static str, value: &Value) -> Result<Self, Error> {
-        let media_type = value["mediaType"].as_str().unwrap_or_default().to_owned();
-        let digest = value["digest"].as_str().unwrap_or_default();
-        let digest = Digest::parse(digest).ok_or_else(|| {
-            let digest = digest.escape_debug();
-            malformed(
-                document,
-                format!("has the digest \"{digest}\", which is no sha256:<64 digits>"),
-            )
+    fn of(document: &'static str, value: Part<'_>) -> Result<Self, Error> {
+        Self::read(value).map_err(|what| malformed(document, what))
+    }
+
+    fn read(value: Part<'_>) -> Result<Self, String> {
+        let [media_type, digest, size, about] =
+            value.pick(["mediaType", "digest", "size", "annotations"])?;
+        let digest = digest.text_or_empty()?;
+        let digest = Digest::parse(&digest).ok_or_else(|| {
+            let digest = shown(&digest);
+            format!("has the digest \"{digest}\", which is no sha256:<64 digits>")
         })?;
-        let size = value["size"]
-            .as_u64()
-            .ok_or_else(|| malformed(document, format!("has no size for {digest}")))?;
-        let annotations = value["annotations"].as_object().into_iter().flatten();
-        let annotations = annotations
-            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
-        Ok(Self {
-            media_type,
-            digest,
-            size,
-            annotations: annotations.collect(),
-        })
+        let size = size
+            .number()
+            .ok_or_else(|| format!("has no size for {digest}"))?;
+        let mut annotations = BTreeMap::new();
+        let mut problem = None;
+        about.each_member(|name, value| {
+            if !name.starts_with(ABOUT_ENCRYPTION) {
+                return;
+            }
+            match value.text() {
+                Ok(Some(_)) if annotations.len() >= MAX_ANNOTATIONS => {
+                    problem = Some(format!(
+                        "has more than {MAX_ANNOTATIONS} annotations about encryption for {digest}"
+                    ));
+                }
+                Ok(Some(text)) => {
+                    annotations.insert(name.to_owned(), text.into_owned());
+                }
+                Ok(None) => {}
+                Err(what) => problem = Some(what),
+            }
+        })?;
+        match problem {
+            Some(what) => Err(what),
+            None => Ok(Self {
+                media_type: beginning(&media_type.text_or_empty()?, MAX_MEDIA_TYPE),
+                digest,
+                size,
+                annotations,
+            }),
+        }
     }
 }
 
@@ -127,19 +161,26 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn of(value: &Value) -> Result<Self, Error> {
+    fn of(value: Part<'_>) -> Result<Self, Error> {
         let descriptor = Descriptor::of("index", value)?;
-        let is_attestation = value["annotations"]["vnd.docker.reference.type"].is_string();
-        let is_artifact = is_filled(&value["artifactType"]);
-        let features = value["platform"]["os.features"].as_array();
-        let needs_features = features.is_some_and(|features| !features.is_empty());
+        Self::read(descriptor, value).map_err(|what| malformed("index", what))
+    }
+
+    fn read(descriptor: Descriptor, value: Part<'_>) -> Result<Self, String> {
+        let [annotations, artifact_type, platform] =
+            value.pick(["annotations", "artifactType", "platform"])?;
+        let [referrer] = annotations.pick(["vnd.docker.reference.type"])?;
+        let [features] = platform.pick(["os.features"])?;
+        let is_attestation = referrer.text()?.is_some();
         // Not every index says what its entries are.
         let is_document =
             descriptor.media_type.is_empty() || Form::of(&descriptor.media_type).is_some();
+        let is_special =
+            is_attestation || artifact_type.is_filled_text() || features.is_filled_array();
         Ok(Self {
             descriptor,
-            platform: Platform::of_json(&value["platform"]),
-            is_image: is_document && !is_attestation && !is_artifact && !needs_features,
+            platform: Platform::of_json(platform)?,
+            is_image: is_document && !is_special,
         })
     }
 }
@@ -178,10 +219,6 @@ impl Form {
     }
 }
 
-fn is_filled(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| !text.is_empty())
-}
-
 /// Parses a manifest or an index.
 ///
 /// # Errors
@@ -199,25 +236,42 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Error> {
 /// If it is neither, or of the old schema 1; if it could be taken for both, or is said to be the other: then it would be one
 /// image here, and another for who checked it.
 pub fn parse_said(bytes: &[u8], said: &[&str]) -> Result<Document, Error> {
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|_| malformed("manifest", "is not JSON"))?;
-    if value["schemaVersion"] == 1 || value.get("fsLayers").is_some() {
+    let wrong = |what: String| malformed("manifest", what);
+    let document = Part::document(bytes).map_err(wrong)?;
+    let names = [
+        "schemaVersion",
+        "mediaType",
+        "fsLayers",
+        "manifests",
+        "layers",
+        "config",
+        "artifactType",
+    ];
+    let [
+        version,
+        own,
+        fs_layers,
+        manifests,
+        layers,
+        config,
+        artifact_type,
+    ] = document.pick(names).map_err(wrong)?;
+    if version.number() == Some(1) || fs_layers.is_there() {
         let what = "is of schema 1, which has no digests of what its layers contain; push the image again with a newer tool";
         return Err(malformed("manifest", what));
     }
-    let own = value["mediaType"].as_str().unwrap_or_default();
-    if !own.is_empty() && Form::of(own).is_none() {
+    let own = own.text_or_empty().map_err(wrong)?;
+    if !own.is_empty() && Form::of(&own).is_none() {
         return Err(Error::NoImage(format!(
             "a document of the type \"{}\"",
-            shown(own)
+            shown(&own)
         )));
     }
-    if value["schemaVersion"] != 2 {
+    if version.number() != Some(2) {
         return Err(malformed("manifest", "has no schemaVersion 2"));
     }
-    let is_there = |name: &str| value.get(name).is_some_and(|value| !value.is_null());
-    let is_index = is_there("manifests");
-    let is_manifest = is_there("layers") || is_there("config");
+    let is_index = manifests.is_there();
+    let is_manifest = layers.is_there() || config.is_there();
     if is_index && is_manifest {
         return Err(malformed(
             "manifest",
@@ -229,7 +283,7 @@ pub fn parse_said(bytes: &[u8], said: &[&str]) -> Result<Document, Error> {
     } else {
         Form::Manifest
     };
-    let said = said.iter().copied().chain([own]);
+    let said = said.iter().copied().chain([&*own]);
     if let Some(other) = said.filter_map(Form::of).find(|other| *other != form) {
         return Err(malformed(
             form.name(),
@@ -237,40 +291,30 @@ pub fn parse_said(bytes: &[u8], said: &[&str]) -> Result<Document, Error> {
         ));
     }
     match form {
-        Form::Manifest => Manifest::of(&value).map(Document::Manifest),
-        Form::Index => {
-            let entries = value["manifests"].as_array();
-            let entries = entries.ok_or_else(|| malformed("index", "has no list of manifests"))?;
-            let entries = entries
-                .iter()
-                .map(Entry::of)
-                .collect::<Result<_, Error>>()?;
-            Ok(Document::Index(Index { entries }))
+        Form::Manifest => {
+            let artifact_type = artifact_type.text_or_empty().map_err(wrong)?;
+            Manifest::of(config, layers, &artifact_type).map(Document::Manifest)
         }
+        Form::Index => Index::of(manifests).map(Document::Index),
     }
 }
 
 impl Manifest {
-    fn of(value: &Value) -> Result<Self, Error> {
-        let artifact_type = value["artifactType"].as_str().unwrap_or_default();
-        let config = Descriptor::of("manifest", &value["config"]);
-        let layers = value["layers"].as_array();
+    fn of(config: Part<'_>, layers: Part<'_>, artifact_type: &str) -> Result<Self, Error> {
+        let config = Descriptor::of("manifest", config);
+        let layers = layers.list(MAX_LAYERS).map_err(|count| {
+            let what = format!("has {count} layers, and at most {MAX_LAYERS} can be stacked");
+            malformed("manifest", what)
+        })?;
         let layers =
             layers.ok_or_else(|| malformed("manifest", "has neither layers nor manifests"))?;
-        if layers.len() > MAX_LAYERS {
-            return Err(malformed(
-                "manifest",
-                format!(
-                    "has {} layers, and at most {MAX_LAYERS} can be stacked",
-                    layers.len()
-                ),
-            ));
-        }
-        let layers = layers.iter().map(|layer| Descriptor::of("manifest", layer));
+        let layers = layers
+            .into_iter()
+            .map(|layer| Descriptor::of("manifest", layer));
         Ok(Self {
             config: config?,
             layers: layers.collect::<Result<_, Error>>()?,
-            artifact_type: artifact_type.to_owned(),
+            artifact_type: beginning(artifact_type, MAX_MEDIA_TYPE),
         })
     }
 
@@ -335,16 +379,27 @@ fn check_layer(media_type: &str) -> Result<(), &'static str> {
 
 /// A media type for a message.
 fn shown(media_type: &str) -> String {
-    let start: String = media_type.chars().take(100).collect();
-    start.escape_debug().to_string()
+    beginning(media_type, SHOWN).escape_debug().to_string()
 }
 
 impl Index {
+    fn of(manifests: Part<'_>) -> Result<Self, Error> {
+        let entries = manifests.list(MAX_MANIFESTS).map_err(|count| {
+            let what = format!("has {count} manifests, and at most {MAX_MANIFESTS} are read");
+            malformed("index", what)
+        })?;
+        let entries = entries.ok_or_else(|| malformed("index", "has no list of manifests"))?;
+        let entries = entries.into_iter().map(Entry::of);
+        Ok(Self {
+            entries: entries.collect::<Result<_, Error>>()?,
+        })
+    }
+
     /// The entries that may fit a platform, the best first. Then come those without one, whose configuration must tell, as
-    /// containerd does. At most so many are given.
-    pub fn candidates(&self, wanted: &Platform, most: usize) -> Vec<&Entry> {
-        let images = self.entries.iter().filter(|entry| entry.is_image);
-        let mut ranked: Vec<(Option<u32>, &Entry)> = Vec::new();
+    /// containerd does. At most so many are given, and the others are forgotten.
+    pub fn candidates(self, wanted: &Platform, most: usize) -> Vec<Entry> {
+        let images = self.entries.into_iter().filter(|entry| entry.is_image);
+        let mut ranked: Vec<(Option<u32>, Entry)> = Vec::new();
         for entry in images {
             let rank = match &entry.platform {
                 Some(platform) => match wanted.rank(platform) {
@@ -375,8 +430,8 @@ impl Index {
 
 /// What an image's configuration says that it runs on.
 pub fn platform(config: &[u8]) -> Option<Platform> {
-    let value: Value = serde_json::from_slice(config).ok()?;
-    Platform::of_json(&value).filter(|platform| !platform.architecture.is_empty())
+    let platform = Platform::of_json(Part::document(config).ok()?).ok()?;
+    platform.filter(|platform| !platform.architecture.is_empty())
 }
 
 /// The digests of the layers' archives, as an image's configuration has them.
@@ -385,26 +440,22 @@ pub fn platform(config: &[u8]) -> Option<Platform> {
 ///
 /// If it has none, or not one for each layer.
 pub fn diff_ids(config: &[u8], layers: usize) -> Result<Vec<Digest>, Error> {
-    let value: Value =
-        serde_json::from_slice(config).map_err(|_| malformed("configuration", "is not JSON"))?;
-    let ids = value["rootfs"]["diff_ids"]
-        .as_array()
-        .ok_or_else(|| malformed("configuration", "has no rootfs.diff_ids"))?;
+    read_diff_ids(config, layers).map_err(|what| malformed("configuration", what))
+}
+
+fn read_diff_ids(config: &[u8], layers: usize) -> Result<Vec<Digest>, String> {
+    let [rootfs] = Part::document(config)?.pick(["rootfs"])?;
+    let [ids] = rootfs.pick(["diff_ids"])?;
+    let another =
+        |count: usize| format!("has {count} rootfs.diff_ids, and the manifest {layers} layers");
+    let ids = ids.list(layers).map_err(another)?;
+    let ids = ids.ok_or("has no rootfs.diff_ids")?;
     if ids.len() != layers {
-        let what = format!(
-            "has {} rootfs.diff_ids, and the manifest {layers} layers",
-            ids.len()
-        );
-        return Err(malformed("configuration", what));
+        return Err(another(ids.len()));
     }
-    let id = |value: &Value| {
-        let id = value.as_str().and_then(Digest::parse);
-        id.ok_or_else(|| {
-            malformed(
-                "configuration",
-                "has a rootfs.diff_ids that is no sha256:<64 digits>",
-            )
-        })
+    let id = |value: Part<'_>| {
+        let id = value.text()?.and_then(|id| Digest::parse(&id));
+        id.ok_or_else(|| "has a rootfs.diff_ids that is no sha256:<64 digits>".to_owned())
     };
-    ids.iter().map(id).collect()
+    ids.into_iter().map(id).collect()
 }

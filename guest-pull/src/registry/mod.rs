@@ -4,8 +4,9 @@
 
 mod access;
 mod body;
-mod challenge;
+pub mod challenge;
 mod client;
+mod connection;
 mod error;
 mod forward;
 mod login;
@@ -17,14 +18,15 @@ mod retry;
 mod roots;
 mod token;
 mod transport;
-mod url;
+pub mod url;
 
 pub use client::Client;
 pub use error::Error;
 pub use login::{Login, Secret};
 pub use reference::reference;
 pub(crate) use reference::{check_registry, check_repository};
-pub use resume::Blob;
+pub use resume::{Blob, is_rest};
+pub use retry::retry_after;
 pub use roots::{roots, system_roots, with_additional};
 pub use transport::Options;
 pub use url::server;

@@ -4,7 +4,10 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use crate::document::{Part, beginning};
+
+/// How much is kept of a name, in characters. What is longer names no platform of any machine.
+const MAX_NAME: usize = 64;
 
 /// A platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +52,21 @@ impl Platform {
         })
     }
 
-    /// The platform of an index's entry or of an image's configuration.
-    pub fn of_json(value: &Value) -> Option<Self> {
-        let text = |name: &str| value[name].as_str().map(str::to_owned);
-        Some(Self {
-            os: text("os")?,
-            architecture: text("architecture")?,
-            variant: text("variant").unwrap_or_default(),
-        })
+    /// The platform of an index's entry or of an image's configuration, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be read.
+    pub(crate) fn of_json(value: Part<'_>) -> Result<Option<Self>, String> {
+        let [os, architecture, variant] = value.pick(["os", "architecture", "variant"])?;
+        let (Some(os), Some(architecture)) = (os.text()?, architecture.text()?) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            os: beginning(&os, MAX_NAME),
+            architecture: beginning(&architecture, MAX_NAME),
+            variant: beginning(&variant.text_or_empty()?, MAX_NAME),
+        }))
     }
 
     /// How well an image for `other` runs here, more being better; none if it doesn't. Attestations of an image have the

@@ -5,14 +5,15 @@
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ureq::Body;
+use ureq::http::StatusCode;
 use ureq::http::header::{CONTENT_RANGE, HeaderName, RANGE};
-use ureq::http::{Response, StatusCode};
 
 use crate::digest::Digest;
 use crate::registry::client::{Client, tell};
+use crate::registry::connection::{said, within};
 use crate::registry::error::Error;
-use crate::registry::retry::{Patience, wait};
+use crate::registry::retry::{Patience, SILENCE, wait};
+use crate::registry::transport::STALL;
 
 /// How often a blob is fetched from its beginning again, where the registry gives no parts.
 const MAX_BEGINNINGS: u32 = 3;
@@ -72,7 +73,8 @@ impl<'c> Blob<'c> {
             false => &[],
         };
         // A redirect leads to a URL of the moment, so the registry itself is asked each time.
-        let response = match self.client.get(&self.path, &self.what, headers) {
+        let asked = || self.client.get(&self.path, &self.what, headers);
+        let response = match within(SILENCE, asked) {
             // Whoever says that there is no such part may still have the whole.
             Err(Error::Answer { host, what }) if !headers.is_empty() => {
                 self.gives_parts = false;
@@ -82,7 +84,9 @@ impl<'c> Blob<'c> {
             other => other?,
         };
         if response.status() == StatusCode::PARTIAL_CONTENT {
-            if !self.is_what_is_missing(&response) {
+            let range = response.headers().get(CONTENT_RANGE);
+            let range = range.and_then(|value| value.to_str().ok());
+            if !range.is_some_and(|range| is_rest(range, self.at, self.size)) {
                 self.gives_parts = false;
                 return Err(self.cut("it sends another part than the one that was asked for"));
             }
@@ -107,20 +111,6 @@ impl<'c> Blob<'c> {
         Ok(())
     }
 
-    /// Whether an answer has what was asked for: `bytes 5-9/10`.
-    fn is_what_is_missing(&self, response: &Response<Body>) -> bool {
-        let range = response.headers().get(CONTENT_RANGE);
-        let range = range.and_then(|value| value.to_str().ok());
-        let Some((range, total)) = range
-            .and_then(|range| range.strip_prefix("bytes "))
-            .and_then(|range| range.split_once('/'))
-        else {
-            return false;
-        };
-        let first = range.split_once('-').map(|(first, _)| first.parse());
-        first == Some(Ok(self.at)) && (total == "*" || total.parse() == Ok(self.size))
-    }
-
     /// Reads what is known already.
     fn skip(&mut self, reader: &mut dyn Read) -> Result<(), Error> {
         self.gives_parts = false;
@@ -138,11 +128,11 @@ impl<'c> Blob<'c> {
         let mut left = self.at;
         while left > 0 {
             let length = usize::try_from(left).unwrap_or(PART).min(PART);
-            match reader.read(&mut part[..length]) {
+            match within(STALL, || reader.read(&mut part[..length])) {
                 Ok(0) => return Err(self.cut("the connection ended")),
                 Ok(read) => left = left.saturating_sub(read as u64),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.cut(&error.to_string())),
+                Err(error) => return Err(self.cut(&said(&error))),
             }
             self.patience.heard();
             if self.stop.load(Ordering::Relaxed) {
@@ -163,7 +153,8 @@ impl<'c> Blob<'c> {
         let Some(time) = self.patience.wait_after(&error) else {
             let tries = self.patience.tries();
             return Err(match (tries, self.at) {
-                (1, 0) => error,
+                // What does not pass has nothing to do with how far it came.
+                (1, 0) if !error.passes() => error,
                 (_, at) => error.given_up(format!(
                     "after {at} of {} bytes, and {tries} {}",
                     self.size,
@@ -194,7 +185,7 @@ impl Read for Blob<'_> {
                     Ok(()) => continue,
                     Err(error) => error,
                 },
-                Some(reader) => match reader.read(buffer) {
+                Some(reader) => match within(STALL, || reader.read(buffer)) {
                     Ok(0) if self.at < self.size && !buffer.is_empty() => {
                         self.cut("the connection ended")
                     }
@@ -206,7 +197,7 @@ impl Read for Blob<'_> {
                         return Ok(read);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
-                    Err(error) => self.cut(&error.to_string()),
+                    Err(error) => self.cut(&said(&error)),
                 },
             };
             self.reader = None;
@@ -216,4 +207,16 @@ impl Read for Blob<'_> {
             self.wait_after(error).map_err(io::Error::other)?;
         }
     }
+}
+
+/// Whether an answer has the rest of something from a byte on, by its header Content-Range: `bytes 5-9/10`.
+pub fn is_rest(range: &str, from: u64, size: u64) -> bool {
+    let Some((range, total)) = range
+        .strip_prefix("bytes ")
+        .and_then(|range| range.split_once('/'))
+    else {
+        return false;
+    };
+    let first = range.split_once('-').map(|(first, _)| first.parse());
+    first == Some(Ok(from)) && (total == "*" || total.parse() == Ok(size))
 }

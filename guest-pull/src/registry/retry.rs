@@ -28,7 +28,7 @@ const MAX_TRIES_OF_ALL: u32 = 100;
 
 /// No try begins that would end, unheard, when the registry has sent nothing for this long. A try that is heard can have
 /// several requests: for a token, and after redirects.
-const SILENCE: Duration = Duration::from_secs(60);
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 /// How often a wait looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(50);
@@ -96,8 +96,9 @@ impl Patience {
         let doubled = FIRST_WAIT.saturating_mul(1 << (self.failed - 1).min(16));
         let own = doubled.min(LONGEST_WAIT);
         // Many VMs start at once, and should not come back at once.
-        let jitter = own / 2 * u32::from(random()) / 0x100;
         let asked = error.retry_after().unwrap_or_default();
+        let spread = own.max(asked.min(SILENCE) / 4) / 2;
+        let jitter = spread * u32::from(random()) / 0x100;
         let wait = asked.max(own * 3 / 4).saturating_add(jitter);
         // A try that hears nothing takes so long too.
         let until = self.heard.elapsed().saturating_add(wait);
@@ -127,7 +128,7 @@ fn random() -> u8 {
 }
 
 /// What the header Retry-After asks for: seconds, or a date, which is compared with the registry's own clock.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let after = text(RETRY_AFTER)?;
     if let Ok(seconds) = after.parse() {
@@ -213,7 +214,7 @@ mod tests {
 
         let mut patience = Patience::new();
         let wait = patience.wait_after(&busy(Some(20))).unwrap();
-        assert!(wait >= Duration::from_secs(20) && wait < Duration::from_secs(21));
+        assert!(wait >= Duration::from_secs(20) && wait < Duration::from_secs(23));
         assert!(patience.wait_after(&busy(Some(3600))).is_none());
         assert!(Patience::none().wait_after(&busy(None)).is_none());
 
@@ -224,6 +225,20 @@ mod tests {
             tries += 1;
         }
         assert_eq!(tries, MAX_TRIES_OF_ALL);
+    }
+
+    /// Many that were refused together don't come back together; neither do those that were told when.
+    #[test]
+    fn waits_differ() {
+        for (after, least, most) in [(None, 0.15, 0.25), (Some(8), 8.0, 9.0)] {
+            let wait = |_| Patience::new().wait_after(&busy(after)).unwrap();
+            let mut waits: Vec<_> = (0..50).map(wait).collect();
+            waits.sort();
+            waits.dedup();
+            assert!(waits.len() > 20, "{waits:?}");
+            let is_within = |wait: &Duration| (least..=most).contains(&wait.as_secs_f64());
+            assert!(waits.iter().all(is_within), "{waits:?}");
+        }
     }
 
     /// No try begins after a minute of silence; but only while somebody listens, and nothing new came.

@@ -11,7 +11,7 @@ use ureq::http::header::LOCATION;
 use ureq::http::{Response, StatusCode};
 use zeroize::Zeroizing;
 
-use crate::registry::body::read_small;
+use crate::registry::body::{SMALL, read_small};
 use crate::registry::challenge::Challenge;
 use crate::registry::error::{Error, message_without};
 use crate::registry::login::{Login, Secret};
@@ -122,7 +122,7 @@ impl Asker<'_> {
             service,
             scopes,
         };
-        let response = self.ask(&request)?;
+        let response = self.ask(&request).map_err(|error| self.named(error))?;
         self.granted(&request.realm, response).map(Some)
     }
 
@@ -219,10 +219,15 @@ impl Asker<'_> {
             });
         }
         let mut text = Zeroizing::new(Vec::new());
-        if let Err(error) = read_small(response.into_body(), MAX_TOKEN_BYTES, &mut text) {
+        let body = response.into_body();
+        if let Err(error) = read_small(body, MAX_TOKEN_BYTES + 1, SMALL, &mut text) {
             let host = self.server(host);
             let what = format!("while it sent a token: {error}");
             return Err(Error::Unreachable { host, what });
+        }
+        if text.len() as u64 > MAX_TOKEN_BYTES {
+            let what = format!("with more than {MAX_TOKEN_BYTES} bytes where a token should be");
+            return Err(self.answers(host, what));
         }
         let answer = serde_json::from_slice::<Value>(&text).ok();
         answer
@@ -230,8 +235,9 @@ impl Asker<'_> {
             .ok_or_else(|| self.answers(host, "with no token".to_owned()))
     }
 
-    /// What a server says, without the login.
+    /// What a server says, without the login and those of proxies.
     pub(super) fn hide(&self, text: String) -> String {
+        let text = self.transport.hide(text);
         match self.login {
             Some(login) => login.hide(text),
             None => text,
@@ -243,6 +249,21 @@ impl Asker<'_> {
         match host == self.host {
             true => host.to_owned(),
             false => format!("{host}, the token server of {},", self.host),
+        }
+    }
+
+    /// A failure to reach a server for the registry's sake: so that it names both.
+    fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Unreachable { host, what } => Error::Unreachable {
+                host: self.server(&host),
+                what,
+            },
+            Error::Incompatible { host, what } => Error::Incompatible {
+                host: self.server(&host),
+                what,
+            },
+            other => other,
         }
     }
 

@@ -2,6 +2,7 @@
 
 //! Single HTTP requests: what any server is asked by, whatever it is.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,19 @@ use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, PROXY_AUTHORIZ
 use ureq::http::{Response, StatusCode};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::{Agent, Body};
+use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, Body, Timeout};
 use zeroize::Zeroizing;
 
 use crate::proxy::{Proxies, Proxy};
+use crate::registry::connection::{Bounding, is_stale, within};
 use crate::registry::error::Error;
 use crate::registry::forward::Forwarding;
+use crate::registry::login::{Login, Secret};
 use crate::registry::url::{has_tls, host_of};
+
+/// How long a name may take to be resolved: two servers that do not answer, by the C library's own 5 s for each.
+const RESOLVE: Duration = Duration::from_secs(15);
 
 /// How long a server may take to answer a connection. Then it is tried again.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -27,6 +34,9 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// How long a server may send nothing, before its answer or within. Then the connection counts as cut, and it is asked again
 /// for the rest: long enough for lost packets, and short enough for several tries in a minute.
 pub(super) const STALL: Duration = Duration::from_secs(15);
+
+/// How often a request is sent again because the server had closed a connection that was kept: there are at most so many.
+const KEPT: usize = 3;
 
 /// How servers are asked.
 #[derive(Clone, Debug, Default)]
@@ -65,9 +75,13 @@ impl Transport {
                 // Redirects are followed by the caller, without the login.
                 .max_redirects(0)
                 .max_redirects_will_error(false)
+                .timeout_resolve(Some(RESOLVE))
                 .timeout_connect(Some(CONNECT))
+                .timeout_send_request(Some(STALL))
+                .timeout_send_body(Some(STALL))
                 .timeout_recv_response(Some(STALL))
                 .timeout_per_read(Some(STALL))
+                .max_idle_connections_per_host(KEPT)
                 // Stated, since the library would take one from the environment.
                 .proxy(proxy)
                 .user_agent(concat!("guest-pull/", env!("CARGO_PKG_VERSION")))
@@ -75,12 +89,30 @@ impl Transport {
         };
         let through = |proxy: &Option<Proxy>| proxy.as_ref().map(|proxy| agent(proxy, &config));
         Self {
-            direct: config(None).new_agent(),
+            direct: Agent::with_parts(
+                config(None),
+                Bounding(DefaultConnector::default()),
+                DefaultResolver::default(),
+            ),
             through_https: through(&options.proxies.https),
             through_http: through(&options.proxies.http),
             proxies: options.proxies.clone(),
             plain_http: options.plain_http,
         }
+    }
+
+    /// What a server says, without the logins of the proxies: what is asked without TLS, a proxy may answer itself.
+    pub(super) fn hide(&self, text: String) -> String {
+        let proxies = [&self.proxies.https, &self.proxies.http];
+        let logins = proxies.into_iter().flatten().filter_map(Proxy::login);
+        logins.fold(text, |text, (user, password)| {
+            let login = Login {
+                entry: String::new(),
+                user: user.to_owned(),
+                secret: Secret::Password(Zeroizing::new(password.to_owned())),
+            };
+            login.hide(text)
+        })
     }
 
     /// Sends one request, and gives back the answer, of whatever status.
@@ -91,17 +123,20 @@ impl Transport {
         headers: &[(HeaderName, &str)],
     ) -> Result<Response<Body>, Error> {
         let way = self.way(url);
-        let mut request = way.agent.get(url);
-        if let Some(header) = authorization {
-            request = request.header(AUTHORIZATION, header.as_str());
-        }
-        for (name, value) in headers {
-            request = request.header(name, *value);
-        }
-        if let Some(login) = way.login() {
-            request = request.header(PROXY_AUTHORIZATION, login.as_str());
-        }
-        way.answer(url, request.call())
+        let login = way.login();
+        way.ask(url, &|| {
+            let mut request = way.agent.get(url);
+            if let Some(header) = authorization {
+                request = request.header(AUTHORIZATION, header.as_str());
+            }
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            if let Some(login) = &login {
+                request = request.header(PROXY_AUTHORIZATION, login.as_str());
+            }
+            request.call()
+        })
     }
 
     /// Sends a form, which may have a secret, and gives back the answer, of whatever status.
@@ -111,12 +146,15 @@ impl Transport {
         form: &Zeroizing<String>,
     ) -> Result<Response<Body>, Error> {
         let way = self.way(url);
-        let request = way.agent.post(url);
-        let mut request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-        if let Some(login) = way.login() {
-            request = request.header(PROXY_AUTHORIZATION, login.as_str());
-        }
-        way.answer(url, request.send(form.as_bytes()))
+        let login = way.login();
+        way.ask(url, &|| {
+            let request = way.agent.post(url);
+            let mut request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+            if let Some(login) = &login {
+                request = request.header(PROXY_AUTHORIZATION, login.as_str());
+            }
+            request.send(form.as_bytes())
+        })
     }
 
     /// How the server of a URL is reached.
@@ -151,6 +189,23 @@ impl Way<'_> {
     fn login(&self) -> Option<Zeroizing<String>> {
         let proxy = self.proxy.filter(|_| !self.has_tls)?;
         proxy.login().map(basic)
+    }
+
+    /// Asks; again if the connection was one that the server had closed.
+    fn ask(
+        &self,
+        url: &str,
+        ask: &dyn Fn() -> Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, Error> {
+        let ask = || within(CONNECT + STALL, ask);
+        let mut response = ask();
+        for _ in 0..KEPT {
+            match &response {
+                Err(error) if is_stale(error) => response = ask(),
+                _ => break,
+            }
+        }
+        self.answer(url, response)
     }
 
     /// What came, or why nothing did.
@@ -190,7 +245,7 @@ impl Way<'_> {
             },
             None => Error::Unreachable {
                 host,
-                what: format!("{way}{error}"),
+                what: format!("{way}{}", said(error)),
             },
         }
     }
@@ -198,7 +253,7 @@ impl Way<'_> {
 
 /// An agent whose requests all go through the proxy.
 fn agent(proxy: &Proxy, config: &dyn Fn(Option<ureq::Proxy>) -> Config) -> Agent {
-    let connector = Forwarding::new(config(None));
+    let connector = Bounding(Forwarding::new(config(None)));
     Agent::with_parts(
         config(Some(proxy.for_library())),
         connector,
@@ -248,6 +303,26 @@ fn no_tunnel(proxy: &Proxy, host: &str, error: &ureq::Error) -> Option<Error> {
             what: format!("the proxy {proxy} answers {status}"),
         },
     })
+}
+
+/// Why there is no answer, in words.
+fn said(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(Timeout::Resolve) => {
+            format!("its name was not resolved within {} s", RESOLVE.as_secs())
+        }
+        ureq::Error::Timeout(Timeout::Connect) => {
+            format!("no connection was made within {} s", CONNECT.as_secs())
+        }
+        ureq::Error::Timeout(_) => {
+            format!("no whole answer came within {} s", STALL.as_secs())
+        }
+        ureq::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            "the connection ended before the answer".to_owned()
+        }
+        ureq::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
 }
 
 /// Why it makes no sense to send a request again; none if it does. A URL is not told: it may be a signed one.

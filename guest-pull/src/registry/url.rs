@@ -15,14 +15,14 @@ pub fn server(registry: &str) -> &str {
 }
 
 /// The host of a URL, with its port.
-pub(super) fn host_of(url: &str) -> &str {
+pub fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     host.rsplit_once('@').map_or(host, |(_, host)| host)
 }
 
 /// Whether a URL is one with TLS: schemes are the same in upper case.
-pub(super) fn has_tls(url: &str) -> bool {
+pub fn has_tls(url: &str) -> bool {
     scheme_of(url).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
@@ -34,7 +34,7 @@ fn scheme_of(url: &str) -> Option<&str> {
 }
 
 /// Where a redirect leads; none if it is no place, or not as safe as the URL that it comes from.
-pub(super) fn resolve(url: &str, location: &str) -> Option<String> {
+pub fn resolve(url: &str, location: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let to = if let Some(other) = location.strip_prefix("//") {
         format!("{scheme}://{other}")
@@ -60,7 +60,7 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
 }
 
 /// Whether two URLs lead to the same server: scheme, host and port.
-pub(super) fn same_origin(one: &str, other: &str) -> bool {
+pub fn same_origin(one: &str, other: &str) -> bool {
     let origin = |url: &str| {
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         let scheme = scheme.to_ascii_lowercase();

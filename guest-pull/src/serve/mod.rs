@@ -9,7 +9,7 @@ mod answer;
 mod progress;
 mod request;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +31,7 @@ use crate::measure::{Measured, measure};
 use crate::mount::{self, By, Mounted};
 use crate::plan::{Plan, Planned};
 use crate::policy;
+use crate::pull::Event;
 use crate::question::{Answer, Question};
 use crate::registry::platform::Platform;
 use crate::store::{Shelf, Store};
@@ -168,8 +169,8 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     let name = ImageName::parse(&call.image)
         .map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
     check_bundle(&call.bundle)?;
-    let image = Image::of_environment(options.config.as_deref())?;
-    let plan = Plan::make(&image, &call.image, &options.daemon)?;
+    let mut image = Image::of_environment(options.config.as_deref())?;
+    let mut plan = Plan::make(&image, &call.image, &options.daemon)?;
     for warning in &plan.warnings {
         eprintln!("guest-pull: {warning}");
     }
@@ -182,32 +183,41 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
             eprintln!("guest-pull: {}: {why}: pulled anonymously", place.image);
         }
     }
-    let asked: Vec<_> = plan.asked().collect();
     let directory = options.store.as_ref().unwrap_or(&image.work_dir);
     let store = open(directory)?;
     let request = worker::Request {
-        places: asked.iter().map(|planned| planned.place.clone()).collect(),
+        places: plan.hand_over(),
         platform: Platform::of_this_machine(),
         certificates: image.extra_root_certificates.clone(),
-        proxies: image.proxies.clone(),
+        // With their logins, as above.
+        proxies: std::mem::take(&mut image.proxies),
         layers_at_once: image.layers_at_once,
     };
+    let asked: Vec<_> = plan.asked().collect();
     let shelf = RefCell::new(Shelf::new(&store));
     let progress = Progress::new(call.wants_progress, |message| {
         caller.tell(call.stream_id, message);
     });
+    let bytes = Cell::new(None);
     let service = Service {
         answer: &|question| answer_worker(question, &shelf, &image, options, &asked),
-        tell: &|event| progress.take(event),
+        tell: &|event| {
+            if let Event::Started { bytes: all, .. } = event {
+                bytes.set(Some(all));
+            }
+            progress.take(event);
+        },
         confined: &|cage| {
             log_cage(cage);
             progress.confined(cage);
         },
     };
-    let pulled = worker::start(&options.worker, &request, &until, &service);
+    let pulled = worker::start(&options.worker, request, &until, &service);
     let mut shelf = shelf.into_inner();
     let pulled = pulled.map_err(|failure| {
-        let message = explained(&failure, &name, &plan, &image, &store);
+        shelf.give_back();
+        let room = || store.shortage(bytes.get());
+        let message = explained(&failure, &name, &plan, &image, &room);
         late(Failure::new(failure.kind, message))
     })?;
     let from = asked
@@ -231,9 +241,10 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
             if let Err(failure) = until.check() {
                 return late(failure);
             }
-            let kind = error.io().map_or(Kind::Other, Kind::of_io);
-            let advice = advice(kind, &image, None, &store);
-            Failure::new(kind, format!("it can't be mounted: {error}{advice}"))
+            let failure = Failure::from(error);
+            let room = || store.shortage(None);
+            let advice = advice(failure.kind, &image, None, &room);
+            Failure::new(failure.kind, format!("{}{advice}", failure.message))
         })?;
     if let Err(failure) = until.check() {
         let undone = mounted.undo();
@@ -293,8 +304,10 @@ fn answer_worker(
 /// Opens the store, and gives back what earlier pulls left in it.
 fn open(directory: &Path) -> Result<Store, Failure> {
     let store = Store::open(directory).map_err(|error| {
-        let text = format!("the store of layers: {error}; check work_dir in [image] of cdh.toml");
-        Failure::new(Kind::of_io(error.io()), text)
+        let what = format_args!("the store of layers: {}", error.path().display());
+        let failure = Failure::of_io(what, error.io());
+        let text = format!("{}; check work_dir in [image] of cdh.toml", failure.message);
+        Failure::new(failure.kind, text)
     })?;
     store.sweep();
     for error in writable::reclaim(&store) {
@@ -333,14 +346,14 @@ fn explained(
     name: &ImageName,
     plan: &Plan,
     image: &Image,
-    store: &Store,
+    room: &dyn Fn() -> String,
 ) -> String {
     let asked: Vec<_> = plan.asked().collect();
     let of = |failure: &Failure| failure.place.and_then(|place| asked.get(place).copied());
     let with_advice = |failure: &Failure, so_far: &str| {
         let planned = of(failure);
         let why_anonymous = planned.and_then(|planned| planned.why_anonymous.as_deref());
-        let mut advice = advice(failure.kind, image, why_anonymous, store);
+        let mut advice = advice(failure.kind, image, why_anonymous, room);
         if failure.kind == Kind::Refused {
             advice.extend(planned.and_then(doubt));
         }
@@ -384,8 +397,13 @@ fn doubt(planned: &Planned) -> Option<String> {
     ))
 }
 
-/// What can be done about it.
-fn advice(kind: Kind, image: &Image, why_anonymous: Option<&str>, store: &Store) -> String {
+/// What can be done about it. `room` says how much there is in the store.
+fn advice(
+    kind: Kind,
+    image: &Image,
+    why_anonymous: Option<&str>,
+    room: &dyn Fn() -> String,
+) -> String {
     let credential = &image.credential;
     match (kind, why_anonymous) {
         (Kind::Refused | Kind::Forbidden, Some(why)) => {
@@ -410,9 +428,14 @@ fn advice(kind: Kind, image: &Image, why_anonymous: Option<&str>, store: &Store)
              image_pull_proxy"
                 .to_owned()
         }
+        (Kind::Busy, _) => {
+            "; the registry was reached and is out of order, or limits how much it is asked: let the image be pulled again \
+             later, or add a mirror of it to registry_config in [image] of cdh.toml"
+                .to_owned()
+        }
         (Kind::NoRoom, _) => format!(
-            "; {} has no room: give the VM more memory, or set work_dir in [image] of cdh.toml to a larger disk",
-            store.directory().display()
+            "; {}; give the VM more memory, or set work_dir in [image] of cdh.toml to a larger disk",
+            room()
         ),
         _ => String::new(),
     }

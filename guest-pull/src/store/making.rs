@@ -4,11 +4,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
+use rustix::io::Errno;
 
 use crate::store::{Error, Held, at};
 use crate::sys::{self, Others};
@@ -44,9 +46,12 @@ impl Files {
 pub struct Making {
     /// Its files. They are gone once the layer is published.
     files: Option<Files>,
+    /// Whether layer and notes have names, where the file system has no files without. They are a killed process's else, and
+    /// take room until the next pull; and the kernel kills processes when there is no room.
+    are_named: bool,
     paths: Paths,
-    /// The lock file, whose lock this process has until it is dropped.
-    _lock: Flock<File>,
+    /// The lock file, whose lock this process has until it is dropped; none if the layer is for this pull alone.
+    lock: Option<Flock<File>>,
     is_done: bool,
 }
 
@@ -56,6 +61,7 @@ struct Paths {
     layer: PathBuf,
     temporary: PathBuf,
     notes: PathBuf,
+    scratch: PathBuf,
     lock: PathBuf,
 }
 
@@ -73,30 +79,93 @@ impl Making {
         let paths = Paths {
             temporary: layer.with_extension("new"),
             notes: layer.with_extension("notes"),
+            scratch: layer.with_extension("scratch"),
             lock: layer.with_extension("lock"),
             layer,
         };
         let mut making = Self {
             files: None,
+            are_named: false,
             paths,
-            _lock: lock,
+            lock: Some(lock),
             is_done: false,
         };
-        let new = |path: &Path| {
-            // What is there is a killed process's, which may still be open somewhere.
+        let paths = &making.paths;
+        // What is there is a killed process's, or counts as no layer: with new notes it would count as one.
+        for path in [&paths.layer, &paths.temporary, &paths.notes] {
             let _ = fs::remove_file(path);
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(0o600);
-            options.open(path).map_err(at(path))
+        }
+        let directory = paths.layer.parent().unwrap_or(Path::new("."));
+        let layer = unnamed(directory).map_err(at(directory))?;
+        making.are_named = layer.is_none();
+        let file = |path: &Path| match making.are_named {
+            true => named(path),
+            false => Ok(unnamed(directory)
+                .map_err(at(directory))?
+                .ok_or_else(|| at(directory)(io::ErrorKind::Unsupported.into()))?),
         };
-        let directory = making.paths.layer.parent().unwrap_or(Path::new("."));
+        let scratch = file(&paths.scratch)?;
+        if making.are_named {
+            fs::remove_file(&paths.scratch).map_err(at(&paths.scratch))?;
+        }
         let files = Files {
-            layer: new(&making.paths.temporary)?,
-            notes: new(&making.paths.notes)?,
-            scratch: unnamed(directory).map_err(at(directory))?,
+            notes: file(&paths.notes)?,
+            layer: match layer {
+                Some(layer) => layer,
+                None => named(&paths.temporary)?,
+            },
+            scratch,
         };
         making.files = Some(files);
         Ok(making)
+    }
+
+    /// Begins to make a layer that another pull is making too. It gets no name, so that it goes with the mount that uses it.
+    /// None if the file system has no files without names.
+    pub(super) fn begin_beside(layer: PathBuf) -> Result<Option<Self>, Error> {
+        let directory = layer.parent().unwrap_or(Path::new(".")).to_owned();
+        let file = || unnamed(&directory).map_err(at(&directory));
+        let (Some(layer_file), Some(notes), Some(scratch)) = (file()?, file()?, file()?) else {
+            return Ok(None);
+        };
+        let files = Files {
+            layer: layer_file,
+            notes,
+            scratch,
+        };
+        let name =
+            |descriptor: &File| PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
+        Ok(Some(Self {
+            paths: Paths {
+                temporary: name(&files.layer),
+                notes: name(&files.notes),
+                scratch: PathBuf::new(),
+                lock: PathBuf::new(),
+                layer,
+            },
+            files: Some(files),
+            are_named: false,
+            lock: None,
+            is_done: false,
+        }))
+    }
+
+    /// How many bytes of room the files take.
+    pub fn size(&self) -> u64 {
+        let Some(Files {
+            layer,
+            notes,
+            scratch,
+        }) = &self.files
+        else {
+            return 0;
+        };
+        // stat(2) counts in such units, whatever the blocks of the file system are.
+        let size = |file: &File| {
+            file.metadata()
+                .map_or(0, |of| of.blocks().saturating_mul(512))
+        };
+        [layer, notes, scratch].map(size).iter().sum()
     }
 
     /// The files, to be written.
@@ -118,12 +187,19 @@ impl Making {
     ///
     /// If the files can't be written, or somebody still can write them.
     pub fn publish(mut self, is_alone: bool) -> Result<Publishing, Error> {
+        if self.lock.is_none() {
+            return self.finish_beside(is_alone);
+        }
         // A name is all that says that a layer is whole, so on a disk it must not outlive a power cut that the content does
         // not. In memory, where the store of a pod VM is, this costs nothing.
         if let Some(files) = self.files.take() {
             let paths = &self.paths;
             files.notes.sync_data().map_err(at(&paths.notes))?;
             files.layer.sync_data().map_err(at(&paths.temporary))?;
+            if !self.are_named {
+                name(&files.notes, &paths.notes)?;
+                name(&files.layer, &paths.temporary)?;
+            }
         }
         if self.writers()? == Others::Unknown && !is_alone {
             return Ok(Publishing::Later(self));
@@ -141,6 +217,34 @@ impl Making {
 }
 
 impl Making {
+    /// Takes a layer that gets no name.
+    fn finish_beside(mut self, is_alone: bool) -> Result<Publishing, Error> {
+        let Some(files) = self.files.take() else {
+            return Err(at(&self.paths.layer)(io::ErrorKind::InvalidInput.into()));
+        };
+        // By the descriptors that are closed here, they are opened once more, for reading alone.
+        let open = |path: &Path| File::open(path).map_err(at(path));
+        let (layer, notes) = (open(&self.paths.temporary)?, open(&self.paths.notes)?);
+        drop(files);
+        for file in [&layer, &notes] {
+            match sys::writers(file).map_err(at(&self.paths.layer))? {
+                Others::None => {}
+                Others::Unknown if is_alone => {}
+                Others::Unknown | Others::Some => {
+                    let text = "it is still open for writing: who made it may change it";
+                    return Err(at(&self.paths.layer)(io::Error::other(text)));
+                }
+            }
+        }
+        match Held::of(layer, notes).map_err(at(&self.paths.layer))? {
+            Some(held) => Ok(Publishing::Done(held)),
+            None => {
+                let text = "its notes are empty or broken";
+                Err(at(&self.paths.layer)(io::Error::other(text)))
+            }
+        }
+    }
+
     /// Who can still write the files: nobody, or the file system can't tell. It is an error if somebody can.
     fn writers(&self) -> Result<Others, Error> {
         let mut others = Others::None;
@@ -161,6 +265,9 @@ impl Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
+        if self.lock.is_none() {
+            return;
+        }
         if !self.is_done {
             let _ = fs::remove_file(&self.paths.temporary);
             let _ = fs::remove_file(&self.paths.notes);
@@ -169,20 +276,27 @@ impl Drop for Making {
     }
 }
 
-/// A file without a name in the file system of a directory.
-fn unnamed(directory: &Path) -> io::Result<File> {
+/// A new file of this name.
+fn named(path: &Path) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(at(path))
+}
+
+/// A file without a name in the file system of a directory, which goes with its last user; none if the file system has no
+/// such files.
+fn unnamed(directory: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => Ok(file.into()),
-        // Some file systems can't. The name is one that `sweep` removes.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
-            let path = directory.join(format!("{}.scratch", std::process::id()));
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(0o600);
-            let file = options.open(&path)?;
-            fs::remove_file(&path)?;
-            Ok(file)
-        }
+        Ok(file) => Ok(Some(file.into())),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives a file without a name this one: openat(2), at `O_TMPFILE`.
+fn name(file: &File, path: &Path) -> Result<(), Error> {
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let named = linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW);
+    named.map_err(|error| at(path)(error.into()))
 }

@@ -22,7 +22,7 @@ use crate::digest::Digest;
 use crate::layer::MAX_NOTES_BYTES;
 
 pub use making::{Files, Making, Publishing};
-pub use notes::Stored;
+pub use notes::{MAX_NOTED_PATHS, Stored};
 pub use room::Room;
 pub use shelf::Shelf;
 
@@ -37,6 +37,11 @@ pub struct Error {
 }
 
 impl Error {
+    /// The file or directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is wrong.
     pub fn io(&self) -> &io::Error {
         &self.error
@@ -114,12 +119,16 @@ impl Store {
     pub fn sweep(&self) {
         let entries = fs::read_dir(&self.layers).into_iter().flatten();
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        let of_making = ["lock", "new", "notes", "scratch"].map(OsStr::new);
-        let is_of_making = |path: &PathBuf| {
+        let of_making = ["lock", "new", "scratch"].map(OsStr::new);
+        let is_left = |path: &PathBuf| {
             let kind = path.extension().unwrap_or_default();
-            of_making.contains(&kind) && (kind != "notes" || !path.with_extension("erofs").exists())
+            // Of a stored layer there are both.
+            let is_alone = |other: &str| !path.with_extension(other).exists();
+            of_making.contains(&kind)
+                || kind == "notes" && is_alone("erofs")
+                || kind == "erofs" && is_alone("notes")
         };
-        for path in paths.filter(is_of_making) {
+        for path in paths.filter(is_left) {
             let lock_path = path.with_extension("lock");
             let Ok(Some(lock)) = try_lock(&lock_path) else {
                 continue;
@@ -129,11 +138,27 @@ impl Store {
             }
             let _ = fs::remove_file(path.with_extension("new"));
             let _ = fs::remove_file(path.with_extension("scratch"));
-            if !path.with_extension("erofs").exists() {
-                let _ = fs::remove_file(path.with_extension("notes"));
+            let both = ["erofs", "notes"].map(|kind| path.with_extension(kind));
+            if !both.iter().all(|path| path.exists()) {
+                let _ = both.map(fs::remove_file);
             }
             let _ = fs::remove_file(&lock_path);
         }
+    }
+
+    /// Whether a process is making a layer now: this one, or another.
+    pub fn is_making(&self) -> bool {
+        let entries = fs::read_dir(&self.layers).into_iter().flatten();
+        let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.any(|path| {
+            let is_lock = path.extension().is_some_and(|kind| kind == "lock");
+            // It may go at any time.
+            let file = File::open(path).ok().filter(|_| is_lock);
+            file.is_some_and(|file| {
+                let locked = Flock::lock(file, FlockArg::LockSharedNonblock);
+                matches!(locked, Err((_, Errno::EWOULDBLOCK)))
+            })
+        })
     }
 
     /// The path of a layer's file.
@@ -181,6 +206,16 @@ impl Store {
         }
     }
 
+    /// Begins to make a layer for one pull alone, since the other one that is making it takes too long; none if the file
+    /// system can't have such layers.
+    ///
+    /// # Errors
+    ///
+    /// If the store can't be written.
+    pub fn make_beside(&self, diff_id: &Digest) -> Result<Option<Making>, Error> {
+        Making::begin_beside(self.path(diff_id))
+    }
+
     /// A layer, if it is stored.
     ///
     /// # Errors
@@ -201,7 +236,7 @@ impl Held {
     /// Opens a layer's file, and reads its notes; none if one is missing, or the notes are broken: after a power cut they may
     /// be empty.
     fn open(layer: &Path, notes: &Path) -> Result<Option<Self>, Error> {
-        let open = |path: &Path| match File::open(path) {
+        let open = |path: &Path| match open_regular(path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at(path)(error)),
@@ -209,10 +244,32 @@ impl Held {
         let (Some(file), Some(list)) = (open(layer)?, open(notes)?) else {
             return Ok(None);
         };
+        Self::of(file, list).map_err(at(notes))
+    }
+
+    /// A layer of a file, with the notes in another one; none if these are broken.
+    fn of(file: File, notes: File) -> io::Result<Option<Self>> {
         let mut text = Vec::new();
         let most = MAX_NOTES_BYTES as u64 + 1;
-        list.take(most).read_to_end(&mut text).map_err(at(notes))?;
+        notes.take(most).read_to_end(&mut text)?;
         Ok(Stored::parse(&text).map(|stored| Self { file, stored }))
+    }
+}
+
+/// Opens a file of the store for reading. Whoever can write there could leave a link to something else, or a pipe that keeps
+/// who opens it waiting.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let no_file = || io::Error::other("it is no regular file; remove it from the store");
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|error| {
+        let is_link = error.raw_os_error() == Some(libc::ELOOP);
+        if is_link { no_file() } else { error }
+    })?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(no_file()),
     }
 }
 
@@ -315,13 +372,38 @@ mod tests {
         fs::write(store.path(&alone).with_extension("notes"), "").unwrap();
         fs::write(store.path(&stored).with_extension("lock"), "").unwrap();
         fs::write(store.layers.join("1.scratch"), "").unwrap();
+        fs::write(store.path(&Digest::of(b"e")), "").unwrap();
         let running = making(&store, &running);
         store.sweep();
-        // Of the stored layer two files, and of the one that is being made three.
-        assert_eq!(names(&store).len(), 5, "{:?}", names(&store));
+        // Of the stored layer two files, and of the one that is being made the lock: its files have no names yet.
+        assert_eq!(names(&store).len(), 3, "{:?}", names(&store));
+        assert!(store.is_making());
         assert!(store.path(&stored).exists());
         drop(running);
         assert_eq!(names(&store).len(), 2);
+        assert!(!store.is_making());
+    }
+
+    /// The mounter opens regular files alone: no link to one, and no pipe, which would keep it waiting.
+    #[test]
+    fn other_files_are_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        let path = store.path(&id);
+        let notes = path.with_extension("notes");
+        let pipe = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = |path: &Path| std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+        for other in [&pipe as &dyn Fn(&Path), &link] {
+            for (odd, good) in [(&notes, &path), (&path, &notes)] {
+                fs::write(good, Stored::default().encode()).unwrap();
+                other(odd);
+                let error = store.held(&id).unwrap_err().to_string();
+                assert!(error.contains("no regular file"), "{error}");
+                fs::remove_file(good).unwrap();
+                fs::remove_file(odd).unwrap();
+            }
+        }
     }
 
     /// A layer that somebody can still write is not published: neither by a descriptor, nor by memory.

@@ -8,6 +8,10 @@ use crate::layer::{MAX_NOTES_BYTES, Summary};
 /// The first line of the notes about a layer, so that later versions know them.
 const NOTES: &[u8] = b"guest-pull 1\n";
 
+/// The most paths of the notes about a layer. Ordinary layers have a few dozen, and the mounter has some hundred bytes of memory
+/// for each.
+pub const MAX_NOTED_PATHS: usize = 100_000;
+
 /// What is known of a stored layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
@@ -30,18 +34,14 @@ impl From<Summary> for Stored {
 }
 
 impl Stored {
-    /// How many bytes the paths have.
-    pub(super) fn length(&self) -> usize {
-        let links = self
-            .links
-            .iter()
-            .map(|(path, target)| path.len() + target.len());
-        self.implied.iter().map(Vec::len).chain(links).sum()
+    /// How many paths the notes have.
+    pub fn noted_paths(&self) -> usize {
+        self.implied.len() + 2 * self.links.len()
     }
 
     /// The notes: a line that says whether the layer hides all below it, then the directories, each with a NUL byte at its
     /// end; then the links, after an equals sign, each with its target behind it.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut text = NOTES.to_vec();
         text.extend(if self.hides_all {
             &b"hides all\n"[..]
@@ -59,7 +59,7 @@ impl Stored {
     }
 
     /// The mounter reads what the worker wrote, so each path must be one that can't lead anywhere else.
-    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+    pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > MAX_NOTES_BYTES {
             return None;
         }
@@ -78,7 +78,12 @@ impl Stored {
         if list.is_empty() {
             return Some(stored);
         }
-        let mut paths = list.strip_suffix(&[0])?.split(|byte| *byte == 0);
+        let list = list.strip_suffix(&[0])?;
+        // Before any of them takes memory.
+        if list.iter().filter(|byte| **byte == 0).count() >= MAX_NOTED_PATHS {
+            return None;
+        }
+        let mut paths = list.split(|byte| *byte == 0);
         while let Some(path) = paths.next() {
             match path.strip_prefix(b"=") {
                 Some(link) => {
@@ -132,5 +137,14 @@ mod tests {
                 bad.escape_ascii()
             );
         }
+    }
+
+    /// Notes of more paths than a layer may have count as broken.
+    #[test]
+    fn notes_have_a_bounded_number_of_paths() {
+        let notes = |paths: usize| [NOTES, b"\n", &b"/a\0".repeat(paths)].concat();
+        let most = Stored::parse(&notes(MAX_NOTED_PATHS)).unwrap();
+        assert_eq!(most.noted_paths(), MAX_NOTED_PATHS);
+        assert_eq!(Stored::parse(&notes(MAX_NOTED_PATHS + 1)), None);
     }
 }

@@ -10,9 +10,16 @@ use std::time::SystemTime;
 
 use rustix::fs::statfs;
 
-use crate::store::{Error, Store, at};
+use crate::store::{Error, Store, at, is_at};
 use crate::sys::{self, Others};
 use crate::writable::IN_MEMORY;
+
+/// How many files a layer takes while it is made: itself, its notes, its scratch file and its lock.
+pub(super) const FILES_OF_A_LAYER: u64 = 4;
+
+/// How large a layer becomes, by the size of its blob: a Debian root file system takes 1.7 times as much, since it was
+/// compressed better before.
+pub(super) const GROWTH: u64 = 2;
 
 /// How much room the file system of a store has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +60,9 @@ impl Room {
         })
     }
 
-    /// Whether so many bytes fit.
-    pub fn has(&self, bytes: u64) -> bool {
-        self.free.is_none_or(|free| free >= bytes) && self.files != Some(0)
+    /// Whether so many bytes fit, and so many files.
+    pub fn has(&self, bytes: u64, files: u64) -> bool {
+        self.free.is_none_or(|free| free >= bytes) && self.files.is_none_or(|free| free >= files)
     }
 }
 
@@ -68,7 +75,9 @@ impl fmt::Display for Room {
             _ => f.write_str("it has no limit")?,
         }
         match self.files {
-            Some(0) => f.write_str(", and no more files can be made (inodes)"),
+            Some(files) if files < FILES_OF_A_LAYER => {
+                write!(f, ", and {files} files can still be made (inodes)")
+            }
             _ => Ok(()),
         }
     }
@@ -94,21 +103,40 @@ impl Store {
         Room::of(&self.layers).map_err(at(&self.layers))
     }
 
+    /// That there is no room, in numbers: the layers of the image have so many bytes in the registry, if that is known.
+    pub fn shortage(&self, bytes: Option<u64>) -> String {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let need = bytes.map(|bytes| {
+            format!(
+                "the image's layers have {} MiB in the registry, and take about {} MiB as file systems; ",
+                mib(bytes),
+                mib(bytes.saturating_mul(GROWTH))
+            )
+        });
+        let room = self.room();
+        let room = room.map_or_else(|error| error.to_string(), |room| room.to_string());
+        format!(
+            "no room: {}of the store {}, {room}",
+            need.unwrap_or_default(),
+            self.directory.display()
+        )
+    }
+
     /// Gives up stored layers that nothing is mounted from and no pull has open, the one that was used longest ago first,
-    /// until the store has room for so many bytes. Gives how many layers are gone.
+    /// until the store has room for so many bytes and files. Gives how many layers are gone.
     ///
     /// # Errors
     ///
     /// If the store can't be read.
-    pub fn make_room(&self, bytes: u64) -> Result<usize, Error> {
+    pub fn make_room(&self, bytes: u64, files: u64) -> Result<usize, Error> {
         let mut given_up = 0;
-        if self.room()?.has(bytes) {
+        if self.room()?.has(bytes, files) {
             return Ok(given_up);
         }
         for path in self.by_use()? {
             if give_up(&path).map_err(at(&path))? {
                 given_up += 1;
-                if self.room()?.has(bytes) {
+                if self.room()?.has(bytes, files) {
                     break;
                 }
             }
@@ -141,7 +169,11 @@ fn give_up(path: &Path) -> io::Result<bool> {
     if sys::users(&file)? != Others::None {
         return Ok(false);
     }
-    fs::remove_file(path)?;
+    // First the notes: a pull that makes this layer anew from now on removes what is left of it, and its own notes stay. One
+    // that was faster still has a layer of its own at this path.
     let _ = fs::remove_file(path.with_extension("notes"));
+    if is_at(&file, path) {
+        fs::remove_file(path)?;
+    }
     Ok(true)
 }

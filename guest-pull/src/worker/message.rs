@@ -2,7 +2,7 @@
 
 //! What mounter and worker write to each other: a JSON object a line.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use base64::Engine as _;
@@ -23,8 +23,12 @@ use crate::registry::{Login, Secret};
 use crate::store::Files;
 use crate::worker::cage::{Bar, Cage};
 
-/// The longest line of either side: a request has certificates, a result has a digest for each layer.
+/// The longest line of the mounter: a request has certificates, and the keys of policies.
 pub(super) const MAX_LINE: usize = 4 << 20;
+
+/// The longest line of the worker: a packet of a layer's key has 64 KiB at most, a result 500 digests, a failure the text for
+/// each of a few places. The mounter makes values of it, which take many times as much.
+pub(super) const MAX_LINE_OF_WORKER: usize = 256 << 10;
 
 /// The longest message of a failure, in characters: several times what an answer to the daemon has.
 const MAX_MESSAGE: usize = 16_000;
@@ -140,16 +144,18 @@ fn parse_login(value: &Value) -> Option<Option<Login>> {
 }
 
 impl Request {
-    pub(super) fn to_json(&self) -> Zeroizing<String> {
+    /// The line for it, which is wiped: it has logins.
+    pub fn to_json(&self) -> Zeroizing<String> {
         let places: Vec<_> = self.places.iter().map(Place::to_json).collect();
         let request = json!({
             "places": places, "platform": self.platform.to_string(), "certificates": self.certificates,
             "proxies": self.proxies.to_json(), "layers_at_once": self.layers_at_once,
         });
-        Zeroizing::new(request.to_string())
+        text_of(&request)
     }
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// The request in a line, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
         let certificates = value["certificates"].as_array()?.iter();
         let certificates = certificates.map(|text| Some(text.as_str()?.to_owned()));
@@ -164,8 +170,30 @@ impl Request {
     }
 }
 
+/// A value as text, with room for all of it from the beginning: a text that grows leaves copies behind, which the heap does not
+/// wipe if they are large.
+fn text_of(value: &Value) -> Zeroizing<String> {
+    let mut length = Length(0);
+    // Neither of them fails.
+    let _ = write!(length, "{value}");
+    let mut text = Zeroizing::new(String::with_capacity(length.0));
+    let _ = write!(text, "{value}");
+    text
+}
+
+/// Counts the bytes of what is written.
+struct Length(usize);
+
+impl fmt::Write for Length {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 += text.len();
+        Ok(())
+    }
+}
+
 impl Question {
-    pub(super) fn to_json(&self) -> Value {
+    /// The line for it.
+    pub fn to_json(&self) -> Value {
         match self {
             Self::Login(place) => json!({"ask": {"login": place}}),
             Self::Key { provider, packet } => {
@@ -184,17 +212,15 @@ impl Question {
             }
             Self::Finish(layer) => json!({"ask": {"finish": layer.to_string()}}),
             Self::Release(layer) => json!({"ask": {"release": layer.to_string()}}),
-            Self::Room(bytes) => json!({"ask": {"room": bytes}}),
+            Self::Hold(layer) => json!({"ask": {"hold": layer.to_string()}}),
+            Self::Room(layer) => json!({"ask": {"room": layer.to_string()}}),
         }
     }
 
     /// Reads what `ask` holds.
-    pub(super) fn parse(value: &Value) -> Option<Self> {
+    pub fn parse(value: &Value) -> Option<Self> {
         if let Some(place) = value["login"].as_u64() {
             return Some(Self::Login(usize::try_from(place).ok()?));
-        }
-        if let Some(bytes) = value["room"].as_u64() {
-            return Some(Self::Room(bytes));
         }
         if let Some(digest) = value["signature"].as_str() {
             return Some(Self::Signature(Wanted {
@@ -208,11 +234,16 @@ impl Question {
             let (layer, bytes) = (layer?, value["bytes"].as_u64()?);
             return Some(Self::Claim { layer, bytes });
         }
-        if let Some(layer) = layer("finish") {
-            return layer.map(Self::Finish);
-        }
-        if let Some(layer) = layer("release") {
-            return layer.map(Self::Release);
+        let of_layers = [
+            ("finish", Self::Finish as fn(Digest) -> Self),
+            ("release", Self::Release),
+            ("hold", Self::Hold),
+            ("room", Self::Room),
+        ];
+        for (name, question) in of_layers {
+            if let Some(layer) = layer(name) {
+                return layer.map(question);
+            }
         }
         let key = &value["key"];
         Some(Self::Key {
@@ -223,7 +254,7 @@ impl Question {
 }
 
 /// The line for an answer.
-pub(super) fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<String> {
+pub fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<String> {
     let value = match answer {
         Ok(Answer::Login(login)) => json!({"login": login.as_ref().map(login_to_json)}),
         // Not by way of a value, which nobody would wipe.
@@ -244,7 +275,7 @@ pub(super) fn answer_to_json(answer: &Result<Answer, Failure>) -> Zeroizing<Stri
 }
 
 /// The files that go along with an answer.
-pub(super) fn files_of(answer: &Result<Answer, Failure>) -> Vec<BorrowedFd<'_>> {
+pub fn files_of(answer: &Result<Answer, Failure>) -> Vec<BorrowedFd<'_>> {
     match answer {
         Ok(Answer::Make(files)) => {
             vec![
@@ -258,7 +289,7 @@ pub(super) fn files_of(answer: &Result<Answer, Failure>) -> Vec<BorrowedFd<'_>> 
 }
 
 /// The answer in a line, with the files that came along.
-pub(super) fn parse_answer(text: &str, files: Vec<OwnedFd>) -> Option<Result<Answer, Failure>> {
+pub fn parse_answer(text: &str, files: Vec<OwnedFd>) -> Option<Result<Answer, Failure>> {
     let members = members(text.as_bytes(), 1).ok()?;
     if let Some(key) = string(&members, "key").map(Zeroizing::new) {
         return Some(Ok(Answer::Key(decode_padded(&key)?)));
@@ -296,7 +327,7 @@ pub(super) fn parse_answer(text: &str, files: Vec<OwnedFd>) -> Option<Result<Ans
 }
 
 /// How a failure is written.
-pub(super) fn failure_to_json(failure: &Failure) -> Value {
+pub fn failure_to_json(failure: &Failure) -> Value {
     // What a registry says may be in it, and the line has a limit.
     let message: String = failure.message.chars().take(MAX_MESSAGE).collect();
     let before: Vec<_> = failure.before.iter().map(failure_to_json).collect();
@@ -306,7 +337,7 @@ pub(super) fn failure_to_json(failure: &Failure) -> Value {
 }
 
 /// The failure in a line, if it is one.
-pub(super) fn parse_failure(value: &Value) -> Option<Failure> {
+pub fn parse_failure(value: &Value) -> Option<Failure> {
     let failed = value["failed"].as_object()?;
     let text = |name: &str| failed.get(name).and_then(Value::as_str).unwrap_or_default();
     let place = failed.get("place").and_then(Value::as_u64);
@@ -323,7 +354,7 @@ pub(super) fn parse_failure(value: &Value) -> Option<Failure> {
 }
 
 /// What confines the worker: for each bar nothing, or why it doesn't hold.
-pub(super) fn cage_to_json(cage: &Cage) -> Value {
+pub fn cage_to_json(cage: &Cage) -> Value {
     let bars = cage
         .bars
         .iter()
@@ -332,7 +363,7 @@ pub(super) fn cage_to_json(cage: &Cage) -> Value {
 }
 
 /// The same, of the worker's first line.
-pub(super) fn parse_cage(value: &Value) -> Option<Cage> {
+pub fn parse_cage(value: &Value) -> Option<Cage> {
     let bars = value["cage"].as_object()?.iter();
     let bars =
         bars.filter_map(|(name, why)| Some((Bar::parse(name)?, why.as_str().map(str::to_owned))));
@@ -342,14 +373,15 @@ pub(super) fn parse_cage(value: &Value) -> Option<Cage> {
 }
 
 impl Outcome {
-    pub(super) fn to_json(&self) -> Value {
+    /// The line for it.
+    pub fn to_json(&self) -> Value {
         let layers: Vec<_> = self.layers.iter().map(Digest::to_string).collect();
         json!({"pulled": {"place": self.place, "manifest": self.manifest.to_string(), "layers": layers}})
     }
 }
 
 /// The layers that a worker's result names.
-pub(super) fn outcome(value: &Value) -> Option<Outcome> {
+pub fn outcome(value: &Value) -> Option<Outcome> {
     let layers = value["layers"].as_array()?;
     if layers.len() > MAX_LAYERS {
         return None;
@@ -396,7 +428,8 @@ mod tests {
             },
             Question::Finish(Digest::of(b"x")),
             Question::Release(Digest::of(b"x")),
-            Question::Room(1),
+            Question::Hold(Digest::of(b"x")),
+            Question::Room(Digest::of(b"x")),
         ] {
             let value = question.to_json();
             assert_eq!(Question::parse(&value["ask"]), Some(question));
@@ -466,6 +499,7 @@ mod tests {
         };
         let text = request.to_json();
         assert!(!text.contains('\n'));
+        assert_eq!(text.capacity(), text.len());
         let parsed = Request::parse(&text).unwrap();
         assert_eq!(*parsed.to_json(), *text);
         assert!(Request::parse("{}").is_none());

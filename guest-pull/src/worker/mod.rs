@@ -9,7 +9,7 @@
 
 pub mod cage;
 mod channel;
-mod message;
+pub mod message;
 mod mounter;
 mod start;
 
@@ -22,6 +22,7 @@ use ureq::tls::Certificate;
 pub use crate::failure::{Failure, Kind};
 use crate::pull::{self, Found, Means};
 use crate::registry::{self, Client, Options};
+use crate::sys;
 use cage::{Bar, Cage};
 use message::{cage_to_json, failure_to_json};
 
@@ -45,7 +46,7 @@ pub fn run() -> io::Result<()> {
 /// What a worker does.
 pub type Work<'w> = dyn Fn(&Request, &Arc<Mounter>) -> Result<Outcome, Failure> + 'w;
 
-/// Runs as a worker that does `work`, within these bars.
+/// Runs as a worker that does `work`, within these bars. No file may be open yet but the standard streams.
 ///
 /// # Errors
 ///
@@ -54,6 +55,7 @@ pub fn run_as(bars: &[Bar], work: &Work<'_>) -> io::Result<()> {
     // The mounter may be killed, and then nobody wants the layers. The kernel tells by a signal, but not if that happened
     // before this call; the end of standard input tells at any time.
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    sys::close_inherited();
     cage::be_ended_first();
     let cage = Cage::enter(bars);
     let (line, mounter) = Mounter::of_standard_input()?;
@@ -97,7 +99,7 @@ fn pull(
         events: &|event| mounter.tell(event),
         ask: &|question| mounter.ask(question),
     };
-    let pulled = pull::pull(&means, &found, &request.platform);
+    let pulled = pull::pull(&means, found, &request.platform);
     let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()).at(place))?;
     Ok(Outcome {
         place,

@@ -47,14 +47,15 @@ impl Mounter {
         let mut lines = Lines::new(stream);
         let (first, _) = lines.next()?;
         let (send, answers) = sync_channel(0);
-        thread::spawn(move || {
+        let reading = move || {
             while let Ok(line) = lines.next() {
                 if line.0.is_empty() || send.send(line).is_err() {
                     break;
                 }
             }
             process::exit(1);
-        });
+        };
+        thread::Builder::new().spawn(reading)?;
         let mounter = Self {
             out: Mutex::new(out),
             untold: Mutex::default(),
@@ -109,7 +110,7 @@ impl Mounter {
     /// # Errors
     ///
     /// What the mounter says, or that it says nothing.
-    pub(super) fn ask(&self, question: &Question) -> Result<Answer, Failure> {
+    pub fn ask(&self, question: &Question) -> Result<Answer, Failure> {
         let gone = || Failure::new(Kind::Other, "the mounter gives no answer: see the log");
         let answers = lock(&self.answers);
         self.send(&question.to_json()).map_err(|_| gone())?;

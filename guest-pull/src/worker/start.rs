@@ -7,9 +7,11 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::text::Escaped;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -22,7 +24,8 @@ use crate::until::Until;
 use crate::worker::cage::Cage;
 use crate::worker::channel::send;
 use crate::worker::message::{
-    MAX_LINE, Outcome, Request, answer_to_json, files_of, outcome, parse_cage, parse_failure,
+    MAX_LINE_OF_WORKER, Outcome, Request, answer_to_json, files_of, outcome, parse_cage,
+    parse_failure,
 };
 
 /// Where the certificates of authorities are, if not where the system has them.
@@ -30,6 +33,12 @@ const ENVIRONMENT: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// How long the worker may leave a line unread that the mounter writes. It always reads.
 const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// How long a worker may take to end that says nothing any more.
+const ENDING_TIME: Duration = Duration::from_secs(2);
+
+/// The pause until it is looked for again.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A worker that runs. It is ended when this is dropped.
 struct Running {
@@ -57,10 +66,39 @@ impl Running {
             .env_clear()
             .envs(kept_environment())
             .env("MALLOC_ARENA_MAX", "1")
+            // What is large goes back to the kernel when it is freed. Otherwise the C library keeps it from the second time on,
+            // and a window of zstd would take its memory again beside the one before.
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null());
         let child = spawn_apart(&mut command)?;
         Ok(Self { child, stream })
+    }
+
+    /// Why there is no result.
+    fn ended(&mut self) -> Failure {
+        let end = Instant::now() + ENDING_TIME;
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
+                Ok(status) => break status,
+                Err(_) => break None,
+            }
+        };
+        let text = "the worker ended without a result";
+        match status.map(|status| (status, status.signal())) {
+            Some((_, Some(libc::SIGKILL))) => Failure::new(
+                Kind::Exhausted,
+                format!(
+                    "{text}: it was killed (SIGKILL), as the kernel does when memory is short: see the kernel's log; give the \
+                     VM more memory, or set work_dir in [image] of cdh.toml to a disk"
+                ),
+            ),
+            Some((status, _)) => {
+                Failure::new(Kind::Other, format!("{text} ({status}): see the log"))
+            }
+            None => Failure::new(Kind::Other, format!("{text}: see the log")),
+        }
     }
 
     fn answer(&self, answer: &Result<Answer, Failure>) -> io::Result<()> {
@@ -109,7 +147,7 @@ impl Lines {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Ok(None),
             }
-            if self.text.len() > MAX_LINE {
+            if self.text.len() > MAX_LINE_OF_WORKER {
                 return Ok(None);
             }
         }
@@ -127,40 +165,41 @@ pub struct Service<'s> {
 }
 
 /// Starts `program` as the worker, answers what it asks, passes on what happens, and waits for its result. When this returns,
-/// the worker has ended.
+/// the worker has ended. The request has logins, of which this process keeps no copy once it is sent.
 ///
 /// # Errors
 ///
 /// The worker's, or that it ended without a result, or was ended because nobody waits for it any more.
 pub fn start(
     program: &Path,
-    request: &Request,
+    request: Request,
     until: &Until<'_>,
     service: &Service<'_>,
 ) -> Result<Outcome, Failure> {
     let not_started = |error: io::Error| {
-        let text = format!(
-            "{} can't be started as the worker: {error}",
-            program.display()
-        );
-        Failure::new(Kind::Other, text)
+        let what = format_args!("{} can't be started as the worker", program.display());
+        match error.kind() {
+            // Of fork(2), this is a limit.
+            io::ErrorKind::WouldBlock => {
+                let failure = Failure::no_thread(&error);
+                Failure::new(failure.kind, format!("{what}: {failure}"))
+            }
+            _ => Failure::of_io(what, &error),
+        }
     };
-    let running = Running::start(program).map_err(not_started)?;
+    let mut running = Running::start(program).map_err(not_started)?;
     let mut lines = Lines {
         source: running.stream.try_clone().map_err(not_started)?,
         text: Vec::new(),
     };
     // A worker that is gone says so by its output.
     let _ = send(&running.stream, &request.to_json(), &[]);
-    let ended = || {
-        Failure::new(
-            Kind::Other,
-            "the worker ended without a result: see the log",
-        )
-    };
+    drop(request);
     let tell = service.tell;
     loop {
-        let value = lines.next(until)?.ok_or_else(ended)?;
+        let Some(value) = lines.next(until)? else {
+            return Err(running.ended());
+        };
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         let (started, layer, asked) = (&value["started"], &value["layer"], &value["ask"]);
         if let Some(bytes) = value["read"].as_u64() {
@@ -176,14 +215,16 @@ pub fn start(
                 stored: layer["stored"].as_bool().unwrap_or_default(),
             });
         } else if asked.is_object() {
-            let question = Question::parse(asked).ok_or_else(ended)?;
+            let Some(question) = Question::parse(asked) else {
+                return Err(running.ended());
+            };
             let _ = running.answer(&(service.answer)(&question));
         } else if let Some(cage) = parse_cage(&value) {
             (service.confined)(&cage);
         } else if let Some(failure) = parse_failure(&value) {
             return Err(failure);
         } else {
-            return outcome(&value["pulled"]).ok_or_else(ended);
+            return outcome(&value["pulled"]).ok_or_else(|| running.ended());
         }
     }
 }

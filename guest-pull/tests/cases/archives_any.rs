@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Archives of any bytes: what is not an archive is refused, and nothing else happens.
+//! Archives of any bytes: what is not an archive is refused, and nothing else happens. The fuzz targets `layers` and
+//! `archives` go on from here: docs/fuzzing.md.
+
+use std::io::Read as _;
 
 use guest_pull::layer;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::any_archive::{Allowed, Choices, any_archive};
+use crate::erofs_reader;
 use crate::raw_tar::{
     CHECKSUM, Entry, FILE, GLOBAL, GNU, LINK, LONG_LINK, LONG_NAME, MAGIC, PAX, SPARSE, archive,
     records,
@@ -57,6 +62,29 @@ fn with_checksums(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// An archive becomes a layer that the tests' reader finds right, or is refused.
+fn read_or_refused(archive: &[u8]) {
+    let file = tempfile::tempfile().unwrap();
+    let mut made = file.try_clone().unwrap();
+    let scratch = tempfile::tempfile().unwrap();
+    if layer::convert(archive, file, scratch, true, [1; 16]).is_ok() {
+        let mut image = Vec::new();
+        made.read_to_end(&mut image).unwrap();
+        erofs_reader::read(&image).unwrap();
+    }
+}
+
+proptest! {
+    // Some have files of 64 MiB.
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Entries of all kinds, chosen by any bytes, end in a layer or an error.
+    #[test]
+    fn chosen_entries_are_read_or_refused(bytes in vec(any::<u8>(), 0..400)) {
+        read_or_refused(&any_archive(&mut Choices::new(&bytes, Allowed::Everything)));
+    }
+}
+
 proptest! {
     /// Any bytes in the place of others end in a layer or an error.
     #[test]
@@ -75,8 +103,7 @@ proptest! {
             let end = end.index(bytes.len());
             bytes.truncate(end);
         }
-        let file = tempfile::tempfile().unwrap();
-        let _ = layer::convert(&bytes[..], file, true, [1; 16]);
+        read_or_refused(&bytes);
     }
 
     /// Any text in a PAX header does too.
@@ -84,8 +111,7 @@ proptest! {
     fn any_pax_header_is_read_or_refused(text in "[0-9]{1,2} (path|size|mtime|uid|GNU\\.sparse\\.(map|offset|numbytes|size|major))=[-0-9.,\n]{0,12}\n{0,2}") {
         let pax = Entry::new(PAX, "x").content(text);
         let bytes = archive(&[Entry::file("file", "content").after(pax)]);
-        let file = tempfile::tempfile().unwrap();
-        let _ = layer::convert(&bytes[..], file, true, [1; 16]);
+        read_or_refused(&bytes);
     }
 }
 
@@ -93,6 +119,13 @@ proptest! {
 #[test]
 fn the_unchanged_archive_is_read() {
     let file = tempfile::tempfile().unwrap();
-    let summary = layer::convert(&every_kind()[..], file, true, [1; 16]).unwrap();
+    let summary = layer::convert(
+        &every_kind()[..],
+        file,
+        tempfile::tempfile().unwrap(),
+        true,
+        [1; 16],
+    )
+    .unwrap();
     assert_eq!(summary.entries, 11);
 }

@@ -167,11 +167,11 @@ fn broken_pax_headers() {
             ),
             ("file: its size is -5", pax(&[("size", b"-5")])),
             (
-                "has more than a MiB",
+                "has more than 1024 KiB",
                 pax(&[("comment", &vec![b'x'; 1 << 20][..])]),
             ),
             (
-                "has more than a MiB",
+                "has more than 64 KiB",
                 one(Entry::file("x", "x").long(LONG_NAME, vec![b'n'; 1 << 20])),
             ),
         ],

@@ -99,6 +99,24 @@ impl Both {
 }
 
 impl Pulled {
+    /// Without the times of directories that containerd made for what is below them: those of its extraction.
+    pub fn without_new_times(mut self) -> Self {
+        let (Ok(ours), Ok(theirs)) = (&mut self.ours, &mut self.theirs) else {
+            return self;
+        };
+        for (name, entry) in theirs {
+            let time = entry[TIME].parse();
+            let is_new = time.is_ok_and(|time: u128| time >= self.start);
+            if let Some(ours) = ours
+                .get_mut(name)
+                .filter(|_| is_new && entry[0].starts_with("'0o4"))
+            {
+                (ours[TIME], entry[TIME]) = (String::new(), String::new());
+            }
+        }
+        self
+    }
+
     /// How the two differ, if they do. The time of a directory without an entry is not containerd's to say, since it writes
     /// into that directory while it extracts: there it is 0. Nor is the root's, even with an entry.
     pub fn difference(&self) -> Option<(How, String)> {

@@ -364,5 +364,5 @@ fn another_platform_without_an_index() {
 #[test]
 fn an_empty_answer() {
     let registry = StandIn::start(|_| Answer::new(200, ""));
-    assert_refused_by(&registry, &["manifest", "is not JSON"]);
+    assert_refused_by(&registry, &["manifest", "is empty"]);
 }

@@ -27,7 +27,7 @@ pub fn repository() -> (Repository, Image) {
 }
 
 /// Pulls `a/b:1`; gives what the program prints, and its exit status.
-fn pull(address: &str, store: &Path, args: &[&str]) -> (String, Option<i32>) {
+pub fn pull(address: &str, store: &Path, args: &[&str]) -> (String, Option<i32>) {
     let image = format!("{address}/a/b:1");
     let mut command = guest_pull(&["pull", "--store", text(store)]);
     let (stdout, stderr, code) = output(command.args(args).arg(&image));

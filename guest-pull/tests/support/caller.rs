@@ -203,9 +203,35 @@ impl Place {
     }
 }
 
+/// Reads the answer, and what comes before it.
+fn read_answer(stream: &mut UnixStream) -> Answer {
+    let mut progress = Vec::new();
+    loop {
+        let (header, body) = read_frame(stream, Instant::now() + PATIENCE)
+            .unwrap()
+            .unwrap();
+        if header.type_ == MESSAGE_TYPE_DATA {
+            progress.push(Progress::parse_from_bytes(&body).unwrap());
+            continue;
+        }
+        assert_eq!(header.type_, MESSAGE_TYPE_RESPONSE);
+        return Answer {
+            response: Response::parse_from_bytes(&body).unwrap(),
+            body: body.to_vec(),
+            progress,
+        };
+    }
+}
+
 impl Serve {
     pub fn send(&mut self, request: &Request) {
         self.send_raw(&frame(1, request));
+    }
+
+    /// Asks over a connection of the test's own.
+    pub fn ask_over(mut stream: UnixStream, request: &Request) -> Answer {
+        stream.write_all(&frame(1, request)).unwrap();
+        read_answer(&mut stream)
     }
 
     pub fn send_raw(&mut self, bytes: &[u8]) {
@@ -213,32 +239,12 @@ impl Serve {
     }
 
     pub fn answer(&mut self) -> Answer {
-        let stream = self.stream.as_mut().unwrap();
-        let mut progress = Vec::new();
-        loop {
-            let (header, body) = read_frame(stream, Instant::now() + PATIENCE)
-                .unwrap()
-                .unwrap();
-            if header.type_ == MESSAGE_TYPE_DATA {
-                progress.push(Progress::parse_from_bytes(&body).unwrap());
-                continue;
-            }
-            assert_eq!(header.type_, MESSAGE_TYPE_RESPONSE);
-            return Answer {
-                response: Response::parse_from_bytes(&body).unwrap(),
-                body: body.to_vec(),
-                progress,
-            };
-        }
+        read_answer(self.stream.as_mut().unwrap())
     }
 
     /// The processes that it started.
     pub fn children(&self) -> Vec<u32> {
-        let id = self.child.id();
-        let text = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        text.split_whitespace()
-            .map(|id| id.parse().unwrap())
-            .collect()
+        children(self.child.id())
     }
 }
 
@@ -249,7 +255,8 @@ impl Drop for Serve {
     }
 }
 
-fn frame(stream_id: u32, request: &Request) -> Vec<u8> {
+/// A request's frame.
+pub fn frame(stream_id: u32, request: &Request) -> Vec<u8> {
     let body = request.write_to_bytes().unwrap();
     let mut frame = Vec::from(MessageHeader::new_request(
         stream_id,
@@ -257,6 +264,13 @@ fn frame(stream_id: u32, request: &Request) -> Vec<u8> {
     ));
     frame.extend(body);
     frame
+}
+
+/// The processes that one has started.
+pub fn children(id: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+    let ids = text.split_whitespace();
+    ids.map(|id| id.parse().unwrap()).collect()
 }
 
 /// Whether a process runs, or a thread of it.

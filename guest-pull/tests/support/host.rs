@@ -7,9 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use guest_pull::digest::Digest;
+use guest_pull::mount;
+use guest_pull::question::{Answer, Question};
+use guest_pull::store::{Shelf, Store};
 
 /// For anything that a busy machine does in a moment.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -81,6 +87,46 @@ pub fn project() -> &'static Path {
 /// A path for a command line.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// Why layers are not mounted.
+#[derive(Debug)]
+pub struct NotMounted {
+    pub text: String,
+    /// The kind of the file system's error, if that is the reason.
+    pub kind: Option<io::ErrorKind>,
+}
+
+impl From<String> for NotMounted {
+    fn from(text: String) -> Self {
+        Self { text, kind: None }
+    }
+}
+
+/// Mounts layers of a store, as the mounter does.
+pub fn mount_stored(
+    store: &Store,
+    ids: &[Digest],
+    bundle: &Path,
+    by: mount::By,
+    check: mount::Check<'_>,
+) -> Result<mount::Mounted, NotMounted> {
+    let mut shelf = Shelf::new(store);
+    for id in ids {
+        let claim = Question::Claim {
+            layer: *id,
+            bytes: 0,
+        };
+        match shelf.answer(&claim).map_err(|failure| failure.message)? {
+            Answer::Stored => {}
+            _ => return Err(format!("{id} is not stored").into()),
+        }
+    }
+    let layers = shelf.take(ids).map_err(|failure| failure.message)?;
+    mount::mount(store, &layers, bundle, by, check).map_err(|error| NotMounted {
+        kind: error.io().map(io::Error::kind),
+        text: error.to_string(),
+    })
 }
 
 /// Whether the test can mount. Where it must (CI is set), it fails if it can't.
@@ -178,4 +224,14 @@ pub fn assert_equal(ours: &BTreeMap<String, Vec<String>>, theirs: &BTreeMap<Stri
         different.len(),
         different[..different.len().min(10)].join("\n")
     );
+}
+
+/// How many loop devices are over files of a directory.
+pub fn loop_devices(directory: &Path) -> usize {
+    let devices = fs::read_dir("/sys/block").unwrap();
+    let files = devices.map(|entry| entry.unwrap().path().join("loop/backing_file"));
+    let files = files.filter_map(|path| fs::read_to_string(path).ok());
+    files
+        .filter(|file| file.starts_with(text(directory)))
+        .count()
 }

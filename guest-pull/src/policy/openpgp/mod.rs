@@ -47,7 +47,7 @@ impl fmt::Display for KeyId {
 
 /// A primary key.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Key {
+pub struct Key {
     id: KeyId,
     material: Material,
     /// The key ids of its subkeys.
@@ -81,9 +81,7 @@ enum Material {
 
 /// The primary keys of key rings, with the names of those for messages. A key counts once, however many copies of it there
 /// are: if one is revoked, the key is, and of what the copies say of themselves the newest counts.
-pub(super) fn keys<'r>(
-    rings: impl IntoIterator<Item = (&'r str, &'r [u8])>,
-) -> Result<Vec<Key>, String> {
+pub fn keys<'r>(rings: impl IntoIterator<Item = (&'r str, &'r [u8])>) -> Result<Vec<Key>, String> {
     let mut keys: Vec<Key> = Vec::new();
     let mut revocations = Vec::new();
     for (name, bytes) in rings {
@@ -312,7 +310,7 @@ fn joined((first, second): (&[u8], &[u8]), length: usize) -> Option<Vec<u8>> {
 /// # Errors
 ///
 /// The reason if not.
-pub(super) fn verify(bytes: &[u8], keys: &[Key], now: u64) -> Result<Vec<u8>, String> {
+pub fn verify(bytes: &[u8], keys: &[Key], now: u64) -> Result<Vec<u8>, String> {
     let packets = message(bytes)?;
     let tags: Vec<_> = packets.iter().map(|packet| packet.tag).collect();
     if tags != [ONE_PASS, LITERAL, SIGNATURE] {
@@ -329,20 +327,19 @@ pub(super) fn verify(bytes: &[u8], keys: &[Key], now: u64) -> Result<Vec<u8>, St
     if signature.kind != OF_DOCUMENT {
         return Err("its signature is not one of a document".to_owned());
     }
-    let Some(key) = keys.iter().find(|key| key.verifies(&signature, document)) else {
-        let issuer = signature.issuer.map(KeyId);
-        let is_known = |key: &Key| issuer.is_some_and(|issuer| key.subkeys.contains(&issuer));
-        return Err(match issuer {
-            Some(id) if keys.iter().any(is_known) => {
-                format!("it is by the subkey {id}; only primary keys count")
-            }
-            Some(id) if keys.iter().any(|key| key.id == id) => {
-                format!(
-                    "it is broken, or by an algorithm that is not supported; it names the key {id}"
-                )
-            }
-            Some(id) => format!("it is by another key, {id}"),
-            None => "it is by another key".to_owned(),
+    let issuer = signature.issuer.map(KeyId);
+    let issuer = issuer.ok_or("its signature does not say by which key it is")?;
+    // No other key is tried, as with GnuPG: a storage with many large signatures would take the keys of a large ring hours.
+    let mut named = keys.iter().filter(|key| key.id == issuer);
+    let Some(key) = named.find(|key| key.verifies(&signature, document)) else {
+        let is_subkey = keys.iter().any(|key| key.subkeys.contains(&issuer));
+        let is_known = keys.iter().any(|key| key.id == issuer);
+        return Err(match (is_subkey, is_known) {
+            (true, _) => format!("it is by the subkey {issuer}; only primary keys count"),
+            (_, true) => format!(
+                "it is broken, or by an algorithm that is not supported; it names the key {issuer}"
+            ),
+            _ => format!("it is by another key, {issuer}"),
         });
     };
     if let Some(problem) = key.problem(now) {

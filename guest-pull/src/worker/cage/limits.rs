@@ -6,9 +6,10 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// How much memory the worker can have: twenty times what a pull takes, and so little that an image which takes more (a
-/// header of gigabytes, millions of long names) ends the worker, and not what else runs in the VM.
-const MAX_MEMORY_BYTES: u64 = 640 << 20;
+/// How much memory the worker can have, beside its code and the stack of its first thread: twice what it ever uses, as
+/// [`memory`](crate::memory) adds it up, since what is never touched counts too (8 MiB of stacks, 6 MiB of pages). An image
+/// that takes more, by a bug, ends the worker, and not what else runs in the VM.
+const MAX_MEMORY_BYTES: u64 = 128 << 20;
 
 /// How many descriptors it can have. A layer takes up to seven: three files, again while they are written, and a connection;
 /// and there may be sixteen layers at once.
