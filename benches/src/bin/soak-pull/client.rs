@@ -21,7 +21,7 @@ use crate::image::Image;
 use crate::random::Random;
 use crate::registry::lock;
 use crate::tree::difference;
-use crate::world::{BUNDLES, World, connect};
+use crate::world::{BUNDLES, World, connect, log_file};
 
 /// The clients' deadline. The slowest pull of a busy machine takes seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -88,7 +88,20 @@ fn check(world: &World, bundle: &Path, image: &Image, when: &str) -> bool {
             .counts
             .fault(format!("the tree of {name}, {when}: {error}")),
     }
+    if let Err(error) = keep(image) {
+        eprintln!("soak-pull: the layers of {name} can't be kept: {error}");
+    }
     false
+}
+
+/// Keeps the layers of an image whose tree is wrong, the lowest first.
+fn keep(image: &Image) -> io::Result<()> {
+    let directory = log_file().with_extension("images").join(&image.name);
+    fs::create_dir_all(&directory)?;
+    for (number, layer) in image.layers.iter().enumerate() {
+        fs::write(directory.join(format!("{number}.tar")), &*layer.blob)?;
+    }
+    Ok(())
 }
 
 /// What kata-agent does when a container is gone.
