@@ -18,9 +18,9 @@ use crate::layer::{Error, Fault, MAX_NOTES, MAX_NOTES_BYTES, Summary};
 pub const MAX_INODES: usize = 2_000_000;
 
 /// How many parts of paths a layer's entries may lead through, those of links' targets among them, and attributes that are
-/// said anew: twelve for each of the most entries, and a few seconds' worth. Without it, long paths through many links would
+/// said anew: ten for each of the most inodes, and some seconds' worth. Without it, long paths through many links would
 /// take hours.
-const MAX_STEPS: u64 = 50_000_000;
+const MAX_STEPS: u64 = 20_000_000;
 
 /// The attribute by which overlayfs hides what lower layers have in a directory.
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";

@@ -3,14 +3,13 @@
 //! What is known of a stored layer beside its file system: the notes in the file next to it.
 
 use crate::layer::path::parts;
-use crate::layer::{MAX_NOTES_BYTES, Summary};
+use crate::layer::{MAX_NOTES, MAX_NOTES_BYTES, Summary};
 
 /// The first line of the notes about a layer, so that later versions know them.
 const NOTES: &[u8] = b"guest-pull 1\n";
 
-/// The most paths of the notes about a layer. Ordinary layers have a few dozen, and the mounter has some hundred bytes of memory
-/// for each.
-pub const MAX_NOTED_PATHS: usize = 100_000;
+/// The most paths of the notes about a layer: each link has two.
+pub const MAX_NOTED_PATHS: usize = 2 * MAX_NOTES;
 
 /// What is known of a stored layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

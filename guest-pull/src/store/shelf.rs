@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
+use crate::memory::MAX_LAYERS as MAX_AT_ONCE;
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::store::notes::MAX_NOTED_PATHS;
 use crate::store::room::{FILES_OF_A_LAYER, GROWTH};
 use crate::store::{Claim, Error, Held, Making, Publishing, Store};
 
-/// How many layers a worker can make at once: what the configuration allows at most.
-const MAX_MAKING: usize = 16;
+/// How many layers a worker can make at once: one more than it does, since it may ask before it has given one back.
+const MAX_MAKING: usize = MAX_AT_ONCE + 1;
 
 /// What a layer needs beside: blocks for what is small.
 const LEAST_ROOM: u64 = 1 << 20;
@@ -24,9 +25,9 @@ const LEAST_ROOM: u64 = 1 << 20;
 /// How much more room a layer gets that had too little: who knows how large it becomes?
 const MORE: u64 = 2;
 
-/// The most paths of the notes about all layers of an image, which stay in the mounter's memory: what one layer may have,
-/// twice.
-const MAX_NOTED_PATHS_OF_IMAGE: usize = 2 * MAX_NOTED_PATHS;
+/// The most paths of the notes about all layers of an image, which stay in the mounter's memory at some hundred bytes each:
+/// ordinary images have a few hundred.
+const MAX_NOTED_PATHS_OF_IMAGE: usize = 5 * MAX_NOTED_PATHS;
 
 /// How long a pull waits for a layer that another one is making. That one's registry may be slow, or never get to the end on
 /// purpose, and any registry can name layers of other images. After that, this pull makes the layer for itself.

@@ -11,6 +11,7 @@ pub mod cage;
 mod channel;
 pub mod message;
 mod mounter;
+mod quota;
 mod start;
 
 use std::io;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::failure::{Failure, Kind};
+use crate::memory::STACK;
 use crate::pull::Event;
 use crate::question::{Answer, Question};
 use crate::registry::Login;
@@ -55,7 +56,7 @@ impl Mounter {
             }
             process::exit(1);
         };
-        if let Err(error) = thread::Builder::new().spawn(reading) {
+        if let Err(error) = thread::Builder::new().stack_size(STACK).spawn(reading) {
             let failure = failure_to_json(&Failure::no_thread(&error));
             send(&out, &failure.to_string(), &[])?;
             return Err(error);

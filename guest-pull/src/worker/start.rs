@@ -27,6 +27,7 @@ use crate::worker::message::{
     MAX_LINE_OF_WORKER, Outcome, Request, answer_to_json, files_of, outcome, parse_cage,
     parse_failure,
 };
+use crate::worker::quota::Quota;
 
 /// Where the certificates of authorities are, if not where the system has them.
 const ENVIRONMENT: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
@@ -196,6 +197,7 @@ pub fn start(
     let _ = send(&running.stream, &request.to_json(), &[]);
     drop(request);
     let tell = service.tell;
+    let mut quota = Quota::default();
     loop {
         let Some(value) = lines.next(until)? else {
             return Err(running.ended());
@@ -218,7 +220,11 @@ pub fn start(
             let Some(question) = Question::parse(asked) else {
                 return Err(running.ended());
             };
-            let _ = running.answer(&(service.answer)(&question));
+            let _ = running.answer(
+                &quota
+                    .take(&question)
+                    .and_then(|()| (service.answer)(&question)),
+            );
         } else if let Some(cage) = parse_cage(&value) {
             (service.confined)(&cage);
         } else if let Some(failure) = parse_failure(&value) {

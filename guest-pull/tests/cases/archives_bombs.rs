@@ -190,7 +190,7 @@ fn walks_without_end() {
     });
     assert_refused(
         walks,
-        "the paths of the layer have more than 50000000 parts",
+        "the paths of the layer have more than 20000000 parts",
     );
 }
 
@@ -210,7 +210,7 @@ fn walks_that_end_early() {
     });
     assert_refused(
         walks,
-        "the paths of the layer have more than 50000000 parts",
+        "the paths of the layer have more than 20000000 parts",
     );
 }
 

@@ -327,11 +327,11 @@ fn notes_without_end() {
     }
     let notes = |paths: usize| [b"guest-pull 1\n\n", &b"/a\0".repeat(paths)[..]].concat();
     let mut taken = Taken::new();
-    taken.layer_with(|_| {}, &notes(100_001));
+    taken.layer_with(|_| {}, &notes(40_001));
     taken.assert_refused("is not stored");
     let mut taken = Taken::new();
-    for _ in 0..3 {
-        taken.layer_with(|_| {}, &notes(70_000));
+    for _ in 0..6 {
+        taken.layer_with(|_| {}, &notes(40_000));
     }
     taken.assert_refused("more than 200000 directories without entries");
 }

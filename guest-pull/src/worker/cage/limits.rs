@@ -11,12 +11,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// that takes more, by a bug, ends the worker, and not what else runs in the VM.
 const MAX_MEMORY_BYTES: u64 = 128 << 20;
 
-/// How many descriptors it can have. A layer takes up to seven: three files, again while they are written, and a connection;
-/// and there may be sixteen layers at once.
+/// How many descriptors it can have. A layer takes up to eight: three files, again while they are written, and connections;
+/// and there are three layers at once. The rest is room for what libraries open.
 const MAX_DESCRIPTORS: u64 = 256;
 
-/// How many threads its user can have: six for each of sixteen layers, in four pulls at once, and some. It can start no
-/// processes.
+/// How many threads its user can have. The kernel counts those of all pulls together: some twenty each, four at once, and
+/// others that are ending. It can start no processes.
 const MAX_THREADS: u64 = 512;
 
 /// How large a file can be that it writes. The store's room ends a layer earlier.
