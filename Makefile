@@ -107,7 +107,7 @@ GUEST_PULL_UNIT := systemd/guest-pull/guest-pull@.service
 GUEST_PULL_CALLS := target/guest-pull-system-calls
 # Programs that the tests call and that a small machine may lack: strace, systemd's tools that read units, and what reads
 # images and EROFS.
-TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs umoci containerd ctr tinyproxy zstd
+TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs mkfs.erofs umoci containerd ctr tinyproxy zstd
 # These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
 # makes calls fail that are on no list.
 NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images everything:: try_it faults
