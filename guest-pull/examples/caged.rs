@@ -424,7 +424,7 @@ fn resources() -> Vec<(&'static str, bool)> {
         // Never touched, so that it costs nothing where it works.
         ("limit:memory", map(1 << 30, read | write)),
         ("limit:code", map(4096, read | write | run)),
-        ("limit:threads", (0..600).all(|_| spawns().is_ok())),
+        ("limit:threads", (0..3000).all(|_| spawns().is_ok())),
         ("limit:descriptors", descriptors() > 300),
     ]
 }

@@ -230,7 +230,7 @@ fn attributes_again_and_again() {
             again.clone()
         }
     });
-    assert_refused(entries, "more than 50000000 parts");
+    assert_refused(entries, "more than 20000000 parts");
 }
 
 /// More names of attributes than the kernel lists.

@@ -202,8 +202,8 @@ fn others_outlive_a_pull() {
     assert_eq!(found, [500, 1000]);
 }
 
-/// How many processes and threads a pull may have in turn: not even a worker, a worker alone, and enough.
-const FEW_TASKS: [usize; 3] = [1, 2, 100];
+/// How many processes and threads a pull may have in turn: not even a worker, a worker alone, some of its threads, and enough.
+const FEW_TASKS: [usize; 9] = [1, 2, 3, 4, 6, 9, 13, 20, 100];
 
 /// However few processes and threads there may be, the pull ends right, or says that there are too few.
 #[test]

@@ -15,9 +15,9 @@ const MAX_MEMORY_BYTES: u64 = 128 << 20;
 /// and there are three layers at once. The rest is room for what libraries open.
 const MAX_DESCRIPTORS: u64 = 256;
 
-/// How many threads its user can have. The kernel counts those of all pulls together: some twenty each, four at once, and
-/// others that are ending. It can start no processes.
-const MAX_THREADS: u64 = 512;
+/// How many threads its user can have. The kernel counts those of all pulls together, some twenty each, and one pull must not
+/// fail by others. The limit of memory ends one worker's sooner, by their stacks. It can start no processes.
+const MAX_THREADS: u64 = 2_048;
 
 /// How large a file can be that it writes. The store's room ends a layer earlier.
 const MAX_FILE_BYTES: u64 = 64 << 30;
