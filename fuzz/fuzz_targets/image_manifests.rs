@@ -88,7 +88,7 @@ fn again(found: &Manifest) -> Manifest {
 fn candidates(index: &Index) {
     for platform in ["linux/amd64", "linux/arm64/v8", "linux/arm/v7"] {
         let wanted = Platform::parse(platform).expect("a platform");
-        let candidates = index.candidates(&wanted, 4);
+        let candidates = index.clone().candidates(&wanted, 4);
         assert!(candidates.len() <= 4);
         let ranks = candidates.iter().map(|entry| {
             let platform = entry.platform.as_ref();

@@ -144,13 +144,13 @@ pub struct Manifest {
 }
 
 /// Images for several platforms.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Index {
     entries: Vec<Entry>,
 }
 
 /// One of an index.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// Its manifest, or another index.
     pub descriptor: Descriptor,
