@@ -438,7 +438,7 @@ fn each_broken_part_is_named() {
             Code::UNAVAILABLE,
             &[
                 from_mirror,
-                "through the proxy http://127.0.0.1:2: io: Connection refused",
+                "through the proxy http://127.0.0.1:2: Connection refused",
                 "image_pull_proxy",
             ],
         ),
@@ -463,7 +463,7 @@ fn each_broken_part_is_named() {
             wrong,
             &[
                 from_mirror,
-                "without the proxy, since no_proxy has it: io: Connection refused",
+                "without the proxy, since no_proxy has it: Connection refused",
             ],
         ),
         (
