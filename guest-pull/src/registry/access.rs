@@ -47,6 +47,8 @@ struct Given {
     login: Option<Arc<Login>>,
     granted: Granted,
     when: Instant,
+    /// Whether another request has taken it too.
+    is_shared: bool,
 }
 
 /// An answer that is no refusal, and the header that the request had.
@@ -162,8 +164,10 @@ impl Access {
                 self.keep(login, &granted);
             }
             is_fresh = granted.is_token;
+            // One of its own is refused for good, unless another request had it too: there are tokens for one request each.
+            let is_final = !is_shared && !self.was_shared(&granted);
             used = Some(granted);
-            if !is_shared {
+            if is_final {
                 break;
             }
         }
@@ -195,22 +199,38 @@ impl Access {
         since: Option<Instant>,
     ) -> Result<(Option<Granted>, bool), Error> {
         let mut given = lock(&self.given);
-        let other = given.as_ref().filter(|given| {
+        let other = given.as_mut().filter(|given| {
             since.is_some_and(|since| given.when >= since)
                 && given.login == state.login
                 && given.granted.is_current()
         });
         if let Some(other) = other {
+            other.is_shared = true;
             return Ok((Some(other.granted.clone()), true));
         }
         let granted = asker.grant(url, challenge)?;
+        if since.is_none() {
+            // For this request alone.
+            return Ok((granted, false));
+        }
         let token = granted.clone().filter(|granted| granted.is_token);
         *given = token.map(|granted| Given {
             login: state.login.clone(),
             granted,
             when: Instant::now(),
+            is_shared: false,
         });
         Ok((granted, false))
+    }
+
+    /// Whether another request has taken this token too.
+    fn was_shared(&self, granted: &Granted) -> bool {
+        let given = lock(&self.given);
+        let same = given
+            .as_ref()
+            .filter(|given| *given.granted.header == *granted.header);
+        // What is not there any more was followed by another one.
+        same.is_none_or(|given| given.is_shared)
     }
 
     /// Keeps what was let in for the next request, unless there is another login by now.
