@@ -46,6 +46,8 @@ impl Files {
 pub struct Making {
     /// Its files. They are gone once the layer is published.
     files: Option<Files>,
+    /// The layer and the notes for reading alone, of a layer without a name that can be published only later.
+    reading: Option<(File, File)>,
     /// Whether layer and notes have names, where the file system has no files without. They are a killed process's else, and
     /// take room until the next pull; and the kernel kills processes when there is no room.
     are_named: bool,
@@ -54,6 +56,9 @@ pub struct Making {
     lock: Option<Flock<File>>,
     is_done: bool,
 }
+
+/// Says who can still write a file.
+type Writers<'w> = dyn Fn(&File) -> io::Result<Others> + 'w;
 
 /// Where the files of a layer are.
 #[derive(Debug)]
@@ -85,6 +90,7 @@ impl Making {
         };
         let mut making = Self {
             files: None,
+            reading: None,
             are_named: false,
             paths,
             lock: Some(lock),
@@ -92,7 +98,7 @@ impl Making {
         };
         let paths = &making.paths;
         // What is there is a killed process's, or counts as no layer: with new notes it would count as one.
-        for path in [&paths.layer, &paths.temporary, &paths.notes] {
+        for path in [&paths.layer, &paths.temporary, &paths.notes, &paths.scratch] {
             let _ = fs::remove_file(path);
         }
         let directory = paths.layer.parent().unwrap_or(Path::new("."));
@@ -144,6 +150,7 @@ impl Making {
                 layer,
             },
             files: Some(files),
+            reading: None,
             are_named: false,
             lock: None,
             is_done: false,
@@ -188,7 +195,7 @@ impl Making {
     /// If the files can't be written, or somebody still can write them.
     pub fn publish(mut self, is_alone: bool) -> Result<Publishing, Error> {
         if self.lock.is_none() {
-            return self.finish_beside(is_alone);
+            return self.finish_beside(is_alone, &sys::writers);
         }
         // A name is all that says that a layer is whole, so on a disk it must not outlive a power cut that the content does
         // not. In memory, where the store of a pod VM is, this costs nothing.
@@ -217,24 +224,32 @@ impl Making {
 }
 
 impl Making {
-    /// Takes a layer that gets no name.
-    fn finish_beside(mut self, is_alone: bool) -> Result<Publishing, Error> {
-        let Some(files) = self.files.take() else {
+    /// Takes a layer that gets no name. `writers` says who can still write a file.
+    fn finish_beside(mut self, is_alone: bool, writers: &Writers<'_>) -> Result<Publishing, Error> {
+        if let Some(files) = self.files.take() {
+            // By the descriptors that are closed here, they are opened once more, for reading alone.
+            let open = |path: &Path| File::open(path).map_err(at(path));
+            self.reading = Some((open(&self.paths.temporary)?, open(&self.paths.notes)?));
+            drop(files);
+        }
+        let Some((layer, notes)) = self.reading.take() else {
             return Err(at(&self.paths.layer)(io::ErrorKind::InvalidInput.into()));
         };
-        // By the descriptors that are closed here, they are opened once more, for reading alone.
-        let open = |path: &Path| File::open(path).map_err(at(path));
-        let (layer, notes) = (open(&self.paths.temporary)?, open(&self.paths.notes)?);
-        drop(files);
+        let mut is_unknown = false;
         for file in [&layer, &notes] {
-            match sys::writers(file).map_err(at(&self.paths.layer))? {
+            match writers(file).map_err(at(&self.paths.layer))? {
                 Others::None => {}
                 Others::Unknown if is_alone => {}
-                Others::Unknown | Others::Some => {
+                Others::Unknown => is_unknown = true,
+                Others::Some => {
                     let text = "it is still open for writing: who made it may change it";
                     return Err(at(&self.paths.layer)(io::Error::other(text)));
                 }
             }
+        }
+        if is_unknown {
+            self.reading = Some((layer, notes));
+            return Ok(Publishing::Later(self));
         }
         match Held::of(layer, notes).map_err(at(&self.paths.layer))? {
             Some(held) => Ok(Publishing::Done(held)),
@@ -299,4 +314,46 @@ fn name(file: &File, path: &Path) -> Result<(), Error> {
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     let named = linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW);
     named.map_err(|error| at(path)(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::unwrap_used)]
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+    use crate::digest::Digest;
+    use crate::store::{Store, Stored};
+
+    /// Where the file system can't tell who writes a file, a layer for one pull alone is published when its maker has ended.
+    /// One that somebody is known to write is never.
+    #[test]
+    fn a_layer_without_a_name_can_wait_for_its_maker() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        let made = || {
+            let making = store.make_beside(&id).unwrap().unwrap();
+            let mut files = making.files().unwrap();
+            files.layer.write_all(b"layer").unwrap();
+            files.notes.write_all(&Stored::default().encode()).unwrap();
+            (making, files)
+        };
+        let (making, files) = made();
+        drop(files);
+        let unknown = |_: &File| Ok(Others::Unknown);
+        let Publishing::Later(making) = making.finish_beside(false, &unknown).unwrap() else {
+            panic!("its maker may still write it");
+        };
+        let Publishing::Done(mut held) = making.finish_beside(true, &unknown).unwrap() else {
+            panic!("its maker has ended");
+        };
+        let mut layer = String::new();
+        held.file.read_to_string(&mut layer).unwrap();
+        assert_eq!(layer, "layer");
+        let (making, files) = made();
+        assert!(making.publish(true).is_err());
+        drop(files);
+        assert_eq!(fs::read_dir(dir.path().join("layers")).unwrap().count(), 0);
+    }
 }

@@ -10,6 +10,7 @@ mod shelf;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -23,7 +24,7 @@ use crate::layer::MAX_NOTES_BYTES;
 
 pub use making::{Files, Making, Publishing};
 pub use notes::{MAX_NOTED_PATHS, Stored};
-pub use room::Room;
+pub use room::{Need, Room};
 pub use shelf::Shelf;
 
 /// Why the store can't be used.
@@ -151,10 +152,16 @@ impl Store {
         let entries = fs::read_dir(&self.layers).into_iter().flatten();
         let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         paths.any(|path| {
-            let is_lock = path.extension().is_some_and(|kind| kind == "lock");
+            // Nothing else is opened: who has a layer open at that moment keeps others from giving it up.
+            if path.extension().is_none_or(|kind| kind != "lock") {
+                return false;
+            }
+            let mut options = OpenOptions::new();
+            options.read(true);
+            options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
             // It may go at any time.
-            let file = File::open(path).ok().filter(|_| is_lock);
-            file.is_some_and(|file| {
+            options.open(path).is_ok_and(|file| {
+                // Who wants the lock at this moment finds it taken, and asks again.
                 let locked = Flock::lock(file, FlockArg::LockSharedNonblock);
                 matches!(locked, Err((_, Errno::EWOULDBLOCK)))
             })
@@ -259,18 +266,18 @@ impl Held {
 /// Opens a file of the store for reading. Whoever can write there could leave a link to something else, or a pipe that keeps
 /// who opens it waiting.
 fn open_regular(path: &Path) -> io::Result<File> {
-    let no_file = || io::Error::other("it is no regular file; remove it from the store");
+    // This opens only the name. Of a link, it is the link itself.
     let mut options = OpenOptions::new();
     options.read(true);
-    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = options.open(path).map_err(|error| {
-        let is_link = error.raw_os_error() == Some(libc::ELOOP);
-        if is_link { no_file() } else { error }
-    })?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(no_file()),
+    options.custom_flags(libc::O_PATH | libc::O_NOFOLLOW);
+    let name = options.open(path)?;
+    if !name.metadata()?.is_file() {
+        let text = "it is no regular file; remove it from the store";
+        return Err(io::Error::other(text));
     }
+    // Another pull may look at this moment whether anybody uses the file: it has a lease then, for which the kernel has this
+    // process wait. With O_NONBLOCK it would fail instead.
+    File::open(format!("/proc/self/fd/{}", name.as_raw_fd()))
 }
 
 /// Locks a file, which is made if it is missing, unless somebody has the lock.
@@ -288,6 +295,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
 }
 
@@ -305,7 +313,10 @@ mod tests {
     #![allow(clippy::panic, clippy::unwrap_used)]
     use super::*;
     use crate::layer::Summary;
+    use crate::sys::{self, Others};
     use std::io::Write as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
 
     fn making(store: &Store, id: &Digest) -> Making {
         match store.claim(id).unwrap() {
@@ -404,6 +415,67 @@ mod tests {
                 fs::remove_file(odd).unwrap();
             }
         }
+    }
+
+    /// One pull looks whether a layer is used, which takes a lease of it, while another one opens the layer: that one waits
+    /// for a moment, and does not fail.
+    #[test]
+    fn a_lease_fails_no_other_pull() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        drop(publish(making(&store, &id), &Stored::default()));
+        let file = || File::open(store.path(&id)).unwrap();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let leasing = scope.spawn(|| {
+                let mut leases = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    leases += usize::from(sys::users(&file()).unwrap() == Others::None);
+                }
+                leases
+            });
+            // As often as it takes for the two to meet.
+            let path = store.path(&id);
+            let opened: Vec<_> = (0..50_000).map(|_| open_regular(&path).map(drop)).collect();
+            is_over.store(true, Ordering::Relaxed);
+            opened.into_iter().collect::<io::Result<()>>().unwrap();
+            assert!(leasing.join().unwrap() > 0);
+        });
+    }
+
+    /// Whether others make layers is asked of the locks alone: nothing else is opened, be it a pipe that nobody writes.
+    #[test]
+    fn only_locks_say_that_layers_are_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let pipe = |name: &str| {
+            let path = store.layers.join(name);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        };
+        for name in ["a.erofs", "b.lock", "c"] {
+            pipe(name);
+        }
+        assert!(!store.is_making());
+        let making = making(&store, &Digest::of(b"d"));
+        assert!(store.is_making());
+        drop(making);
+    }
+
+    /// What a killed process left of a layer, with all names that it can have, goes when the layer is made anew.
+    #[test]
+    fn a_layer_is_made_from_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = Digest::of(b"a");
+        for kind in ["erofs", "new", "scratch", "lock"] {
+            fs::write(store.path(&id).with_extension(kind), "left").unwrap();
+        }
+        let making = making(&store, &id);
+        let lock = format!("{}.lock", id.hex());
+        assert_eq!(names(&store), [lock]);
+        drop(making);
+        assert!(names(&store).is_empty());
     }
 
     /// A layer that somebody can still write is not published: neither by a descriptor, nor by memory.

@@ -3,14 +3,15 @@
 //! The room of the store: how much there is, and what is given up for more.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::statfs;
 
-use crate::store::{Error, Store, at, is_at};
+use crate::store::{Error, Store, at, is_at, open_regular};
 use crate::sys::{self, Others};
 use crate::writable::IN_MEMORY;
 
@@ -20,6 +21,20 @@ pub(super) const FILES_OF_A_LAYER: u64 = 4;
 /// How large a layer becomes, by the size of its blob: a Debian root file system takes 1.7 times as much, since it was
 /// compressed better before.
 pub(super) const GROWTH: u64 = 2;
+
+/// How many files a stored layer gives back: itself and its notes.
+const FILES_OF_A_STORED_LAYER: u64 = 2;
+
+/// The room that a layer needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// How many bytes it is expected to take.
+    pub bytes: u64,
+    /// How many bytes it takes at least. Where it can't get them, no stored layer is given up for it.
+    pub least: u64,
+    /// How many files it takes.
+    pub files: u64,
+}
 
 /// How much room the file system of a store has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,20 +138,26 @@ impl Store {
     }
 
     /// Gives up stored layers that nothing is mounted from and no pull has open, the one that was used longest ago first,
-    /// until the store has room for so many bytes and files. Gives how many layers are gone.
+    /// until the store has the room that is needed. If all of them together have less than the least of it, none is: any
+    /// registry can say that a layer is larger than the store. Gives how many layers are gone.
     ///
     /// # Errors
     ///
     /// If the store can't be read.
-    pub fn make_room(&self, bytes: u64, files: u64) -> Result<usize, Error> {
+    pub fn make_room(&self, need: Need) -> Result<usize, Error> {
         let mut given_up = 0;
-        if self.room()?.has(bytes, files) {
+        let room = self.room()?;
+        if room.has(need.bytes, need.files) {
             return Ok(given_up);
         }
-        for path in self.by_use()? {
+        let layers = self.by_use()?;
+        if !can_have(room, need, &layers) {
+            return Ok(given_up);
+        }
+        for path in layers {
             if give_up(&path).map_err(at(&path))? {
                 given_up += 1;
-                if self.room()?.has(bytes, files) {
+                if self.room()?.has(need.bytes, need.files) {
                     break;
                 }
             }
@@ -149,19 +170,45 @@ impl Store {
         let entries = fs::read_dir(&self.layers).map_err(at(&self.layers))?;
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         let layers = paths.filter(|path| path.extension().is_some_and(|kind| kind == "erofs"));
-        let used = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified());
+        let used = |path: &PathBuf| {
+            let metadata = fs::symlink_metadata(path).ok()?;
+            metadata.modified().ok().filter(|_| metadata.is_file())
+        };
         let mut layers: Vec<(SystemTime, PathBuf)> = layers
-            .filter_map(|path| Some((used(&path).ok()?, path)))
+            .filter_map(|path| Some((used(&path)?, path)))
             .collect();
         layers.sort();
         Ok(layers.into_iter().map(|(_, path)| path).collect())
     }
 }
 
+/// Whether there is the least room that is needed, once all of these layers are given up that nobody uses.
+fn can_have(mut room: Room, need: Need, layers: &[PathBuf]) -> bool {
+    // stat(2) counts in such units, whatever the blocks of the file system are.
+    let size = |path: &Path| {
+        fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks().saturating_mul(512))
+    };
+    for path in layers {
+        if room.has(need.least, need.files) {
+            return true;
+        }
+        let is_unused = open_regular(path)
+            .and_then(|file| sys::users(&file))
+            .is_ok_and(|others| others == Others::None);
+        if is_unused {
+            let more = size(path).saturating_add(size(&path.with_extension("notes")));
+            room.free = room.free.map(|free| free.saturating_add(more));
+            let more = FILES_OF_A_STORED_LAYER;
+            room.files = room.files.map(|files| files.saturating_add(more));
+        }
+    }
+    room.has(need.least, need.files)
+}
+
 /// Removes a layer, unless somebody uses it: it would take its room all the same then, and would be fetched again. Whoever
 /// opens it at this moment has it still.
 fn give_up(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
+    let file = match open_regular(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),

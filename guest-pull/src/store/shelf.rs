@@ -14,7 +14,7 @@ use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::store::notes::MAX_NOTED_PATHS;
 use crate::store::room::{FILES_OF_A_LAYER, GROWTH};
-use crate::store::{Claim, Error, Held, Making, Publishing, Store};
+use crate::store::{Claim, Error, Held, Making, Need, Publishing, Store};
 
 /// How many layers a worker can make at once: one more than it does, since it may ask before it has given one back.
 const MAX_MAKING: usize = MAX_AT_ONCE + 1;
@@ -33,18 +33,40 @@ const MAX_NOTED_PATHS_OF_IMAGE: usize = 5 * MAX_NOTED_PATHS;
 /// purpose, and any registry can name layers of other images. After that, this pull makes the layer for itself.
 const BUSY_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How many claims are answered by anything but that another pull is making the layer, which is asked again and again. That
+/// is four tries for each of the most layers, at each of a few mirrors.
+const MAX_CLAIMS: usize = 10_000;
+
+/// That another pull is making a layer that this one needs.
+struct Busy {
+    since: Instant,
+    /// Whether the log has it that this pull makes the layer for itself.
+    is_logged: bool,
+}
+
+/// What is known of a layer that the worker could not make.
+#[derive(Clone, Copy, Default)]
+struct Failed {
+    /// How much room it took by then.
+    had: u64,
+    /// How many bytes its blob has.
+    bytes: u64,
+}
+
 /// The layers of one pull.
 pub struct Shelf<'s> {
     store: &'s Store,
-    /// Those that the worker makes, with the room that each is expected to take.
+    /// Those that the worker makes, with the bytes of their blobs.
     making: BTreeMap<Digest, (Making, u64)>,
-    /// How much room those took that the worker could not make.
-    failed: BTreeMap<Digest, u64>,
+    /// Those that the worker could not make.
+    failed: BTreeMap<Digest, Failed>,
     /// Those that are made, and can be published only when the worker has ended.
     made: BTreeMap<Digest, Making>,
     held: BTreeMap<Digest, Held>,
-    /// Since when other pulls have been making layers that this one needs.
-    busy: BTreeMap<Digest, Instant>,
+    /// Those that other pulls are making.
+    busy: BTreeMap<Digest, Busy>,
+    /// How many claims were answered.
+    claims: usize,
 }
 
 fn failure(error: &Error) -> Failure {
@@ -73,6 +95,7 @@ impl<'s> Shelf<'s> {
             made: BTreeMap::new(),
             held: BTreeMap::new(),
             busy: BTreeMap::new(),
+            claims: 0,
         }
     }
 
@@ -86,10 +109,11 @@ impl<'s> Shelf<'s> {
             Question::Claim { layer, bytes } => self.claim(layer, *bytes),
             Question::Finish(layer) => self.finish(layer).map(|()| Answer::Done(true)),
             Question::Release(layer) => {
-                if let Some((making, _)) = self.making.remove(layer) {
+                if let Some((making, bytes)) = self.making.remove(layer) {
                     let is_new = !self.failed.contains_key(layer);
                     if !is_new || self.failed.len() < MAX_LAYERS {
-                        self.failed.insert(*layer, making.size());
+                        let had = making.size();
+                        self.failed.insert(*layer, Failed { had, bytes });
                     }
                 }
                 Ok(Answer::Done(true))
@@ -113,11 +137,16 @@ impl<'s> Shelf<'s> {
         if self.making.len() >= MAX_MAKING || self.held.len() + self.made.len() >= MAX_LAYERS {
             return Err(refused("the worker asks for more layers than an image has"));
         }
-        let room = expected(bytes);
+        if self.claims >= MAX_CLAIMS {
+            return Err(refused(
+                "the worker asks for layers more often than an image can need",
+            ));
+        }
+        self.claims += 1;
         let found = match self.store.claim(id) {
             // There are too few files, or not even a block for a directory.
             Err(error) if Kind::of_io(error.io()) == Kind::NoRoom => {
-                match self.make_room(room, FILES_OF_A_LAYER)? {
+                match self.make_room(expected(bytes), bytes, FILES_OF_A_LAYER)? {
                     true => self.store.claim(id),
                     false => Err(error),
                 }
@@ -129,39 +158,47 @@ impl<'s> Shelf<'s> {
                 self.hold(*id, held)?;
                 Ok(Answer::Stored)
             }
-            Claim::Busy => self.busy(id, room),
-            Claim::ToMake(making) => self.make(id, making, room),
+            Claim::Busy => self.busy(id, bytes),
+            Claim::ToMake(making) => self.make(id, making, bytes),
         }
     }
 
     /// Another pull is making the layer: says so, for a while.
-    fn busy(&mut self, id: &Digest, room: u64) -> Result<Answer, Failure> {
-        if self.busy.len() >= MAX_LAYERS {
+    fn busy(&mut self, id: &Digest, bytes: u64) -> Result<Answer, Failure> {
+        if self.busy.len() >= MAX_LAYERS && !self.busy.contains_key(id) {
             return Err(refused("the worker asks for more layers than an image has"));
         }
-        let since = self.busy.entry(*id).or_insert_with(Instant::now);
-        if since.elapsed() < BUSY_PATIENCE {
+        let busy = self.busy.entry(*id).or_insert_with(|| Busy {
+            since: Instant::now(),
+            is_logged: false,
+        });
+        let beside = match busy.since.elapsed() < BUSY_PATIENCE {
+            true => None,
+            false => self
+                .store
+                .make_beside(id)
+                .map_err(|error| failure(&error))?,
+        };
+        let Some(making) = beside else {
+            // It is asked for again, as long as it takes.
+            self.claims = self.claims.saturating_sub(1);
             return Ok(Answer::Busy);
+        };
+        if !std::mem::replace(&mut busy.is_logged, true) {
+            eprintln!(
+                "guest-pull: another pull has been making the layer {id} for {} s; this one makes it for itself",
+                BUSY_PATIENCE.as_secs()
+            );
         }
-        let beside = self.store.make_beside(id);
-        match beside.map_err(|error| failure(&error))? {
-            Some(making) => {
-                eprintln!(
-                    "guest-pull: another pull has been making the layer {id} for {} s; this one makes it for itself",
-                    BUSY_PATIENCE.as_secs()
-                );
-                self.make(id, making, room)
-            }
-            None => Ok(Answer::Busy),
-        }
+        self.make(id, making, bytes)
     }
 
     /// Hands out the files of a layer, and makes room for it.
-    fn make(&mut self, id: &Digest, making: Making, room: u64) -> Result<Answer, Failure> {
-        self.make_room(room, 0)?;
+    fn make(&mut self, id: &Digest, making: Making, bytes: u64) -> Result<Answer, Failure> {
+        self.make_room(expected(bytes), bytes, 0)?;
         let files = making.files();
         let files = files.map_err(|error| Failure::of_io("the files of a layer", &error))?;
-        self.making.insert(*id, (making, room));
+        self.making.insert(*id, (making, bytes));
         Ok(Answer::Make(files))
     }
 
@@ -182,11 +219,11 @@ impl<'s> Shelf<'s> {
     /// Looks for more room, for a layer that had too little: what stored layers take that nobody uses, and what others have
     /// given back since. While layers are made, there may be more later.
     fn more_room(&self, id: &Digest) -> Result<Answer, Failure> {
-        let had = self.failed.get(id).copied().unwrap_or_default();
+        let Failed { had, bytes } = self.failed.get(id).copied().unwrap_or_default();
         let wanted = had.saturating_mul(MORE).saturating_add(LEAST_ROOM);
-        self.make_room(wanted, FILES_OF_A_LAYER)?;
         // With hardly more than it had, it would take the room of others once more, for nothing.
         let least = had.saturating_add(had / 4).saturating_add(LEAST_ROOM);
+        self.make_room(wanted, least.max(bytes), FILES_OF_A_LAYER)?;
         let room = self.store.room().map_err(|error| failure(&error))?;
         let is_more = room.has(least, FILES_OF_A_LAYER);
         let is_making = !self.making.is_empty() || self.store.is_making();
@@ -216,12 +253,17 @@ impl<'s> Shelf<'s> {
     }
 
     /// Gives up stored layers that nobody uses, until the store has room for so many bytes and files beside what the layers
-    /// still take that are being made, if that helps. Says whether any is gone.
-    fn make_room(&self, bytes: u64, files: u64) -> Result<bool, Failure> {
+    /// still take that are being made; none if it can't have room for the least. Says whether any is gone.
+    fn make_room(&self, bytes: u64, least: u64, files: u64) -> Result<bool, Failure> {
         let others = self.making.values();
-        let others = others.map(|(making, room)| room.saturating_sub(making.size()));
+        let others = others.map(|(making, bytes)| expected(*bytes).saturating_sub(making.size()));
         let bytes = others.fold(bytes, u64::saturating_add);
-        let given_up = self.store.make_room(bytes, files);
+        let need = Need {
+            bytes,
+            least,
+            files,
+        };
+        let given_up = self.store.make_room(need);
         let given_up = given_up.map_err(|error| failure(&error))?;
         if given_up > 0 {
             eprintln!(
@@ -252,15 +294,83 @@ impl<'s> Shelf<'s> {
         ids.iter().map(find).collect()
     }
 
+    /// Holds a layer, unless the notes about all of them would take too much memory. The worker may ignore that, and go on.
     fn hold(&mut self, id: Digest, held: Held) -> Result<(), Failure> {
-        self.held.insert(id, held);
-        let noted = self.held.values().map(|held| held.stored.noted_paths());
-        match noted.sum::<usize>() > MAX_NOTED_PATHS_OF_IMAGE {
+        let others = self.held.iter().filter(|(other, _)| **other != id);
+        let others: usize = others.map(|(_, held)| held.stored.noted_paths()).sum();
+        match others + held.stored.noted_paths() > MAX_NOTED_PATHS_OF_IMAGE {
             true => Err(refused(&format!(
                 "the image's layers have more than {MAX_NOTED_PATHS_OF_IMAGE} directories without entries and links to lower \
                  layers; build it with entries for its directories"
             ))),
-            false => Ok(()),
+            false => {
+                self.held.insert(id, held);
+                Ok(())
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::unwrap_used)]
+    use std::fs;
+
+    use super::*;
+    use crate::store::Stored;
+
+    fn claim(number: usize, bytes: u64) -> (Digest, Question) {
+        let layer = Digest::of(&number.to_le_bytes());
+        (layer, Question::Claim { layer, bytes })
+    }
+
+    /// A worker that ignores that the notes are too much, and goes on, has the mounter keep no more of them.
+    #[test]
+    fn notes_that_are_too_much_are_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let stored = Stored {
+            implied: vec![b"/a".to_vec(); MAX_NOTED_PATHS],
+            ..Stored::default()
+        };
+        for number in 0..20 {
+            let path = store.path(&claim(number, 0).0);
+            fs::write(&path, "layer").unwrap();
+            fs::write(path.with_extension("notes"), stored.encode()).unwrap();
+        }
+        let mut shelf = Shelf::new(&store);
+        let most = MAX_NOTED_PATHS_OF_IMAGE / MAX_NOTED_PATHS;
+        for number in 0..20 {
+            let (id, question) = claim(number, 0);
+            for question in [question, Question::Hold(id)] {
+                let answer = shelf.answer(&question);
+                assert_eq!(answer.is_ok(), number < most, "{number}");
+            }
+        }
+        assert_eq!(shelf.held.len(), most);
+        assert!(shelf.take(&[claim(most, 0).0]).is_err());
+        assert!(shelf.take(&[claim(0, 0).0]).is_ok());
+    }
+
+    /// A worker can't have layers begun without end, and waits for other pulls as long as it takes.
+    #[test]
+    fn claims_are_counted() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut shelf = Shelf::new(&store);
+        let other = match store.claim(&claim(0, 0).0).unwrap() {
+            Claim::ToMake(making) => making,
+            Claim::Busy | Claim::Stored(_) => panic!("it is not to be made"),
+        };
+        for _ in 0..=MAX_CLAIMS {
+            assert!(matches!(shelf.answer(&claim(0, 0).1), Ok(Answer::Busy)));
+        }
+        let (id, question) = claim(1, 0);
+        for _ in 0..MAX_CLAIMS {
+            assert!(matches!(shelf.answer(&question), Ok(Answer::Make(_))));
+            shelf.answer(&Question::Release(id)).unwrap();
+        }
+        assert!(shelf.answer(&question).is_err());
+        drop(other);
     }
 }

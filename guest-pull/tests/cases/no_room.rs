@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use serde_json::{Value, json};
 use ttrpc::Code;
 
 use crate::caller::{Place, daemon, recorded, wait_until};
@@ -139,10 +140,55 @@ fn used_layers_stay() {
         let shown = fs::read(dir.path().join("bundle/rootfs/file-1")).unwrap();
         assert!(shown == noise(1, 2 * MIB));
         drop((overlay, by_loop));
-        // Nobody uses them any more.
+        // Nobody uses them any more. The kernel and the killed pull's worker may take a moment to let go of them, and there is
+        // room beside the new layer for one that is used until then.
         wait_until("the layers are unused", || images.pull(3, &store).is_ok());
-        assert_eq!(images.stored(&store), [3]);
+        let stored = images.stored(&store);
+        assert!(stored.len() <= 2 && stored.contains(&3), "{stored:?}");
         assert_whole(&store, "at the end");
+    }
+}
+
+/// A manifest that says a layer is larger than all that the store can give has no stored layer given up: any registry can say
+/// so of any image. One that may be true has.
+#[test]
+fn a_size_that_can_not_fit_costs_no_layer() {
+    if !can_mount() {
+        return;
+    }
+    let mut repository = Repository::default();
+    let of_noise = |seed| archive(&[(format!("file-{seed}"), noise(seed, 2 * MIB))]);
+    let [first, second] = [1, 2].map(|seed| repository.add(&[of_noise(seed)]));
+    let mut says = |size: usize| {
+        let mut image = repository.add(&[of_noise(3)]);
+        let change = |manifest: &mut Value| manifest["layers"][0]["size"] = json!(size);
+        image.descriptor = repository.add_manifest(&image, change);
+        image
+    };
+    // Beside the layer that is mounted, there are less than 10 MiB in all.
+    let liars = [1 << 40, 11 * MIB, 9 * MIB].map(&mut says);
+    let mut all = vec![first, second];
+    all.extend(liars);
+    let images = Images {
+        registry: StandIn::start(move |asked| repository.answer(&asked.path)),
+        images: all,
+    };
+    for room in file_systems(12 * 1024) {
+        let store = room.path.join("store");
+        let dir = tempfile::tempdir().unwrap();
+        let mut mounting = images.command(0, &store);
+        mounting.arg("--bundle").arg(dir.path().join("bundle"));
+        run(&mut mounting);
+        let overlay = Mounted(dir.path().join("bundle/rootfs"));
+        images.pull(1, &store).unwrap();
+        for liar in [2, 3] {
+            let said = images.pull(liar, &store).unwrap_err();
+            assert_eq!(names(&store).len(), 4, "{said}");
+        }
+        let said = images.pull(4, &store).unwrap_err();
+        assert_eq!(names(&store).len(), 2, "{said}");
+        assert_whole(&store, "at the end");
+        drop(overlay);
     }
 }
 
