@@ -13,6 +13,7 @@ mod login;
 pub mod manifest;
 pub mod platform;
 mod reference;
+mod resolver;
 mod resume;
 mod retry;
 mod roots;

@@ -176,7 +176,7 @@ impl Read for Blob<'_> {
         self.patience.listening();
         loop {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(io::Error::other("given up, since another layer failed"));
+                return Err(given_up());
             }
             let error = match &mut self.reader {
                 // All of it came: how the connection ends does not matter.
@@ -204,9 +204,20 @@ impl Read for Blob<'_> {
             if self.at >= self.size {
                 return Ok(0);
             }
-            self.wait_after(error).map_err(io::Error::other)?;
+            if let Err(error) = self.wait_after(error) {
+                // Whoever gave it up has the reason. It would be lost if this were the registry's failure.
+                return Err(match self.stop.load(Ordering::Relaxed) {
+                    true => given_up(),
+                    false => io::Error::other(error),
+                });
+            }
         }
     }
+}
+
+/// Nobody wants the rest.
+fn given_up() -> io::Error {
+    io::Error::other("given up, since another layer failed")
 }
 
 /// Whether an answer has the rest of something from a byte on, by its header Content-Range: `bytes 5-9/10`.

@@ -13,7 +13,6 @@ use ureq::config::Config;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, PROXY_AUTHORIZATION};
 use ureq::http::{Response, StatusCode};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, Timeout};
 use zeroize::Zeroizing;
@@ -23,6 +22,7 @@ use crate::registry::connection::{Bounding, is_stale, within};
 use crate::registry::error::Error;
 use crate::registry::forward::Forwarding;
 use crate::registry::login::{Login, Secret};
+use crate::registry::resolver::{NoThread, Resolving};
 use crate::registry::url::{has_tls, host_of};
 
 /// How long a name may take to be resolved: two servers that do not answer, by the C library's own 5 s for each.
@@ -92,7 +92,7 @@ impl Transport {
             direct: Agent::with_parts(
                 config(None),
                 Bounding(DefaultConnector::default()),
-                DefaultResolver::default(),
+                Resolving,
             ),
             through_https: through(&options.proxies.https),
             through_http: through(&options.proxies.http),
@@ -254,11 +254,7 @@ impl Way<'_> {
 /// An agent whose requests all go through the proxy.
 fn agent(proxy: &Proxy, config: &dyn Fn(Option<ureq::Proxy>) -> Config) -> Agent {
     let connector = Bounding(Forwarding::new(config(None)));
-    Agent::with_parts(
-        config(Some(proxy.for_library())),
-        connector,
-        DefaultResolver::default(),
-    )
+    Agent::with_parts(config(Some(proxy.for_library())), connector, Resolving)
 }
 
 fn basic((user, password): (&str, &str)) -> Zeroizing<String> {
@@ -337,6 +333,9 @@ fn why_never(error: &ureq::Error) -> Option<String> {
                 .is_some_and(|inner| inner.is::<rustls::Error>()) =>
         {
             Some(error.to_string())
+        }
+        ureq::Error::Io(inner) if inner.get_ref().is_some_and(|inner| inner.is::<NoThread>()) => {
+            Some(inner.to_string())
         }
         ureq::Error::LargeResponseHeader(..) => Some(error.to_string()),
         ureq::Error::RequireHttpsOnly(_) => Some("it would be without TLS".to_owned()),

@@ -12,7 +12,7 @@ use guest_pull::store::Store;
 use nix::mount::{MntFlags, umount2};
 use ttrpc::Code;
 
-use crate::caller::{Place, children, daemon, recorded, wait_until};
+use crate::caller::{Place, children, daemon, recorded, runs, wait_until};
 use crate::file_systems::FileSystem;
 use crate::host::{has_tool, is_root, loop_devices, mounts_below, text};
 use crate::image::{Repository, archive, noise};
@@ -30,7 +30,6 @@ const WRITTEN: usize = 500_000;
 struct Rest {
     mounts: usize,
     loop_devices: usize,
-    processes: usize,
     /// Of the file system of store and bundles.
     files: u64,
 }
@@ -41,7 +40,6 @@ impl Rest {
             // But for itself.
             mounts: mounts_below(&room.path) - 1,
             loop_devices: loop_devices(&room.path),
-            processes: children(std::process::id()).len(),
             files: room.used().1,
         }
     }
@@ -51,6 +49,15 @@ impl Rest {
 fn remove(bundle: &Path) {
     umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH).unwrap();
     fs::remove_dir_all(bundle).unwrap();
+}
+
+/// How many other processes have this in their command line.
+fn processes_with(part: &str) -> usize {
+    let entries = fs::read_dir("/proc").unwrap();
+    let lines = entries.filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+    lines
+        .filter(|line| String::from_utf8_lossy(line).contains(part))
+        .count()
 }
 
 fn configured(images: &Images) -> Place {
@@ -85,9 +92,13 @@ fn restarts_leave_nothing() {
             let mut serve = place.serve_into(Some(&store));
             serve.send(&recorded(&images.name(0), &bundle));
             serve.answer().digest();
+            // What still runs then must end with the mounter.
+            let started = serve.children();
             serve.stream = None;
             assert!(serve.child.wait().unwrap().success());
             drop(serve);
+            wait_until("a process stays", || started.iter().all(|id| !runs(*id)));
+            assert_eq!(processes_with(text(&room.path)), 0, "{number}");
             fs::write(bundle.join("rootfs/written"), noise(9, WRITTEN)).unwrap();
             let writable = store.join("writable");
             let kept = fs::read_dir(&writable).into_iter().flatten().count();

@@ -9,12 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::any_archive::{Allowed, Choices, any_archive};
-use crate::archive_oracle::both;
 use crate::both::{Both, How};
-use crate::containerd::Containerd;
 use crate::host::is_root;
 use crate::image::{Repository, noise};
-use crate::raw_tar::{Entry, FILE, archive};
 
 /// How many images are compared, unless `DIFFERENTIAL_IMAGES` says how many: about 25 s.
 const IMAGES: usize = 150;
@@ -140,24 +137,4 @@ fn random_archives_are_as_containerd_extracts_them() {
         "{taken} of {} were taken",
         images.len()
     );
-}
-
-/// A directory that a layer hides stays hidden, although a layer below it has something in it and no entry for it. (These
-/// comparisons found that it was seen.)
-#[test]
-fn hidden_directories_stay_hidden() {
-    if !is_root() {
-        return;
-    }
-    let layers = [
-        archive(&[Entry::directory("top/hidden/").mode(0o700)]),
-        archive(&[Entry::file("top/hidden/file", "x")]),
-        archive(&[
-            Entry::new(FILE, "top/.wh..wh..opq"),
-            Entry::file("top/file", "x"),
-        ]),
-    ];
-    let both = both(&Containerd::start(), "hidden", &layers);
-    both.assert_same("top", &["file"], &[""]);
-    assert_eq!(both.ours.len(), 3);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Directories that a later layer takes away stay away, although layers below have something in them without an entry for
-//! them, which the mount makes up for.
+//! them, which the mount makes up for. (Comparisons of random archives with containerd found that they were seen.)
 
 use crate::archive_oracle::both;
 use crate::containerd::Containerd;

@@ -36,7 +36,7 @@ fn long() -> Vec<(Vec<u8>, &'static str)> {
     let with = |list: &[(&str, &[u8])]| archive(&[Entry::file("file", "x").pax(list)]);
     vec![
         (with(&[("path", &name)]), "longer than 255 bytes"),
-        (with(&[("comment", &header)]), "more than a MiB"),
+        (with(&[("comment", &header)]), "more than 1024 KiB"),
         (with(&[("SCHILY.xattr.user.x", &value)]), "and at most"),
         (with(&many), "the names of its extended attributes"),
     ]
@@ -56,13 +56,13 @@ fn sparse() -> Vec<(Vec<u8>, &'static str)> {
     let part = b"00000000000\x0000000000000\0".repeat(21);
     let head = Entry::new(SPARSE, "parts").set(MAGIC, GNU);
     let mut parts = head.set((482, 1), b"\x01").bytes();
-    for _ in 0..262_144 / 21 + 2 {
+    for _ in 0..65_536 / 21 + 2 {
         parts.extend([&part[..], b"\x01\0\0\0\0\0\0\0"].concat());
     }
     vec![
         (hole(b"17592186044416"), "more than 16 GiB"),
         (hole(b"9223372036854775807"), "more than 16 GiB"),
-        (parts, "more than 262144 parts"),
+        (parts, "more than 65536 parts"),
     ]
 }
 

@@ -25,6 +25,11 @@ use crate::stored::{Images, files_of, names};
 /// How many pulls are killed.
 const KILLS: usize = 200;
 
+/// How often each process of a pull is killed at least, and how many pulls are killed at most until it was: on a busy
+/// machine, some of the processes may not be there for most of the time.
+const KILLS_OF_EACH: usize = KILLS / 20;
+const MOST_KILLS: usize = 5 * KILLS;
+
 /// How many daemons have a pull at once.
 const AT_ONCE: usize = 4;
 
@@ -176,6 +181,13 @@ impl<'i> Trial<'i> {
             let said = &again.status().message;
             assert!(said.contains("has a mount already"), "{when}: {said}");
             self.remove(&bundle);
+        } else if bundle.join("work/work").exists() {
+            // The overlay was made, and not mounted yet. The next pull can't tell it from one that is used elsewhere.
+            assert!(which == 1 && !self.is_on_disk, "{when}");
+            let again = answer(self.hub.ask(&self.images.name(0), &bundle)).unwrap();
+            let said = &again.status().message;
+            assert!(said.contains("it is there already"), "{when}: {said}");
+            self.remove(&bundle);
         }
         let found = self.pull(&when);
         assert_eq!(found.tree, right.tree, "{when}");
@@ -241,7 +253,14 @@ fn a_kill_at_any_moment_leaves_nothing() {
                 let right = trial.pull("at second");
                 assert_eq!(right.tree.len(), 7, "{:?}", right.tree);
                 let mut random = Random::new(number);
-                for _ in 0..KILLS / AT_ONCE {
+                let is_enough = || {
+                    let mut counts = killed.iter().map(|count| count.load(Ordering::Relaxed));
+                    counts.all(|count| count >= KILLS_OF_EACH)
+                };
+                for count in 0..MOST_KILLS / AT_ONCE {
+                    if count >= KILLS / AT_ONCE && is_enough() {
+                        break;
+                    }
                     trial.kill_one(&mut random, &right, killed);
                 }
             });
@@ -251,7 +270,7 @@ fn a_kill_at_any_moment_leaves_nothing() {
     let killed = killed.map(AtomicUsize::into_inner);
     let all: usize = killed.iter().sum();
     assert!(
-        all == 0 || killed.iter().all(|count| *count > KILLS / 20),
+        all == 0 || killed.iter().all(|count| *count >= KILLS_OF_EACH),
         "{killed:?}"
     );
 }
@@ -300,10 +319,14 @@ fn a_power_cut_leaves_whole_layers_alone() {
         let mut command = images.command(0, &store);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut running = command.spawn().unwrap();
-        // The last one after the end: what a pull has ended with stays.
+        // The last one after the end.
         match number + 1 < POWER_CUTS {
             true => sleep(random.part_of(time * 2)),
-            false => assert!(running.wait().unwrap().success()),
+            false => {
+                assert!(running.wait().unwrap().success());
+                // Names are on the disk a little later than what they name.
+                run(Command::new("sync").arg("--file-system").arg(&store));
+            }
         }
         let copy = dir.path().join("copy");
         copy_disk(&room.disk(), &copy);
@@ -324,8 +347,9 @@ fn a_power_cut_leaves_whole_layers_alone() {
         images.pull(0, &store).unwrap();
         assert_eq!(lengths(&store), right, "{number}");
     }
-    // It went off before, between and after the layers.
-    println!("{found:?}");
+    // It went off before or between the layers, and after them.
+    assert_eq!(found.last(), Some(&4), "{found:?}");
+    assert!(found.iter().any(|layers| *layers < 4), "{found:?}");
 }
 
 /// A layer has no name until its files are on the disk: both are synced before the first of them gets one.
@@ -336,23 +360,26 @@ fn a_layer_is_synced_before_it_has_its_name() {
     }
     let images = images();
     let dir = tempfile::tempdir().unwrap();
-    let trace = dir.path().join("trace");
+    // A file for each thread: in one file, a call that is interrupted by another thread's is cut in two.
+    let traces = dir.path().join("traces");
+    fs::create_dir(&traces).unwrap();
     let pull = images.command(0, &dir.path().join("store"));
     let mut command = Command::new("strace");
-    command.args(["-f", "-e", "trace=fdatasync,linkat,rename", "-o"]);
+    command.args(["-ff", "-e", "trace=fdatasync,linkat,rename", "-o"]);
     command
-        .arg(&trace)
+        .arg(traces.join("of"))
         .arg(pull.get_program())
         .args(pull.get_args());
     run(&mut command);
-    let trace = fs::read_to_string(trace).unwrap();
-    let publishing = trace.lines().find(|line| line.contains(" linkat("));
-    let mounter = publishing.and_then(|line| line.split(' ').next()).unwrap();
-    let calls = trace.lines().filter_map(|line| line.strip_prefix(mounter));
+    let files = fs::read_dir(traces).unwrap();
+    let mut texts = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+    // One thread gives all their names.
+    let trace = texts.find(|text| text.contains("linkat(")).unwrap();
+    assert!(texts.all(|text| !text.contains("linkat(")), "{trace}");
     let mut synced = Vec::new();
     let mut linked = 0;
     let mut renamed = 0;
-    for call in calls.map(str::trim_start) {
+    for call in trace.lines() {
         if let Some(rest) = call.strip_prefix("fdatasync(") {
             synced.push(rest.split(')').next().unwrap().to_owned());
         } else if call.starts_with("linkat(") {

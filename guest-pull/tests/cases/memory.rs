@@ -2,12 +2,10 @@
 
 //! The memory of the worker: whatever a registry sends, it takes at most 64 MiB.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -16,14 +14,9 @@ use zstd::stream::write::Encoder;
 
 use crate::host::{guest_pull, is_root, mount_layer, run, text};
 use crate::image::{LAYER, Layer, Repository};
+use crate::memory_of::{MOST_OF_THE_WORKER, measured};
 use crate::raw_tar::{Entry, SYMLINK};
 use crate::repositories::serve;
-
-/// What the worker may take, in KiB.
-const MOST: u64 = 64 << 10;
-
-/// For all of a pull.
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// How a layer is compressed.
 #[derive(Clone, Copy)]
@@ -152,52 +145,22 @@ impl Pulled {
     }
 }
 
-/// The most that a process had in memory, in KiB.
-fn most_of(process: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
-}
-
-/// Pulls an image of these layers, and looks at the worker all the time.
+/// Pulls an image of these layers.
 fn pull(layers: Vec<Layer>) -> Pulled {
     let mut repository = Repository::default();
     let image = repository.add_layers(layers);
     repository.tag = image.descriptor["digest"].as_str().unwrap().to_owned();
     let server = serve(repository);
     let store = tempfile::tempdir().unwrap();
-    let log = store.path().join("log");
-    let file = File::create(&log).unwrap();
     let mut pull = guest_pull(&["pull", "--plain-http", "--store", text(store.path())]);
     pull.args(["--platform", "linux/amd64"]);
     pull.arg(format!("{}/a/b:1", server.address));
-    pull.stdout(Stdio::null()).stderr(file);
-    let mut child = pull.spawn().unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
-    let began = Instant::now();
-    let mut most = 0;
-    let status = loop {
-        for process in fs::read_to_string(&children)
-            .unwrap_or_default()
-            .split_whitespace()
-        {
-            most = most.max(most_of(process).unwrap_or_default());
-        }
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if began.elapsed() > LIMIT {
-            child.kill().unwrap();
-        }
-        thread::sleep(Duration::from_millis(2));
-    };
-    println!("{most} KiB in {:?}", began.elapsed());
+    let measured = measured(&pull);
+    println!("{} KiB", measured.peak);
     Pulled {
-        most,
-        said: fs::read_to_string(log).unwrap(),
-        succeeded: status.success(),
+        most: measured.peak,
+        said: measured.said,
+        succeeded: measured.code == Some(0),
         store,
     }
 }
@@ -206,7 +169,7 @@ fn pull(layers: Vec<Layer>) -> Pulled {
 fn assert_pulled(pulled: &Pulled, layers: usize, entries: usize) {
     assert!(pulled.succeeded, "{}", pulled.said);
     assert!(
-        pulled.most > 0 && pulled.most <= MOST,
+        pulled.most > 0 && pulled.most <= MOST_OF_THE_WORKER,
         "{} KiB",
         pulled.most
     );
@@ -323,7 +286,7 @@ fn a_large_window_beside_small_ones() {
         "{}",
         pulled.said
     );
-    assert!(pulled.most <= MOST, "{} KiB", pulled.most);
+    assert!(pulled.most <= MOST_OF_THE_WORKER, "{} KiB", pulled.most);
     assert!(pulled.layers().len() < 4);
 }
 
@@ -364,7 +327,7 @@ fn the_longest_headers() {
         pulled.said
     );
     assert!(
-        pulled.most > 0 && pulled.most <= MOST,
+        pulled.most > 0 && pulled.most <= MOST_OF_THE_WORKER,
         "{} KiB",
         pulled.most
     );

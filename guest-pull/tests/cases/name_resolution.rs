@@ -45,8 +45,15 @@ impl NameServer {
     fn start(by: By) -> Self {
         let own = std::process::id();
         let address = Ipv4Addr::new(127, 53 + (by as u8), (own >> 8) as u8, own as u8);
-        let udp = UdpSocket::bind((address, 53)).unwrap();
-        let tcp = TcpListener::bind((address, 53)).unwrap();
+        let taken = |error| {
+            panic!(
+                "no name server can listen at {address}:53: {error}. If another one has that port at all addresses \
+                 (0.0.0.0), let it listen at its own alone, or run this test in a network namespace"
+            )
+        };
+        let udp = UdpSocket::bind((address, 53)).unwrap_or_else(taken);
+        let tcp = TcpListener::bind((address, 53));
+        let tcp = tcp.unwrap_or_else(|error| panic!("{address}:53 by TCP: {error}"));
         let (send, asked) = channel();
         let told: Sender<_> = send.clone();
         // The test looks at what it wants.

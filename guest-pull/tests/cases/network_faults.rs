@@ -111,7 +111,9 @@ fn faults_at_random() {
     });
     let (pulled, faults) = (pulled.into_inner(), faults.into_inner());
     eprintln!("{pulled} of {NETWORKS} pulls succeeded, with {faults} faults");
-    // Otherwise the networks are too good or too bad to tell anything.
+    // Otherwise the networks are too good or too bad to tell anything. How many pulls succeed depends on the time that
+    // others leave them, too.
     assert!(faults > 500, "{faults}");
-    assert!(pulled > 150 && pulled < 300, "{pulled}");
+    let networks = usize::try_from(NETWORKS).unwrap();
+    assert!(pulled > networks / 4 && pulled < networks, "{pulled}");
 }

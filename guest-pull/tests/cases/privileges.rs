@@ -15,7 +15,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags, getxattr, makedev, mknodat, se
 use ttrpc::Code;
 
 use crate::caller::{Place, daemon, recorded};
-use crate::host::{Mounted, PATIENCE, is_root, output};
+use crate::host::{Mounted, PATIENCE, has_tool, is_root, output, tool};
 use crate::image::Repository;
 use crate::raw_tar::{DIRECTORY, Entry, FILE, LINK, SYMLINK, archive};
 use crate::stand_in::{Answer, StandIn};
@@ -146,8 +146,8 @@ fn copies_are_whole() {
 /// Does something with a path, and says how that failed.
 type Deed = fn(&Path) -> Result<(), String>;
 
-fn command(program: &str, args: &[&str], path: &Path) -> Result<(), String> {
-    match output(Command::new(program).args(args).arg(path)) {
+fn command(program: &mut Command, args: &[&str], path: &Path) -> Result<(), String> {
+    match output(program.args(args).arg(path)) {
         (_, _, Some(0)) => Ok(()),
         (_, stderr, _) => Err(stderr),
     }
@@ -157,7 +157,7 @@ fn command(program: &str, args: &[&str], path: &Path) -> Result<(), String> {
 /// What fails on the file system of the writable layer itself does not count.
 #[test]
 fn containers_keep_their_capabilities_in_their_files() {
-    if !is_root() {
+    if !is_root() || !has_tool("SETCAP", "setcap") || !has_tool("CHATTR", "chattr") {
         return;
     }
     let place = Place::new(false);
@@ -176,7 +176,7 @@ fn containers_keep_their_capabilities_in_their_files() {
             made.map_err(|error| error.to_string())
         }),
         ("another owner", |at| {
-            command("chown", &["11:12"], &at.join("file"))
+            command(&mut Command::new("chown"), &["11:12"], &at.join("file"))
         }),
         ("a file of another owner", |at| {
             fs::write(at.join("file"), "changed").map_err(|error| error.to_string())
@@ -190,7 +190,11 @@ fn containers_keep_their_capabilities_in_their_files() {
             has.then_some(()).ok_or(format!("{:o}", found.mode()))
         }),
         ("file capabilities", |at| {
-            command("setcap", &["cap_net_raw+ep"], &at.join("file"))
+            command(
+                &mut tool("SETCAP", "setcap"),
+                &["cap_net_raw+ep"],
+                &at.join("file"),
+            )
         }),
         ("a file that is gone", |at| {
             fs::remove_file(at.join("gone")).map_err(|error| error.to_string())
@@ -209,8 +213,8 @@ fn containers_keep_their_capabilities_in_their_files() {
             set.map_err(|error| error.to_string())
         }),
         ("an immutable file", |at| {
-            command("chattr", &["+i"], &at.join("file"))?;
-            command("chattr", &["-i"], &at.join("file"))
+            command(&mut tool("CHATTR", "chattr"), &["+i"], &at.join("file"))?;
+            command(&mut tool("CHATTR", "chattr"), &["-i"], &at.join("file"))
         }),
     ];
     // The same without an overlay.
@@ -223,7 +227,12 @@ fn containers_keep_their_capabilities_in_their_files() {
     for (what, deed) in deeds {
         match deed(&beside) {
             Ok(()) => assert_eq!(deed(&theirs), Ok(()), "{what}"),
-            Err(why) => eprintln!("not looked at: {what}: {why}"),
+            // Some file systems have no immutable files.
+            Err(why) => {
+                let must = std::env::var_os("CI").is_some() && what != "an immutable file";
+                assert!(!must, "{what}: {why}");
+                eprintln!("not looked at: {what}: {why}");
+            }
         }
     }
 }

@@ -344,7 +344,12 @@ fn logins_are_where_they_are_needed_alone() {
         let variables = environment.split(|byte| *byte == 0);
         for variable in variables.filter(|variable| !variable.is_empty()) {
             let text = String::from_utf8_lossy(variable);
-            let kept = ["MALLOC_ARENA_MAX=", "SSL_CERT_FILE=", "SSL_CERT_DIR="];
+            let kept = [
+                "MALLOC_ARENA_MAX=",
+                "MALLOC_MMAP_THRESHOLD_=",
+                "SSL_CERT_FILE=",
+                "SSL_CERT_DIR=",
+            ];
             assert!(kept.iter().any(|name| text.starts_with(name)), "{text}");
         }
     }

@@ -9,11 +9,11 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -23,6 +23,9 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// How much of an answer is on its way at most when its connection is reset. What was not received by then is lost, and
 /// counts as passed.
 const ON_THE_WAY: usize = 8 << 10;
+
+/// How long a client may take at most to read what it was sent, before its connection is reset.
+const READING: Duration = Duration::from_secs(5);
 
 /// What happens to one request and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,6 +299,11 @@ fn send(client: &mut TcpStream, answer: &[u8], fault: &Fault) -> io::Result<()> 
             client.write_all(rest)?;
         }
         Fault::Reset(_) => {
+            // What the client has not read by then would be lost, and how much that is depends on how busy it is.
+            let end = Instant::now() + READING;
+            while unread(client)? && Instant::now() < end {
+                thread::sleep(Duration::from_millis(1));
+            }
             let at_once = nix::libc::linger {
                 l_onoff: 1,
                 l_linger: 0,
@@ -305,6 +313,26 @@ fn send(client: &mut TcpStream, answer: &[u8], fault: &Fault) -> io::Result<()> 
         _ => {}
     }
     Ok(())
+}
+
+/// Whether the client, which is on this machine, has not read all that it was sent: proc_net_tcp(5).
+fn unread(client: &TcpStream) -> io::Result<bool> {
+    let (SocketAddr::V4(own), SocketAddr::V4(theirs)) = (client.local_addr()?, client.peer_addr()?)
+    else {
+        return Ok(false);
+    };
+    let shown = |address: SocketAddrV4| {
+        let bytes = u32::from_ne_bytes(address.ip().octets());
+        format!("{bytes:08X}:{:04X}", address.port())
+    };
+    let (own, theirs) = (shown(own), shown(theirs));
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    let queues = table.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let is_theirs = fields.get(1..3)? == [theirs.as_str(), own.as_str()];
+        is_theirs.then(|| fields.get(4).map(|queues| (*queues).to_owned()))?
+    });
+    Ok(queues.is_some_and(|queues| !queues.ends_with(":00000000")))
 }
 
 /// The head of the next request, which stays where it is; none at the end.

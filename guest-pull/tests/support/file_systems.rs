@@ -18,17 +18,21 @@ use crate::host::run;
 /// How many bytes an ext4 has beside what is wanted: for itself, and for what makes it smaller.
 const OWN: u64 = 24 << 20;
 
+/// How many bytes a file system in memory has beside a disk's: for its directories.
+const MEMORY_OWN: u64 = 1 << 20;
+
 /// A mounted file system, which goes with the test.
 pub struct FileSystem {
     /// Where it is mounted.
     pub path: PathBuf,
+    /// In memory: a file system of its own, since `/dev/shm` is small in containers.
     dir: TempDir,
 }
 
 impl FileSystem {
     /// In memory, with these options.
     pub fn tmpfs(options: &str) -> Self {
-        let made = Self::prepared();
+        let made = Self::prepared(0);
         run(Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(&made.path));
@@ -37,9 +41,10 @@ impl FileSystem {
 
     /// An ext4 in which so many KiB are free.
     pub fn ext4(kibibytes: u64) -> Self {
-        let made = Self::prepared();
+        let length = (kibibytes << 10) + OWN;
+        let made = Self::prepared(length);
         let file = fs::File::create(made.disk()).unwrap();
-        file.set_len((kibibytes << 10) + OWN).unwrap();
+        file.set_len(length).unwrap();
         run(Command::new("mkfs.ext4")
             .args(["-q", "-m", "0"])
             .arg(made.disk()));
@@ -55,14 +60,20 @@ impl FileSystem {
 
     /// The file system of a disk's copy.
     pub fn of_disk(copy: &Path) -> Self {
-        let made = Self::prepared();
-        fs::rename(copy, made.disk()).unwrap();
+        let made = Self::prepared(fs::metadata(copy).unwrap().len());
+        fs::copy(copy, made.disk()).unwrap();
+        fs::remove_file(copy).unwrap();
         made.mount();
         made
     }
 
-    fn prepared() -> Self {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    /// A place for it, and for a disk of so many bytes.
+    fn prepared(length: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={}", length + MEMORY_OWN);
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(dir.path()));
         let path = dir.path().join("mounted");
         fs::create_dir(&path).unwrap();
         Self { path, dir }
@@ -91,6 +102,8 @@ impl FileSystem {
 
 impl Drop for FileSystem {
     fn drop(&mut self) {
-        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
+        for path in [&*self.path, self.dir.path()] {
+            let _ = umount2(path, MntFlags::MNT_DETACH);
+        }
     }
 }
