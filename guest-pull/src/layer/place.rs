@@ -254,6 +254,10 @@ impl Layer {
 
     /// Makes one of them; false if its target is missing still.
     fn put_late_link(&mut self, link: &LateLink) -> Result<bool, Error> {
+        // A later entry has taken the place of the directory that it was in, and the link is gone with it.
+        if self.tree.is_gone(link.directory)? {
+            return Ok(true);
+        }
         let found = self
             .link_target(&link.target)
             .map_err(|fault| link.failed(fault))?;
@@ -441,6 +445,9 @@ impl Layer {
     fn put_whiteouts(&mut self) -> Result<(), Error> {
         let mut noted = self.tree.noted();
         while let Some((directory, name)) = noted.next(&mut self.tree)? {
+            if self.tree.is_gone(directory)? {
+                continue;
+            }
             match self.tree.find(directory, &name)? {
                 // What this layer has replaces what lower layers have; a directory would be merged with theirs.
                 Some(id) => self.tree.update(id, |node| {
@@ -466,6 +473,12 @@ impl Layer {
                 let mut xattrs = self.tree.xattrs(&node)?;
                 xattrs.push((OPAQUE.into(), b"y"[..].into()));
                 xattrs.sort();
+                if let Err(error) = erofs::check(&node.kind, &xattrs) {
+                    return Err(Error::Entry {
+                        path: shown(&self.tree.path(id)?),
+                        what: error.to_string(),
+                    });
+                }
                 self.tree.set_xattrs(id, &xattrs)?;
             }
         }
