@@ -362,3 +362,28 @@ impl<R: Read> Reader<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Headers that say more of an entry that never comes have an end.
+    #[test]
+    fn headers_are_bounded() {
+        let mut header = [0; BLOCK];
+        header[..5].copy_from_slice(b"entry");
+        header[156] = b'L';
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        let archive = header.repeat(11);
+        let mut reader = Reader::new(&archive[..]);
+        reader.headers = MAX_HEADERS - 11;
+        assert!(reader.next().unwrap().is_none());
+        let mut reader = Reader::new(&archive[..]);
+        reader.headers = MAX_HEADERS - 10;
+        let said = reader.next().unwrap_err().to_string();
+        assert_eq!(said, "it has more than 4000000 headers");
+    }
+}

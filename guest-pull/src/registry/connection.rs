@@ -26,6 +26,26 @@ pub(super) const LATE: &str = "the answer takes too long";
 thread_local! {
     /// When the calls of this thread have to be over.
     static END: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// How long a server may take until its answer begins.
+    static ANSWER: Cell<Duration> = const { Cell::new(STALL) };
+}
+
+/// Lets servers take so long in a call until their answers begin.
+pub(super) fn answered_within<T>(time: Duration, call: impl FnOnce() -> T) -> T {
+    /// So that a call that panics leaves nothing behind.
+    struct Before(Duration);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ANSWER.set(self.0);
+        }
+    }
+    let _before = Before(ANSWER.replace(time));
+    call()
+}
+
+/// How long a server may take until its answer begins.
+pub(super) fn answer_time() -> Duration {
+    ANSWER.get()
 }
 
 /// Lets a call take so long at most, or as long as the call around it, if that is shorter.

@@ -128,7 +128,7 @@ fn content_without_end() {
 #[test]
 fn attributes_without_end() {
     let value = vec![b'x'; 65_000];
-    let records: Vec<_> = (0..15)
+    let records: Vec<_> = (0..4)
         .map(|number| format!("SCHILY.xattr.user.{number}"))
         .collect();
     let records: Vec<_> = records
@@ -332,15 +332,9 @@ fn targets_that_lead_through_links() {
     assert_eq!(summary.entries, all.len());
 }
 
-/// Headers that say more of an entry that never comes, and what follows the archive's end, take no room, but time.
+/// What follows the archive's end takes no room, but time.
 #[test]
-fn headers_and_zeros_without_end() {
-    let header = Entry::new(crate::raw_tar::PAX, "x").bytes();
-    let many = header.repeat(1000);
-    assert_refused(
-        endless(|_| many.clone()),
-        "after 0 entries: it has more than 4000000 headers",
-    );
+fn zeros_without_end() {
     let (file, zeros) = (Entry::file("file", "").bytes(), vec![0; 1 << 20]);
     let rest = endless(|number| {
         if number == 0 {

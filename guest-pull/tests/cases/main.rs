@@ -47,6 +47,7 @@ mod signing;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 #[path = "../support/stored.rs"]
+mod slow_registries;
 mod stored;
 
 mod archive_oracle;
