@@ -47,7 +47,6 @@ mod signing;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
 #[path = "../support/stored.rs"]
-mod slow_registries;
 mod stored;
 
 mod archive_oracle;
@@ -103,6 +102,7 @@ mod secrets;
 mod signatures;
 mod signed_by;
 mod silence;
+mod slow_registries;
 mod system_calls;
 mod token_servers;
 mod unit;
