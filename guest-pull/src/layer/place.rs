@@ -516,14 +516,14 @@ impl Bounds {
         self.bytes += bytes;
         if self.count > MAX_NOTES {
             return Err(Error::Limit {
-                what: "directories without an entry, and links to files of lower layers",
+                what: "directories without an entry, and links to files of lower layers; build the layer with entries for its directories",
                 most: MAX_NOTES,
             });
         }
         match self.bytes <= MAX_NOTES_BYTES {
             true => Ok(()),
             false => Err(Error::Limit {
-                what: "bytes of paths of directories without an entry, and of links to files of lower layers",
+                what: "bytes of paths of directories without an entry, and of links to files of lower layers; build the layer with entries for its directories",
                 most: MAX_NOTES_BYTES,
             }),
         }

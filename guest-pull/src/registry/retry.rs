@@ -26,7 +26,7 @@ const MAX_TRIES: u32 = 7;
 const MAX_TRIES_OF_ALL: u32 = 100;
 
 /// No try begins that would end, unheard, when the registry has sent nothing for this long. A try that is heard can have
-/// several requests: for a token, and after redirects.
+/// several requests, for a token and after redirects, so that it may end half a minute after that.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 /// How long a server that was asked before may take until its answer begins. A cache that fetches what it is asked for, or a
