@@ -264,3 +264,29 @@ fn verify_envelope(
     }
     Err("it is for another digest".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What can't be read of a list is told, and what can be read counts.
+    #[test]
+    fn lists_that_cannot_be_read_are_told() {
+        let good = format!("{{\"digest\":\"sha256:{}\"}}", "0".repeat(64));
+        let of = |entries: &str| bundles_in(format!("{{\"manifests\":[{entries}]}}").as_bytes());
+        assert_eq!(
+            of(&good).map(|(found, problem)| (found.len(), problem)),
+            Ok((1, None))
+        );
+        let (found, problem) = of(&format!("{{\"artifactType\":\"\\ud800\"}},{good}")).unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(problem.unwrap().contains("escape"));
+        let many = vec!["0"; MAX_MANIFESTS + 1].join(",");
+        let said = of(&many).unwrap_err();
+        assert!(said.contains("10001 entries"), "{said}");
+        assert!(bundles_in(b"<html>").is_err() && bundles_in(b"{}").is_err());
+        let (found, _) = of(&vec![&*good; MAX_SIGNATURES + 9].join(",")).unwrap();
+        assert_eq!(found.len(), MAX_SIGNATURES + 1);
+    }
+}

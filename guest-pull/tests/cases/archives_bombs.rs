@@ -180,7 +180,7 @@ fn attributes_that_come_one_by_one() {
     victim.assert_refused(&Repository::of(&[all]).0, &[expected]);
     victim.assert_pulled(&three_layers().0);
     // What hides the lower layers' files is an attribute too.
-    let value = vec![b'x'; 65_516];
+    let value = vec![b'x'; 65_527];
     let names = ["a", "b", "c", "d"].map(|name| format!("SCHILY.xattr.user.{name}"));
     let records = names.each_ref().map(|name| (name.as_str(), &value[..]));
     let full = Entry::directory("d/").pax(&records);
