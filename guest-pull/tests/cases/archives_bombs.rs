@@ -184,7 +184,7 @@ fn attributes_that_come_one_by_one() {
     let names = ["a", "b", "c", "d"].map(|name| format!("SCHILY.xattr.user.{name}"));
     let records = names.each_ref().map(|name| (name.as_str(), &value[..]));
     let full = Entry::directory("d/").pax(&records);
-    assert!(convert(&archive(&[full.clone()])[..]).is_ok());
+    assert!(convert(&archive(std::slice::from_ref(&full))[..]).is_ok());
     let opaque = Entry::file("d/.wh..wh..opq", "");
     assert_refused(
         &archive(&[full, opaque])[..],
