@@ -18,8 +18,8 @@ use crate::layer::{Error, Fault, MAX_NOTES, MAX_NOTES_BYTES, Summary};
 pub const MAX_INODES: usize = 2_000_000;
 
 /// How many parts of paths a layer's entries may lead through, those of links' targets among them, and attributes that are
-/// said anew: ten for each of the most inodes, and some seconds' worth. Without it, long paths through many links would
-/// take hours.
+/// said anew: ten for each of the most inodes. Each is a look-up in pages, so that all of them take up to a minute of the
+/// processor's time. Without it, long paths through many links would take hours.
 const MAX_STEPS: u64 = 20_000_000;
 
 /// The attribute by which overlayfs hides what lower layers have in a directory.

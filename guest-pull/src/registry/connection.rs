@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-use crate::registry::transport::STALL;
+use crate::registry::transport::{CONNECT, STALL};
 
 /// What is said when the time is over.
 pub(super) const LATE: &str = "the answer takes too long";
@@ -64,6 +64,15 @@ pub(super) fn within<T>(time: Duration, call: impl FnOnce() -> T) -> T {
         (before, end) => before.or(end),
     });
     call()
+}
+
+/// Lets the call that runs take so long from now on at most.
+fn shorten(time: Duration) {
+    let end = Instant::now().checked_add(time);
+    END.set(match (END.get(), end) {
+        (Some(before), Some(end)) => Some(before.min(end)),
+        (before, _) => before,
+    });
 }
 
 /// Whether that time is over.
@@ -120,6 +129,8 @@ impl<C: Connector<()>> Connector<()> for Bounding<C> {
         if is_over() {
             return Err(Error::Timeout(Timeout::Connect));
         }
+        // The name is resolved by now, which may have taken no time. Without a call around it there is nothing to end it.
+        shorten(CONNECT + answer_time());
         let inner = self.0.connect(details, chained)?;
         Ok(inner.map(|inner| Bounded {
             inner,
@@ -226,6 +237,13 @@ mod tests {
             assert!(left() > Some(Duration::ZERO));
         });
         within(Duration::MAX, || assert_eq!(left(), None));
+        within(long, || {
+            shorten(short);
+            assert!(left() <= Some(short));
+            shorten(long);
+            assert!(left() <= Some(short));
+        });
+        shorten(short);
         assert_eq!(left(), None);
     }
 }

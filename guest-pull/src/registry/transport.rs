@@ -29,7 +29,7 @@ use crate::registry::url::{has_tls, host_of};
 const RESOLVE: Duration = Duration::from_secs(15);
 
 /// How long a server may take to answer a connection. Then it is tried again.
-const CONNECT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT: Duration = Duration::from_secs(15);
 
 /// How long a server may send nothing, before its answer or within. Then the connection counts as cut, and it is asked again
 /// for the rest: long enough for lost packets, and short enough for several tries in a minute. Who is asked again may take
