@@ -202,7 +202,7 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
                 Ok(())
             };
             let attempt = |is_last| {
-                let give_up = |failure: &Failure| {
+                let give_all_up = |failure: &Failure| {
                     // The others go on if this one may be made again.
                     if is_last || failure.kind != Kind::NoRoom {
                         let _ = first.set(at);
@@ -211,7 +211,7 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
                 };
                 let make = |making, turn: &Turn<'_>| match stop.load(Ordering::Relaxed) {
                     true => Err(other("given up, since another layer failed".to_owned())),
-                    false => fetch(means, layer, diff_id, making, turn, &stop, &give_up),
+                    false => fetch(means, layer, diff_id, making, turn, &stop, &give_all_up),
                 };
                 match claim()? {
                     Claim::Stored => return found(),
@@ -269,12 +269,12 @@ fn fetch(
     making: Making<'_>,
     turn: &Turn<'_>,
     stop: &AtomicBool,
-    give_up: &(dyn Fn(&Failure) + Sync),
+    give_all_up: &(dyn Fn(&Failure) + Sync),
 ) -> Result<(), Failure> {
     let failed = Mutex::new(None);
     let watch = Watch {
         stop,
-        give_up,
+        give_all_up,
         events: means.events,
         failed: &failed,
     };
@@ -297,9 +297,12 @@ fn fetch_watched(
     // Before anything is fetched that nobody could decrypt.
     let decryptor = encryption::decryptor(layer, means.ask)?;
     let is_encrypted = decryptor.is_some();
+    // Set when nobody reads the blob any more, which the thread that fetches it learns only where a part of it is full.
+    let is_unread = AtomicBool::new(false);
+    let is_over = || watch.stop.load(Ordering::Relaxed) || is_unread.load(Ordering::Relaxed);
     let blob = means
         .client
-        .blob(&layer.digest, layer.size, watch.stop)
+        .blob(&layer.digest, layer.size, &is_over)
         .map_err(|error| Failure::new(of_registry(&error), error.to_string()))?;
     let size = layer.size;
     let watched = Watched {
@@ -316,18 +319,22 @@ fn fetch_watched(
         let started = Pipe::start(scope, Digesting::new(watched));
         let (mut blob, reading) = started.map_err(no_thread)?;
         // The rest of a blob is not waited for, unless it tells whether the layer is authentic.
-        let give_up = |failure: &Failure| {
-            if !turn.needs_all() && (!is_encrypted || failure.kind == Kind::NoRoom) {
-                (watch.give_up)(failure);
+        let leave_rest = |failure: &Failure| {
+            let tells_nothing = !is_encrypted || failure.kind == Kind::NoRoom;
+            if turn.needs_all() || tells_nothing {
+                is_unread.store(true, Ordering::Relaxed);
+            }
+            if !turn.needs_all() && tells_nothing {
+                (watch.give_all_up)(failure);
             }
         };
         let converted = match decryptor {
             None => {
-                let converted = convert(&mut blob, layer, target, diff_id, &give_up);
-                Ok(converted.inspect_err(&give_up)?)
+                let converted = convert(&mut blob, layer, target, diff_id, &leave_rest);
+                Ok(converted.inspect_err(&leave_rest)?)
             }
             Some(decryptor) => {
-                convert_encrypted(&mut blob, decryptor, layer, target, diff_id, &give_up)?
+                convert_encrypted(&mut blob, decryptor, layer, target, diff_id, &leave_rest)?
             }
         };
         // What follows the archive in the blob belongs to the blob's digest.
@@ -487,7 +494,7 @@ struct Watch<'w> {
     /// Whether it should be given up.
     stop: &'w AtomicBool,
     /// Gives all layers up, because of this one.
-    give_up: &'w (dyn Fn(&Failure) + Sync),
+    give_all_up: &'w (dyn Fn(&Failure) + Sync),
     events: &'w (dyn Fn(Event) + Sync),
     /// How the registry failed.
     failed: &'w Mutex<Option<Failure>>,

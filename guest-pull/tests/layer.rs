@@ -5,6 +5,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[path = "support/erofs_reader.rs"]
+mod erofs_reader;
 #[path = "support/host.rs"]
 mod host;
 
@@ -227,6 +229,34 @@ fn hard_links_may_come_before_their_targets() {
         .collect();
     let error = convert(&entries, &file).unwrap_err().to_string();
     assert!(error.contains("more than 10000 hard links"), "{error}");
+}
+
+/// What was in a directory is gone with it, once a file has taken its place: a hard link to a name that comes only later,
+/// and what is taken away there. Neither counts as a name of the file that it would lead to.
+#[test]
+fn what_waits_for_the_end_goes_with_its_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("erofs");
+    let entries = [
+        (LINK, "d/l", "x"),
+        (FILE, "d/.wh.gone", ""),
+        (LINK, "e/f/l", "x"),
+        (FILE, "d", "a file"),
+        (FILE, "e", "a file"),
+        (FILE, "x", "the target"),
+        (LINK, "later", "d-link"),
+        (LINK, "d-link", "x"),
+    ];
+    let summary = convert(&entries, &file).unwrap();
+    assert!(summary.links.is_empty(), "{:?}", summary.links);
+    // It compares the number of links with the names that there are.
+    let tree = erofs_reader::read(&fs::read(&file).unwrap()).unwrap();
+    let names: Vec<_> = tree
+        .keys()
+        .map(|name| name.escape_ascii().to_string())
+        .collect();
+    assert_eq!(names, ["/", "/d", "/d-link", "/e", "/later", "/x"]);
+    assert_eq!(tree[&b"/x"[..]].links, 3);
 }
 
 /// umoci writes what is gone from a directory also where a file has taken the directory's place: the file stays.

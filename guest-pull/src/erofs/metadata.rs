@@ -14,7 +14,7 @@ use crate::erofs::format::{
     BLOCK, CLUSTER, Fields, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INODE_BYTES, Layout, RawInode,
     SLOT, SUPERBLOCK_OFFSET, Superblock, XATTR_HEADER_BYTES,
 };
-use crate::erofs::node::{Device, Kind, Node, NodeId, ROOT};
+use crate::erofs::node::{Device, Kind, Node, NodeId, ROOT, Xattr};
 use crate::erofs::scratch::Blob;
 use crate::erofs::tree::{Entries, Tree};
 use crate::erofs::xattr;
@@ -114,6 +114,22 @@ fn place_all(tree: &mut Tree) -> Result<u64, Error> {
         tree.update(id, |written| *written = node)?;
     }
     Ok(inodes)
+}
+
+/// Checks that an inode of this kind can have these extended attributes, as long as it is known which entry of an archive says
+/// so: at the end, nobody could name it.
+///
+/// # Errors
+///
+/// If it can't.
+pub fn check(kind: &Kind, xattrs: &[Xattr]) -> Result<(), Error> {
+    let head = INODE_BYTES + xattr::size(xattrs)?;
+    match kind {
+        Kind::Symlink(target) if head % SLOT + target.len() > BLOCK => {
+            Err(Error::Link(target.len()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where a node goes that comes after `next`, and where it ends, in bytes from the start of the metadata.

@@ -17,7 +17,7 @@ mod tree;
 mod xattr;
 
 pub use content::{Content, ContentWriter};
-pub use metadata::finish;
+pub use metadata::{check, finish};
 pub use node::{Attributes, Device, Directory, Kind, Node, NodeId, ROOT, Xattr};
 pub use scratch::Blob;
 pub use tree::{Entries, Noted, Tree};

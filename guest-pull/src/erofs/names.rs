@@ -29,7 +29,8 @@ const SLOT: usize = 2;
 /// The first child of a page that has no children.
 const LEAF: u32 = u32::MAX;
 
-/// How many levels there are at most: even with the longest names, a page has twelve, and so many pages don't fit the file.
+/// How many levels there are at most: even with the longest names, a page has fifteen, seven or eight after it was split, and
+/// so many pages don't fit the file.
 const MAX_LEVELS: usize = 12;
 
 /// A directory's number and a name.

@@ -20,8 +20,8 @@ pub type Page = [u8; PAGE];
 /// How many pages are in memory at most: 2 MiB. A layer of 13,000 files has 1.5 MiB of names and inodes.
 pub const FRAMES: usize = 512;
 
-/// How many pages there are at most: 1 GiB, twice what names, attributes and the ends of files of all layers of an image
-/// could take together when they were in memory. Half a megabyte says where each of so many is.
+/// How many pages there are at most: 1 GiB of names, inodes, attributes and the ends of files, which is far above any layer
+/// and within the room of a store. Where each of so many is takes half a MiB, and 0.75 MiB while the list grows.
 const MAX_PAGES: usize = (1 << 30) / PAGE;
 
 /// Where a page is that was never written, and has nothing but zeros.

@@ -213,6 +213,15 @@ impl Tree {
         }
     }
 
+    /// Whether no name leads to a directory any more.
+    ///
+    /// # Errors
+    ///
+    /// If the scratch file can't be read or written.
+    pub fn is_gone(&mut self, directory: NodeId) -> Result<bool, Error> {
+        Ok(directory != ROOT && self.get(directory)?.links == 0)
+    }
+
     /// Counts a name less, and those below it if it was the last name of a directory.
     fn unlinked(&mut self, id: NodeId) -> Result<(), Error> {
         // Directories that are gone, of which each names the next: there may be any number.

@@ -12,8 +12,8 @@ use crate::layer::place::Layer;
 use crate::layer::reader::{Reader, named};
 use crate::layer::{Error, Fault, path};
 
-/// How many entries an archive has at most: each name may come twice in an archive, and hard links take no inode.
-const MAX_ENTRIES: usize = 4_000_000;
+/// How many bytes may follow the archive's end. Tools fill up a block of some KiB, or of some MiB for a tape.
+const MAX_REST: u64 = 1 << 30;
 
 /// The longest content of a file: its index has a 512th of that.
 const MAX_FILE: i64 = 64 << 30;
@@ -36,18 +36,18 @@ pub fn read(archive: impl Read, layer: &mut Layer) -> Result<(), Error> {
         .map_err(|error| failed(layer.entries, error))?
     {
         layer.entries += 1;
-        if layer.entries > MAX_ENTRIES {
-            return Err(Error::Limit {
-                what: "entries",
-                most: MAX_ENTRIES,
-            });
-        }
         take(header, &mut reader, layer)?;
     }
     // What follows belongs to the layer's digest.
-    let mut rest = reader.into_inner();
-    io::copy(&mut rest, &mut io::sink()).map_err(|error| failed(layer.entries, error))?;
-    Ok(())
+    let mut rest = reader.into_inner().take(MAX_REST + 1);
+    let passed = io::copy(&mut rest, &mut io::sink());
+    match passed.map_err(|error| failed(layer.entries, error))? {
+        0..=MAX_REST => Ok(()),
+        _ => Err(Error::Limit {
+            what: "bytes after the archive's end",
+            most: MAX_REST as usize,
+        }),
+    }
 }
 
 fn take(

@@ -2,7 +2,7 @@
 
 //! Which of the attributes that an archive says a layer has, and in which form: as containerd would set them.
 
-use crate::erofs::{Attributes, Kind, Xattr};
+use crate::erofs::{self, Attributes, Kind, Xattr};
 use crate::layer::acl;
 use crate::layer::header::Header;
 use crate::layer::path::shown;
@@ -111,6 +111,8 @@ pub fn fitting(mut attributes: Attributes, kind: &Kind) -> Result<Attributes, St
         xattrs.extend(value.map(|value| (name, value)));
     }
     check_names(&xattrs)?;
+    // Those of many entries for one inode come together, and would grow beyond any bound until the end.
+    erofs::check(kind, &xattrs).map_err(|error| error.to_string())?;
     Ok(Attributes {
         xattrs,
         ..attributes

@@ -27,8 +27,8 @@ const KEYS: [&[u8]; 8] = [
     b"ctime",
 ];
 
-/// How many records that mean something a header has at most. A file can have half as many extended attributes, by the
-/// length of the list of their names.
+/// How many records that mean something a header has at most. A file can have fewer extended attributes, by the length
+/// of the list of their names.
 const MAX_RECORDS: usize = 16_384;
 
 /// The records of one header that mean something. Of those that come twice, the last counts.

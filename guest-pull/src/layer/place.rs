@@ -18,8 +18,8 @@ use crate::layer::{Error, Fault, MAX_NOTES, MAX_NOTES_BYTES, Summary};
 pub const MAX_INODES: usize = 2_000_000;
 
 /// How many parts of paths a layer's entries may lead through, those of links' targets among them, and attributes that are
-/// said anew: ten for each of the most inodes, and some seconds' worth. Without it, long paths through many links would
-/// take hours.
+/// said anew: ten for each of the most inodes. Each is a look-up in pages, so that all of them take up to a minute of the
+/// processor's time. Without it, long paths through many links would take hours.
 const MAX_STEPS: u64 = 20_000_000;
 
 /// The attribute by which overlayfs hides what lower layers have in a directory.
@@ -254,6 +254,10 @@ impl Layer {
 
     /// Makes one of them; false if its target is missing still.
     fn put_late_link(&mut self, link: &LateLink) -> Result<bool, Error> {
+        // A later entry has taken the place of the directory that it was in, and the link is gone with it.
+        if self.tree.is_gone(link.directory)? {
+            return Ok(true);
+        }
         let found = self
             .link_target(&link.target)
             .map_err(|fault| link.failed(fault))?;
@@ -441,6 +445,9 @@ impl Layer {
     fn put_whiteouts(&mut self) -> Result<(), Error> {
         let mut noted = self.tree.noted();
         while let Some((directory, name)) = noted.next(&mut self.tree)? {
+            if self.tree.is_gone(directory)? {
+                continue;
+            }
             match self.tree.find(directory, &name)? {
                 // What this layer has replaces what lower layers have; a directory would be merged with theirs.
                 Some(id) => self.tree.update(id, |node| {
@@ -466,6 +473,12 @@ impl Layer {
                 let mut xattrs = self.tree.xattrs(&node)?;
                 xattrs.push((OPAQUE.into(), b"y"[..].into()));
                 xattrs.sort();
+                if let Err(error) = erofs::check(&node.kind, &xattrs) {
+                    return Err(Error::Entry {
+                        path: shown(&self.tree.path(id)?),
+                        what: error.to_string(),
+                    });
+                }
                 self.tree.set_xattrs(id, &xattrs)?;
             }
         }
@@ -503,14 +516,14 @@ impl Bounds {
         self.bytes += bytes;
         if self.count > MAX_NOTES {
             return Err(Error::Limit {
-                what: "directories without an entry, and links to files of lower layers",
+                what: "directories without an entry, and links to files of lower layers; build the layer with entries for its directories",
                 most: MAX_NOTES,
             });
         }
         match self.bytes <= MAX_NOTES_BYTES {
             true => Ok(()),
             false => Err(Error::Limit {
-                what: "bytes of paths of directories without an entry, and of links to files of lower layers",
+                what: "bytes of paths of directories without an entry, and of links to files of lower layers; build the layer with entries for its directories",
                 most: MAX_NOTES_BYTES,
             }),
         }

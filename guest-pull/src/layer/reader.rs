@@ -18,6 +18,10 @@ const MAX_SPECIAL: usize = 1 << 20;
 /// The longest name or target in an entry of its own. None that is right has more than a 16th of it.
 const MAX_LONG: usize = 1 << 16;
 
+/// How many headers an archive has at most: each name may come twice in an archive, and hard links take no inode. Headers that
+/// say more of the next entry count, since an archive could have those alone.
+const MAX_HEADERS: usize = 4_000_000;
+
 /// How many zeros the sparse files of an archive have that are not in it. They are stored compressed, at a 16th, and cost
 /// time; images hardly have such files, since containerd writes the zeros out.
 const MAX_HOLES: u64 = 16 << 30;
@@ -34,6 +38,8 @@ pub struct Reader<R> {
     sparse: Option<Sparse>,
     /// The holes of all sparse files so far.
     holes: u64,
+    /// The headers so far.
+    headers: usize,
 }
 
 fn invalid(what: impl Into<String>) -> io::Error {
@@ -65,6 +71,7 @@ impl<R: Read> Reader<R> {
             padding: 0,
             sparse: None,
             holes: 0,
+            headers: 0,
         }
     }
 
@@ -86,6 +93,10 @@ impl<R: Read> Reader<R> {
             let Some(mut header) = self.header()? else {
                 return Ok(None);
             };
+            self.headers += 1;
+            if self.headers > MAX_HEADERS {
+                return Err(invalid(format!("it has more than {MAX_HEADERS} headers")));
+            }
             self.begin(&header)?;
             match header.kind {
                 b'x' => records = Records::parse(self.special(MAX_SPECIAL)?).map_err(invalid)?,
@@ -349,5 +360,30 @@ impl<R: Read> Reader<R> {
                 result => return result,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Headers that say more of an entry that never comes have an end.
+    #[test]
+    fn headers_are_bounded() {
+        let mut header = [0; BLOCK];
+        header[..5].copy_from_slice(b"entry");
+        header[156] = b'L';
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        let archive = header.repeat(11);
+        let mut reader = Reader::new(&archive[..]);
+        reader.headers = MAX_HEADERS - 11;
+        assert!(reader.next().unwrap().is_none());
+        let mut reader = Reader::new(&archive[..]);
+        reader.headers = MAX_HEADERS - 10;
+        let said = reader.next().unwrap_err().to_string();
+        assert_eq!(said, "it has more than 4000000 headers");
     }
 }

@@ -35,15 +35,26 @@ const SHOWN: usize = 100;
 pub(super) struct Referrers {
     /// The manifests that may have bundles.
     pub manifests: Vec<Digest>,
+    /// Why a list of them can't be used, or not wholly.
+    pub problem: Option<String>,
     /// Why the registry could not be asked, if it may have more of them another time.
     pub busy: Option<registry::Error>,
 }
 
 /// What refers to what has this digest. Of a list in several pages, it is the first.
 pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Referrers, Error> {
-    let mut busy = None;
+    let (mut busy, mut problem) = (None, None);
     let by_api = match client.referrers(digest) {
-        Ok(bytes) => bundles_in(&bytes),
+        Ok(bytes) => match bundles_in(&bytes) {
+            Ok((manifests, unread)) => {
+                problem = unread;
+                Some(manifests)
+            }
+            Err(what) => {
+                problem = Some(what);
+                None
+            }
+        },
         Err(error) if error.is_unreachable() => return Err(Error::Registry(error)),
         // Registries without the API answer in many ways.
         Err(error) => {
@@ -56,23 +67,44 @@ pub(super) fn referrers(client: &Client, digest: &Digest) -> Result<Referrers, E
         None => match client.manifest(&format!("sha256-{}", digest.hex())) {
             Ok(bytes) => {
                 busy = None;
-                bundles_in(&bytes).unwrap_or_default()
+                let found = bundles_in(&bytes);
+                let (manifests, unread) = found.unwrap_or_else(|what| (Vec::new(), Some(what)));
+                problem = unread;
+                manifests
             }
             Err(registry::Error::Missing { .. }) => Vec::new(),
             Err(error) => return Err(Error::Registry(error)),
         },
     };
-    Ok(Referrers { manifests, busy })
+    Ok(Referrers {
+        manifests,
+        problem,
+        busy,
+    })
 }
 
-/// The manifests in an index that may have bundles, one more than are looked at; none if it is no index.
-fn bundles_in(index: &[u8]) -> Option<Vec<Digest>> {
-    let [manifests] = Part::document(index).ok()?.pick(["manifests"]).ok()?;
-    let entries = manifests.list(MAX_MANIFESTS).ok()??;
-    let digests = entries
-        .into_iter()
-        .filter_map(|entry| bundle_in(entry).ok()?);
-    Some(digests.take(MAX_SIGNATURES + 1).collect())
+/// The manifests in an index that may have bundles, one more than are looked at; and why an entry can't be read, if there
+/// is such.
+///
+/// # Errors
+///
+/// Why it can't be used: words that follow its name.
+fn bundles_in(index: &[u8]) -> Result<(Vec<Digest>, Option<String>), String> {
+    let [manifests] = Part::document(index)?.pick(["manifests"])?;
+    let entries = manifests
+        .list(MAX_MANIFESTS)
+        .map_err(|count| format!("has {count} entries, and at most {MAX_MANIFESTS} are read"))?;
+    let (mut digests, mut problem) = (Vec::new(), None);
+    for entry in entries.ok_or("has no list of manifests")? {
+        match bundle_in(entry) {
+            Ok(digest) => digests.extend(digest),
+            Err(what) => problem = Some(what),
+        }
+        if digests.len() > MAX_SIGNATURES {
+            break;
+        }
+    }
+    Ok((digests, problem))
 }
 
 /// The digest of an entry, if that may have a bundle.
@@ -231,4 +263,30 @@ fn verify_envelope(
         }
     }
     Err("it is for another digest".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What can't be read of a list is told, and what can be read counts.
+    #[test]
+    fn lists_that_cannot_be_read_are_told() {
+        let good = format!("{{\"digest\":\"sha256:{}\"}}", "0".repeat(64));
+        let of = |entries: &str| bundles_in(format!("{{\"manifests\":[{entries}]}}").as_bytes());
+        assert_eq!(
+            of(&good).map(|(found, problem)| (found.len(), problem)),
+            Ok((1, None))
+        );
+        let (found, problem) = of(&format!("{{\"artifactType\":\"\\ud800\"}},{good}")).unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(problem.unwrap().contains("escape"));
+        let many = vec!["0"; MAX_MANIFESTS + 1].join(",");
+        let said = of(&many).unwrap_err();
+        assert!(said.contains("10001 entries"), "{said}");
+        assert!(bundles_in(b"<html>").is_err() && bundles_in(b"{}").is_err());
+        let (found, _) = of(&vec![&*good; MAX_SIGNATURES + 9].join(",")).unwrap();
+        assert_eq!(found.len(), MAX_SIGNATURES + 1);
+    }
 }

@@ -159,6 +159,9 @@ impl Rules {
         for (digest, _) in documents {
             let referrers = bundle::referrers(client, digest)?;
             busy = busy.or(referrers.busy);
+            if let Some(problem) = referrers.problem {
+                problems.add(&format!("the list of bundles of {digest}"), problem);
+            }
             for manifest in referrers.manifests {
                 looked_at += 1;
                 if looked_at > MAX_SIGNATURES {

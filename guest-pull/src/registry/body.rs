@@ -9,6 +9,7 @@ use ureq::Body;
 use zeroize::Zeroizing;
 
 use crate::registry::connection::{LATE, is_over, said, within};
+use crate::registry::transport::STALL;
 
 /// How long it may take until a small answer is whole, with all that is asked for its sake: a server that sends a byte now
 /// and then would hold up the pull for days.
@@ -33,7 +34,7 @@ pub(super) fn read_small(
         // It may be a token.
         let mut part = Zeroizing::new(vec![0; PART]);
         loop {
-            match reader.read(&mut part) {
+            match within(STALL, || reader.read(&mut part)) {
                 Ok(0) => return Ok(()),
                 Ok(length) => bytes.extend_from_slice(&part[..length]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

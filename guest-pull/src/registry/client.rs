@@ -2,7 +2,6 @@
 
 //! Requests to one registry, with its login.
 
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ureq::Body;
@@ -12,7 +11,7 @@ use ureq::http::{Response, StatusCode};
 use crate::digest::Digest;
 use crate::registry::access::Access;
 use crate::registry::body::{SMALL, read_small};
-use crate::registry::connection::within;
+use crate::registry::connection::{answered_within, within};
 use crate::registry::error::{Error, message_without};
 use crate::registry::login::Login;
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
@@ -154,7 +153,7 @@ impl Client {
         })
     }
 
-    /// A blob of this size, to be read as it comes. It goes on after failures that pass, until `stop` is set.
+    /// A blob of this size, to be read as it comes. It goes on after failures that pass, until `is_over`.
     ///
     /// # Errors
     ///
@@ -163,9 +162,9 @@ impl Client {
         &'c self,
         digest: &Digest,
         size: u64,
-        stop: &'c AtomicBool,
+        is_over: &'c (dyn Fn() -> bool + Sync),
     ) -> Result<Blob<'c>, Error> {
-        Blob::open(self, digest, size, stop)
+        Blob::open(self, digest, size, is_over)
     }
 
     /// Something that is read whole, and its media type.
@@ -185,7 +184,8 @@ impl Client {
     fn patiently<T>(&self, what: &str, ask: &dyn Fn() -> Result<T, Error>) -> Result<T, Error> {
         let mut patience = self.patience();
         loop {
-            let error = match within(SMALL, ask) {
+            let time = patience.answer_time();
+            let error = match within(SMALL, || answered_within(time, ask)) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -198,7 +198,7 @@ impl Client {
                 });
             };
             tell(&error, time, what);
-            wait(time, &AtomicBool::new(false));
+            wait(time, &|| false);
         }
     }
 

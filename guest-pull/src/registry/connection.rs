@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-use crate::registry::transport::STALL;
+use crate::registry::transport::{CONNECT, STALL};
 
 /// What is said when the time is over.
 pub(super) const LATE: &str = "the answer takes too long";
@@ -26,6 +26,26 @@ pub(super) const LATE: &str = "the answer takes too long";
 thread_local! {
     /// When the calls of this thread have to be over.
     static END: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// How long a server may take until its answer begins.
+    static ANSWER: Cell<Duration> = const { Cell::new(STALL) };
+}
+
+/// Lets servers take so long in a call until their answers begin.
+pub(super) fn answered_within<T>(time: Duration, call: impl FnOnce() -> T) -> T {
+    /// So that a call that panics leaves nothing behind.
+    struct Before(Duration);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ANSWER.set(self.0);
+        }
+    }
+    let _before = Before(ANSWER.replace(time));
+    call()
+}
+
+/// How long a server may take until its answer begins.
+pub(super) fn answer_time() -> Duration {
+    ANSWER.get()
 }
 
 /// Lets a call take so long at most, or as long as the call around it, if that is shorter.
@@ -44,6 +64,15 @@ pub(super) fn within<T>(time: Duration, call: impl FnOnce() -> T) -> T {
         (before, end) => before.or(end),
     });
     call()
+}
+
+/// Lets the call that runs take so long from now on at most.
+fn shorten(time: Duration) {
+    let end = Instant::now().checked_add(time);
+    END.set(match (END.get(), end) {
+        (Some(before), Some(end)) => Some(before.min(end)),
+        (before, _) => before,
+    });
 }
 
 /// Whether that time is over.
@@ -100,6 +129,8 @@ impl<C: Connector<()>> Connector<()> for Bounding<C> {
         if is_over() {
             return Err(Error::Timeout(Timeout::Connect));
         }
+        // The name is resolved by now, which may have taken no time. Without a call around it there is nothing to end it.
+        shorten(CONNECT + answer_time());
         let inner = self.0.connect(details, chained)?;
         Ok(inner.map(|inner| Bounded {
             inner,
@@ -206,6 +237,13 @@ mod tests {
             assert!(left() > Some(Duration::ZERO));
         });
         within(Duration::MAX, || assert_eq!(left(), None));
+        within(long, || {
+            shorten(short);
+            assert!(left() <= Some(short));
+            shorten(long);
+            assert!(left() <= Some(short));
+        });
+        shorten(short);
         assert_eq!(left(), None);
     }
 }

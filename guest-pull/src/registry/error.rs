@@ -2,18 +2,22 @@
 
 //! Why there is no answer that can be used.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use serde_json::Value;
 use thiserror::Error;
 use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
+use crate::document::Part;
 use crate::registry::body::read_small;
 use crate::registry::retry::retry_after;
 
 /// How much of a registry's own message is read.
 const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
+
+/// How many errors it may list, so that their messages are shown. Real ones list one.
+const MAX_ERRORS: usize = 100;
 
 /// How long it may take to come. The failure is known without it, and to be told.
 const MESSAGE: Duration = Duration::from_secs(5);
@@ -175,8 +179,8 @@ pub(super) fn message_without(response: Response<Body>, hide: &dyn Fn(String) ->
     if read_small(response.into_body(), MAX_MESSAGE_BYTES, MESSAGE, &mut text).is_err() {
         return String::new();
     }
-    let said = match serde_json::from_slice::<Value>(&text) {
-        Ok(value) => messages(&value),
+    let said = match Part::document(&text) {
+        Ok(document) => messages(document),
         Err(_) => plain(&text),
     };
     let shown: String = hide(said).chars().take(SHOWN_MESSAGE).collect();
@@ -187,18 +191,26 @@ pub(super) fn message_without(response: Response<Body>, hide: &dyn Fn(String) ->
 }
 
 /// The messages of a registry, or of a token server, which have other forms.
-fn messages(value: &Value) -> String {
-    let errors = value["errors"].as_array().into_iter().flatten();
-    let of_error = |error: &Value| {
-        let text = |name: &str| error[name].as_str().filter(|text| !text.is_empty());
-        text("message").or_else(|| text("code")).map(str::to_owned)
+fn messages(document: Part<'_>) -> String {
+    let names = ["errors", "message", "details", "error", "error_description"];
+    let Ok([errors, alone @ ..]) = document.pick(names) else {
+        return String::new();
     };
-    let errors = errors.filter_map(of_error);
-    let alone = ["message", "details", "error", "error_description"];
-    let alone = alone.map(|name| value[name].as_str().map(str::to_owned));
-    let mut all: Vec<_> = errors.chain(alone.into_iter().flatten()).collect();
+    let of_error = |error: Part<'_>| {
+        let parts = error.pick(["message", "code"]).ok()?;
+        let mut texts = parts.into_iter().filter_map(text);
+        texts.find(|text| !text.is_empty())
+    };
+    let errors = errors.list(MAX_ERRORS).ok().flatten().unwrap_or_default();
+    let errors = errors.into_iter().filter_map(of_error);
+    let mut all: Vec<_> = errors.chain(alone.into_iter().filter_map(text)).collect();
     all.dedup();
     all.join("; ")
+}
+
+/// A text that can be read.
+fn text(part: Part<'_>) -> Option<String> {
+    part.text().ok().flatten().map(Cow::into_owned)
 }
 
 /// A text of one line, if it is that. A page for browsers says nothing here.
@@ -230,9 +242,15 @@ mod tests {
                 "invalid_grant; old",
             ),
             (json!({"error": "no", "message": "no"}), "no"),
-            (json!(["x"]), ""),
+            (
+                json!({"errors": vec![json!({"message": "x"}); 101], "message": "y"}),
+                "y",
+            ),
+            (json!({"errors": "x", "message": 1}), ""),
         ] {
-            assert_eq!(messages(&value), expected, "{value}");
+            let text = value.to_string();
+            let document = Part::document(text.as_bytes());
+            assert_eq!(document.map(messages).as_deref(), Ok(expected), "{value}");
         }
         assert_eq!(plain(b" Not Authorized\n"), "Not Authorized");
         assert_eq!(plain(b"<html>Not</html>"), "");

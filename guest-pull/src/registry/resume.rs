@@ -3,14 +3,13 @@
 //! A blob on its way, which goes on where a connection broke.
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ureq::http::StatusCode;
 use ureq::http::header::{CONTENT_RANGE, HeaderName, RANGE};
 
 use crate::digest::Digest;
 use crate::registry::client::{Client, tell};
-use crate::registry::connection::{said, within};
+use crate::registry::connection::{answered_within, said, within};
 use crate::registry::error::Error;
 use crate::registry::retry::{Patience, SILENCE, wait};
 use crate::registry::transport::STALL;
@@ -36,7 +35,7 @@ pub struct Blob<'c> {
     gives_parts: bool,
     beginnings: u32,
     /// Whether nobody wants the blob any more.
-    stop: &'c AtomicBool,
+    is_over: &'c (dyn Fn() -> bool + Sync),
 }
 
 impl<'c> Blob<'c> {
@@ -45,7 +44,7 @@ impl<'c> Blob<'c> {
         client: &'c Client,
         digest: &Digest,
         size: u64,
-        stop: &'c AtomicBool,
+        is_over: &'c (dyn Fn() -> bool + Sync),
     ) -> Result<Self, Error> {
         let mut blob = Self {
             client,
@@ -57,7 +56,7 @@ impl<'c> Blob<'c> {
             patience: client.patience(),
             gives_parts: true,
             beginnings: 0,
-            stop,
+            is_over,
         };
         while let Err(error) = blob.connect() {
             blob.wait_after(error)?;
@@ -73,7 +72,8 @@ impl<'c> Blob<'c> {
             false => &[],
         };
         // A redirect leads to a URL of the moment, so the registry itself is asked each time.
-        let asked = || self.client.get(&self.path, &self.what, headers);
+        let time = self.patience.answer_time();
+        let asked = || answered_within(time, || self.client.get(&self.path, &self.what, headers));
         let response = match within(SILENCE, asked) {
             // Whoever says that there is no such part may still have the whole.
             Err(Error::Answer { host, what }) if !headers.is_empty() => {
@@ -135,7 +135,7 @@ impl<'c> Blob<'c> {
                 Err(error) => return Err(self.cut(&said(&error))),
             }
             self.patience.heard();
-            if self.stop.load(Ordering::Relaxed) {
+            if (self.is_over)() {
                 break;
             }
         }
@@ -164,7 +164,7 @@ impl<'c> Blob<'c> {
         };
         let what = format!("{}, at byte {} of {},", self.what, self.at, self.size);
         tell(&error, time, &what);
-        match wait(time, self.stop) {
+        match wait(time, self.is_over) {
             true => Ok(()),
             false => Err(error),
         }
@@ -175,7 +175,7 @@ impl Read for Blob<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.patience.listening();
         loop {
-            if self.stop.load(Ordering::Relaxed) {
+            if (self.is_over)() {
                 return Err(given_up());
             }
             let error = match &mut self.reader {
@@ -206,7 +206,7 @@ impl Read for Blob<'_> {
             }
             if let Err(error) = self.wait_after(error) {
                 // Whoever gave it up has the reason. It would be lost if this were the registry's failure.
-                return Err(match self.stop.load(Ordering::Relaxed) {
+                return Err(match (self.is_over)() {
                     true => given_up(),
                     false => io::Error::other(error),
                 });
@@ -217,7 +217,7 @@ impl Read for Blob<'_> {
 
 /// Nobody wants the rest.
 fn given_up() -> io::Error {
-    io::Error::other("given up, since another layer failed")
+    io::Error::other("given up, since nobody reads it any more")
 }
 
 /// Whether an answer has the rest of something from a byte on, by its header Content-Range: `bytes 5-9/10`.

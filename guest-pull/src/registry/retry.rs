@@ -3,7 +3,6 @@
 //! When a request is sent again: after failures that pass, a bounded number of times.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,8 +26,16 @@ const MAX_TRIES: u32 = 7;
 const MAX_TRIES_OF_ALL: u32 = 100;
 
 /// No try begins that would end, unheard, when the registry has sent nothing for this long. A try that is heard can have
-/// several requests: for a token, and after redirects.
+/// several requests, for a token and after redirects, so that it may end half a minute after that.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
+
+/// How long a server that was asked before may take until its answer begins. A cache that fetches what it is asked for, or a
+/// store that keeps it on tape, may need that long; and 15 s, these and the waits between them are over before kata-agent
+/// gives up.
+const LATER_ANSWER: Duration = Duration::from_secs(35);
+
+/// No try begins so long after the registry last sent something new, although it answers each time that it has no time.
+const LONGEST_BUSY: Duration = Duration::from_secs(120);
 
 /// How often a wait looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(50);
@@ -41,6 +48,8 @@ pub(super) struct Patience {
     failed_of_all: u32,
     /// When the registry last sent something.
     heard: Instant,
+    /// When it last sent something new.
+    since: Instant,
     /// How many tries may bring nothing.
     most: u32,
 }
@@ -51,6 +60,7 @@ impl Patience {
             failed: 0,
             failed_of_all: 0,
             heard: Instant::now(),
+            since: Instant::now(),
             most: MAX_TRIES,
         }
     }
@@ -66,7 +76,7 @@ impl Patience {
     /// The registry is about to be listened to. Before that nobody did, so that its silence says nothing.
     pub(super) fn listening(&mut self) {
         if self.failed == 0 {
-            self.heard();
+            self.advanced();
         }
     }
 
@@ -75,10 +85,22 @@ impl Patience {
         self.heard = Instant::now();
     }
 
-    /// The registry sent something new.
+    /// The registry sent something new, or is to.
     pub(super) fn advanced(&mut self) {
         self.failed = 0;
         self.heard();
+        self.since = self.heard;
+    }
+
+    /// How long the next try may wait until an answer begins. At first it is not long, since a connection may be lost.
+    pub(super) fn answer_time(&self) -> Duration {
+        match self.failed {
+            0 => STALL,
+            _ => {
+                let left = SILENCE.saturating_sub(self.heard.elapsed());
+                left.clamp(STALL, LATER_ANSWER)
+            }
+        }
     }
 
     /// How many tries failed, all in all.
@@ -100,6 +122,12 @@ impl Patience {
         let spread = own.max(asked.min(SILENCE) / 4) / 2;
         let jitter = spread * u32::from(random()) / 0x100;
         let wait = asked.max(own * 3 / 4).saturating_add(jitter);
+        if let Error::Busy { .. } = error {
+            // It answers, so that the wait alone is silence.
+            self.heard();
+            let is_soon = wait < SILENCE && self.since.elapsed() + wait < LONGEST_BUSY;
+            return is_soon.then_some(wait);
+        }
         // A try that hears nothing takes so long too.
         let until = self.heard.elapsed().saturating_add(wait);
         let until = until.saturating_add(STALL);
@@ -107,11 +135,11 @@ impl Patience {
     }
 }
 
-/// Waits; false if `stop` is set meanwhile.
-pub(super) fn wait(time: Duration, stop: &AtomicBool) -> bool {
+/// Waits; false if nobody wants to wait any more.
+pub(super) fn wait(time: Duration, is_over: &dyn Fn() -> bool) -> bool {
     let end = Instant::now() + time;
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if is_over() {
             return false;
         }
         let left = end.saturating_duration_since(Instant::now());
@@ -212,6 +240,15 @@ mod tests {
         let all: Duration = waits.iter().sum();
         assert!(all > Duration::from_secs(7) && all < Duration::from_secs(16));
 
+        // What was waited for does not count as silence, but comes to an end.
+        let mut patience = Patience::new();
+        assert!(patience.wait_after(&busy(Some(50))).is_some());
+        assert!(patience.wait_after(&busy(Some(50))).is_some());
+        let some = LONGEST_BUSY - Duration::from_secs(30);
+        patience.since = patience.since.checked_sub(some).unwrap();
+        assert!(patience.wait_after(&busy(Some(20))).is_some());
+        assert!(patience.wait_after(&busy(Some(40))).is_none());
+
         let mut patience = Patience::new();
         let wait = patience.wait_after(&busy(Some(20))).unwrap();
         assert!(wait >= Duration::from_secs(20) && wait < Duration::from_secs(23));
@@ -248,16 +285,37 @@ mod tests {
             return;
         };
         let mut patience = Patience::new();
+        let silent = Error::Unreachable {
+            host: String::new(),
+            what: String::new(),
+        };
         patience.heard = long_ago;
-        assert!(patience.wait_after(&busy(None)).is_none());
+        assert!(patience.wait_after(&silent).is_none());
         patience.listening();
-        assert!(patience.wait_after(&busy(None)).is_none());
+        assert!(patience.wait_after(&silent).is_none());
         patience.heard();
-        assert!(patience.wait_after(&busy(None)).is_some());
+        assert!(patience.wait_after(&silent).is_some());
         patience.advanced();
         patience.heard = long_ago;
         patience.listening();
-        assert!(patience.wait_after(&busy(None)).is_some());
+        assert!(patience.wait_after(&silent).is_some());
+    }
+
+    /// Whoever did not answer at first gets more time, but all tries together end before kata-agent does.
+    #[test]
+    fn later_answers_may_take_longer() {
+        let mut patience = Patience::new();
+        assert_eq!(patience.answer_time(), STALL);
+        let silent = Error::Unreachable {
+            host: String::new(),
+            what: String::new(),
+        };
+        patience.heard = Instant::now().checked_sub(STALL).unwrap();
+        assert!(patience.wait_after(&silent).is_some());
+        assert_eq!(patience.answer_time(), LATER_ANSWER);
+        patience.heard = patience.heard.checked_sub(LATER_ANSWER).unwrap();
+        assert_eq!(patience.answer_time(), STALL);
+        assert!(patience.wait_after(&silent).is_none());
     }
 
     /// Dates are read as the command `date -d` reads them.

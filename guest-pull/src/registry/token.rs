@@ -5,12 +5,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use ureq::Body;
 use ureq::http::header::LOCATION;
 use ureq::http::{Response, StatusCode};
 use zeroize::Zeroizing;
 
+use crate::document::Part;
 use crate::registry::body::{SMALL, read_small};
 use crate::registry::challenge::Challenge;
 use crate::registry::error::{Error, message_without};
@@ -229,10 +229,7 @@ impl Asker<'_> {
             let what = format!("with more than {MAX_TOKEN_BYTES} bytes where a token should be");
             return Err(self.answers(host, what));
         }
-        let answer = serde_json::from_slice::<Value>(&text).ok();
-        answer
-            .and_then(token_of)
-            .ok_or_else(|| self.answers(host, "with no token".to_owned()))
+        token_of(&text).ok_or_else(|| self.answers(host, "with no token".to_owned()))
     }
 
     /// What a server says, without the login and those of proxies.
@@ -274,17 +271,19 @@ impl Asker<'_> {
 }
 
 /// The token of an answer: `token` and `access_token` mean the same.
-fn token_of(mut answer: Value) -> Option<Granted> {
-    let lifetime = &answer["expires_in"];
-    let seconds = match lifetime {
-        Value::String(text) => text.parse().ok(),
-        other => other.as_u64(),
+fn token_of(answer: &[u8]) -> Option<Granted> {
+    let answer = Part::document(answer).ok()?;
+    let names = ["token", "access_token", "expires_in"];
+    let [token, access_token, lifetime] = answer.pick(names).ok()?;
+    let seconds = match lifetime.text().ok().flatten() {
+        Some(text) => text.parse().ok(),
+        None => lifetime.number(),
     };
-    let mut text = |name: &str| match answer.get_mut(name).map(Value::take) {
-        Some(Value::String(text)) => Some(Zeroizing::new(text)),
-        _ => None,
+    let text = |part: Part<'_>| {
+        let text = part.text().ok().flatten()?;
+        Some(Zeroizing::new(text.into_owned()))
     };
-    let tokens = ["token", "access_token"].map(&mut text);
+    let tokens = [token, access_token].map(text);
     let is_token = |token: &Zeroizing<String>| {
         // What no header can have would be an error of the client.
         !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
@@ -351,7 +350,7 @@ mod tests {
             (json!(["token"]), None),
         ] {
             let shown = answer.to_string();
-            let granted = token_of(answer);
+            let granted = token_of(shown.as_bytes());
             assert_eq!(
                 granted.map(|granted| granted.header.to_string()).as_deref(),
                 expected,
@@ -367,7 +366,7 @@ mod tests {
             (json!(null), false),
         ] {
             let answer = json!({"token": "a", "expires_in": lifetime});
-            let granted = token_of(answer).unwrap();
+            let granted = token_of(answer.to_string().as_bytes()).unwrap();
             assert_eq!(granted.until.is_some(), is_known, "{lifetime}");
             assert!(granted.is_current());
             let ended = Granted {

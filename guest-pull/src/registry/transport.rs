@@ -18,7 +18,7 @@ use ureq::{Agent, Body, Timeout};
 use zeroize::Zeroizing;
 
 use crate::proxy::{Proxies, Proxy};
-use crate::registry::connection::{Bounding, is_stale, within};
+use crate::registry::connection::{Bounding, answer_time, is_stale, within};
 use crate::registry::error::Error;
 use crate::registry::forward::Forwarding;
 use crate::registry::login::{Login, Secret};
@@ -29,10 +29,11 @@ use crate::registry::url::{has_tls, host_of};
 const RESOLVE: Duration = Duration::from_secs(15);
 
 /// How long a server may take to answer a connection. Then it is tried again.
-const CONNECT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT: Duration = Duration::from_secs(15);
 
 /// How long a server may send nothing, before its answer or within. Then the connection counts as cut, and it is asked again
-/// for the rest: long enough for lost packets, and short enough for several tries in a minute.
+/// for the rest: long enough for lost packets, and short enough for several tries in a minute. Who is asked again may take
+/// longer until its answer begins ([`answer_time`]).
 pub(super) const STALL: Duration = Duration::from_secs(15);
 
 /// How often a request is sent again because the server had closed a connection that was kept: there are at most so many.
@@ -124,8 +125,10 @@ impl Transport {
     ) -> Result<Response<Body>, Error> {
         let way = self.way(url);
         let login = way.login();
-        way.ask(url, &|| {
-            let mut request = way.agent.get(url);
+        way.ask(url, &|time| {
+            let request = way.agent.get(url).config();
+            let request = request.timeout_recv_response(Some(time));
+            let mut request = request.timeout_per_read(Some(time)).build();
             if let Some(header) = authorization {
                 request = request.header(AUTHORIZATION, header.as_str());
             }
@@ -147,8 +150,10 @@ impl Transport {
     ) -> Result<Response<Body>, Error> {
         let way = self.way(url);
         let login = way.login();
-        way.ask(url, &|| {
-            let request = way.agent.post(url);
+        way.ask(url, &|time| {
+            let request = way.agent.post(url).config();
+            let request = request.timeout_recv_response(Some(time));
+            let request = request.timeout_per_read(Some(time)).build();
             let mut request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
             if let Some(login) = &login {
                 request = request.header(PROXY_AUTHORIZATION, login.as_str());
@@ -195,9 +200,10 @@ impl Way<'_> {
     fn ask(
         &self,
         url: &str,
-        ask: &dyn Fn() -> Result<Response<Body>, ureq::Error>,
+        ask: &dyn Fn(Duration) -> Result<Response<Body>, ureq::Error>,
     ) -> Result<Response<Body>, Error> {
-        let ask = || within(CONNECT + STALL, ask);
+        let time = answer_time();
+        let ask = || within(RESOLVE + CONNECT + time, || ask(time));
         let mut response = ask();
         for _ in 0..KEPT {
             match &response {
@@ -311,7 +317,8 @@ fn said(error: &ureq::Error) -> String {
             format!("no connection was made within {} s", CONNECT.as_secs())
         }
         ureq::Error::Timeout(_) => {
-            format!("no whole answer came within {} s", STALL.as_secs())
+            let time = answer_time().as_secs();
+            format!("no whole answer came within {time} s")
         }
         ureq::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
             "the connection ended before the answer".to_owned()

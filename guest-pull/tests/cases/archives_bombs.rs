@@ -9,7 +9,8 @@ use std::process::Command;
 use guest_pull::layer::{self, Summary};
 
 use crate::host::{Mounted, is_root, run};
-use crate::image::noise;
+use crate::hostile::{Victim, three_layers};
+use crate::image::{Repository, noise};
 use crate::raw_tar::{Entry, LINK, SYMLINK, archive, open_archive};
 
 /// Makes a layer of what a reader gives.
@@ -127,7 +128,7 @@ fn content_without_end() {
 #[test]
 fn attributes_without_end() {
     let value = vec![b'x'; 65_000];
-    let records: Vec<_> = (0..15)
+    let records: Vec<_> = (0..4)
         .map(|number| format!("SCHILY.xattr.user.{number}"))
         .collect();
     let records: Vec<_> = records
@@ -147,6 +148,48 @@ fn many_large_attributes_of_one_file() {
     let records = records.each_ref().map(|name| (name.as_str(), &value[..]));
     let archive = archive(&[Entry::file("file", "x").pax(&records)]);
     assert_refused(&archive[..], "the extended attributes up to user.e take");
+}
+
+/// Entries for one directory, or hard links to one file, whose attributes are those of all of them together: they are bounded
+/// with each entry, which the error names.
+#[test]
+fn attributes_that_come_one_by_one() {
+    let value = vec![b'x'; 60_000];
+    let with = |entry: Entry, number: usize| {
+        let name = format!("SCHILY.xattr.user.{number}");
+        entry.pax(&[(&*name, &value[..])]).bytes()
+    };
+    let expected = |entry| format!("entry {entry}: the extended attributes up to user.4 take 300");
+    let directory = endless(|number| with(Entry::directory("d/"), number));
+    assert_refused(directory, &expected("d/"));
+    let links = endless(|number| match number {
+        0 => Entry::file("file", "").bytes(),
+        _ => with(Entry::link(LINK, "link", "file"), number - 1),
+    });
+    assert_refused(links, &expected("link"));
+    // Of the largest that an entry can have, sixty would be more than the worker's memory.
+    let value = vec![b'x'; 1_000_000];
+    let all: Vec<u8> = (0..60)
+        .flat_map(|number| {
+            let name = format!("SCHILY.xattr.user.{number}");
+            Entry::directory("d/").pax(&[(&*name, &value[..])]).bytes()
+        })
+        .collect();
+    let victim = Victim::new();
+    let expected = "entry d/: the extended attributes up to user.0 take";
+    victim.assert_refused(&Repository::of(&[all]).0, &[expected]);
+    victim.assert_pulled(&three_layers().0);
+    // What hides the lower layers' files is an attribute too.
+    let value = vec![b'x'; 65_527];
+    let names = ["a", "b", "c", "d"].map(|name| format!("SCHILY.xattr.user.{name}"));
+    let records = names.each_ref().map(|name| (name.as_str(), &value[..]));
+    let full = Entry::directory("d/").pax(&records);
+    assert!(convert(&archive(std::slice::from_ref(&full))[..]).is_ok());
+    let opaque = Entry::file("d/.wh..wh..opq", "");
+    assert_refused(
+        &archive(&[full, opaque])[..],
+        "entry /d: the extended attributes up to user.d take",
+    );
 }
 
 /// Ten thousand directories deep, by one name and by a chain of links.
@@ -287,6 +330,20 @@ fn targets_that_lead_through_links() {
     all.push(Entry::file("l0/file", "x"));
     let summary = convert(&archive(&all)[..]).unwrap();
     assert_eq!(summary.entries, all.len());
+}
+
+/// What follows the archive's end takes no room, but time.
+#[test]
+fn zeros_without_end() {
+    let (file, zeros) = (Entry::file("file", "").bytes(), vec![0; 1 << 20]);
+    let rest = endless(|number| {
+        if number == 0 {
+            file.clone()
+        } else {
+            zeros.clone()
+        }
+    });
+    assert_refused(rest, "more than 1073741824 bytes after the archive's end");
 }
 
 /// Hard links that come before their targets, each of which is looked for at the end, are bounded.

@@ -38,7 +38,7 @@ fn filled(start: &str, piece: &str, end: &str) -> Vec<u8> {
 }
 
 /// The values that take the most memory as a tree, for their text.
-const PIECES: [&str; 5] = ["[]", "{\"a\":0}", "0", "\"\"", "[{\"\":[]}]"];
+pub const PIECES: [&str; 5] = ["[]", "{\"a\":0}", "0", "\"\"", "[{\"\":[]}]"];
 
 /// 4 MiB of small values in a manifest, where layers are wanted and where nothing is.
 #[test]

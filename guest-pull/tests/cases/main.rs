@@ -102,6 +102,7 @@ mod secrets;
 mod signatures;
 mod signed_by;
 mod silence;
+mod slow_registries;
 mod system_calls;
 mod token_servers;
 mod unit;

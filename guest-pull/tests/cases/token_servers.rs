@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::hostile_documents::PIECES;
 use crate::image::{Repository, archive, noise};
 use crate::network::{assert_failed, assert_pulled, pull_once, repository};
 use crate::odd_answers::pull_bounded;
@@ -108,6 +109,42 @@ fn token_servers_that_give_none() {
                 let said = assert_failed(pulled, &parts);
                 assert!(said.len() < 5_000, "{name}: {} bytes", said.len());
                 assert!(tokens.asked().len() < 5, "{name}: {said}");
+            });
+        }
+    });
+}
+
+/// Values that take the most memory as a tree, for their text: in a token server's answer, and in that of an error, of each
+/// layer at once.
+#[test]
+fn answers_of_small_values() {
+    thread::scope(|scope| {
+        for piece in PIECES {
+            let filled = move |start: &str, length: usize| {
+                let pieces = vec![piece; length / (piece.len() + 1)].join(",");
+                format!("{start}[{pieces}]}}").into_bytes()
+            };
+            scope.spawn(move || {
+                let text = filled("{\"more\":", 1_000_000);
+                let tokens = RawServer::start(move |_| vec![whole("200", "", &text)]);
+                let registry = registry(&format!("http://{}/token", tokens.address));
+                let pulled = pull_bounded(piece, &registry.address);
+                assert_failed(pulled, &["the token server of", "with no token"]);
+            });
+            scope.spawn(move || {
+                let text = filled("{\"message\":\"why\",\"errors\":", 65_000);
+                let (repository, image) = Repository::of(
+                    &[1, 2, 3].map(|seed| archive(&[("file".to_owned(), noise(seed, 20_000))])),
+                );
+                let registry = StandIn::start(move |asked| {
+                    let is_layer = image.layers.iter().any(|layer| asked.path.ends_with(layer));
+                    match is_layer {
+                        true => Answer::new(400, text.clone()),
+                        false => repository.answer(&asked.path),
+                    }
+                });
+                let pulled = pull_bounded(piece, &registry.address);
+                assert_failed(pulled, &["400", ": why"]);
             });
         }
     });
