@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
@@ -102,7 +102,11 @@ fn main() -> ExitCode {
         .into_iter()
         .filter(|bar| Some(*bar) != left_out)
         .collect();
+    let is_noisy = name.to_str() == Some("noisy");
     let ran = worker::run_as(&bars, &|request, mounter| {
+        if is_noisy {
+            log_without_end();
+        }
         let targets = Targets::of(request);
         let worked: Vec<_> = all(&targets)
             .into_iter()
@@ -123,6 +127,17 @@ fn main() -> ExitCode {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Logs many lines, long ones, and what is none.
+fn log_without_end() {
+    let mut log = io::stderr();
+    log.write_all(b"\x1b[2J\rguest-pull: \xff\0\n").unwrap();
+    log.write_all(&[b'x'; 100_000]).unwrap();
+    for _ in 0..100_000 {
+        log.write_all(b"\nguest-pull: registry.example/a:1: it is mounted")
+            .unwrap();
     }
 }
 
@@ -152,6 +167,7 @@ fn all(targets: &Targets) -> Vec<(&'static str, bool)> {
     let mut all = files(targets);
     all.extend(processes(targets));
     all.extend(sockets(targets));
+    all.extend(log());
     all.extend(kernel());
     all.extend(resources());
     all
@@ -260,12 +276,47 @@ fn processes(targets: &Targets) -> Vec<(&'static str, bool)> {
     ]
 }
 
+/// What can be done to what the mounter logs to, beside writing lines.
+fn log() -> Vec<(&'static str, bool)> {
+    let log = libc::STDERR_FILENO as usize;
+    let flags = (libc::O_NONBLOCK | libc::O_WRONLY) as usize;
+    vec![
+        (
+            "log:shorten",
+            raw::succeeds(libc::SYS_ftruncate, [log, 0, 0, 0, 0, 0]),
+        ),
+        (
+            "log:overwrite",
+            raw::succeeds(
+                libc::SYS_pwrite64,
+                [log, c"x".as_ptr() as usize, 1, 0, 0, 0],
+            ),
+        ),
+        (
+            "log:read",
+            raw::succeeds(libc::SYS_lseek, [log, 0, libc::SEEK_SET as usize, 0, 0, 0]),
+        ),
+        (
+            "log:flags",
+            raw::taken_up(
+                libc::SYS_fcntl,
+                [log, libc::F_SETFL as usize, flags, 0, 0, 0],
+            ),
+        ),
+    ]
+}
+
 fn sockets(targets: &Targets) -> Vec<(&'static str, bool)> {
     let socket = |family: libc::c_int, kind: libc::c_int| {
         raw::succeeds(
             libc::SYS_socket,
             [family as usize, kind as usize, 0, 0, 0, 0],
         )
+    };
+    // A kernel without the protocol says so, after it has looked for a module.
+    let speaks = |kind: libc::c_int, protocol: libc::c_int| {
+        let arguments = [libc::AF_INET, kind, protocol, 0, 0, 0];
+        raw::taken_up(libc::SYS_socket, arguments.map(|number| number as usize))
     };
     vec![
         (
@@ -281,6 +332,17 @@ fn sockets(targets: &Targets) -> Vec<(&'static str, bool)> {
         ("socket:packet", socket(libc::AF_PACKET, libc::SOCK_RAW)),
         ("socket:netlink", socket(libc::AF_NETLINK, libc::SOCK_RAW)),
         ("socket:vsock", socket(libc::AF_VSOCK, libc::SOCK_STREAM)),
+        ("socket:ping", speaks(libc::SOCK_DGRAM, libc::IPPROTO_ICMP)),
+        ("socket:sctp", speaks(libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
+        ("socket:dccp", speaks(libc::SOCK_DCCP, libc::IPPROTO_DCCP)),
+        (
+            "socket:mptcp",
+            speaks(libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
+        ),
+        (
+            "socket:udp-lite",
+            speaks(libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE),
+        ),
         ("socket:listen", TcpListener::bind("127.0.0.1:0").is_ok()),
         // What it is there for: if this failed, the rest would prove nothing. The other end answers when it has looked at
         // this process from outside.
