@@ -102,10 +102,15 @@ fn main() -> ExitCode {
         .into_iter()
         .filter(|bar| Some(*bar) != left_out)
         .collect();
-    let is_noisy = name.to_str() == Some("noisy");
     let ran = worker::run_as(&bars, &|request, mounter| {
-        if is_noisy {
-            log_without_end();
+        match name.to_str() {
+            Some("noisy") => log_without_end(),
+            Some("boasts") => say(&[r#"{"cage":{}}"#]),
+            Some("starts-twice") => say(&[r#"{"started":{}}"#; 2]),
+            Some("counts-without-end") => say(&[r#"{"layer":{}}"#; 1_001]),
+            // Each has an answer.
+            Some("deaf") => say(&[r#"{"ask":{"login":99}}"#; 100_000]),
+            _ => {}
         }
         let targets = Targets::of(request);
         let worked: Vec<_> = all(&targets)
@@ -138,6 +143,22 @@ fn log_without_end() {
     for _ in 0..100_000 {
         log.write_all(b"\nguest-pull: registry.example/a:1: it is mounted")
             .unwrap();
+    }
+}
+
+/// Writes lines to the mounter, and reads nothing.
+fn say(lines: &[&str]) {
+    use std::os::fd::AsFd as _;
+    let mounter = io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let mut mounter = UnixStream::from(mounter);
+    for line in lines {
+        // The mounter may have ended it.
+        if writeln!(mounter, "{line}").is_err() {
+            break;
+        }
+    }
+    loop {
+        std::thread::park();
     }
 }
 

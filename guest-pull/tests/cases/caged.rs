@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::proto::guest_pull::Progress;
 use guest_pull::serve::{self, Options};
@@ -90,6 +91,18 @@ impl Scene {
 
     /// What worked of all that a worker tries that is started by this name, and what is seen of it from outside.
     fn worked(&self, name: &str) -> (Vec<String>, Vec<Progress>) {
+        let program = self.dir.path().join(name);
+        thread::scope(|scope| {
+            let outside = scope.spawn(|| self.outside(&program));
+            let answer = self.answer(name);
+            let mut worked = words(&answer);
+            worked.extend(outside.join().unwrap());
+            (worked, answer.progress)
+        })
+    }
+
+    /// The answer to a pull whose worker is started by this name.
+    fn answer(&self, name: &str) -> Answer {
         let at = |name: &str| self.dir.path().join(name);
         let targets = json!({
             "readable": at("readable"), "secret": at("secret"), "writable": at("writable"),
@@ -111,18 +124,15 @@ impl Scene {
             daemon: self.place.at("cdh.sock"),
             config: Some(self.place.at("cdh.toml")),
             store: Some(self.place.at("store")),
-            worker: program.clone(),
+            worker: program,
         };
         let (ours, theirs) = UnixStream::pair().unwrap();
         let request = with_progress(recorded("registry.example/a:1", &self.place.bundle()));
         thread::scope(|scope| {
             let serving = scope.spawn(|| serve::run(theirs, &options));
-            let outside = scope.spawn(|| self.outside(&program));
             let answer = Serve::ask_over(ours, &request);
             serving.join().unwrap().unwrap();
-            let mut worked = words(&answer);
-            worked.extend(outside.join().unwrap());
-            (worked, answer.progress)
+            answer
         })
     }
 
@@ -258,6 +268,30 @@ fn each_part_of_the_cage_is_needed() {
             );
         }
     }
+}
+
+/// The mounter ends a worker that says anew what confines it, that tells more than a pull can have, or that reads no answer.
+/// That takes no longer for a hundred thousand questions than for the first that can't be answered.
+#[test]
+fn a_worker_that_says_what_it_may_not_is_ended() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    for name in ["boasts", "starts-twice", "counts-without-end"] {
+        let answer = scene.answer(name);
+        let text = answer.text();
+        assert!(
+            text.contains("told more than a pull can have"),
+            "{name}: {text}"
+        );
+        assert!(answer.progress.len() < 1_100, "{name}");
+    }
+    let start = Instant::now();
+    let answer = scene.answer("deaf");
+    let text = answer.text();
+    assert!(text.contains("ended without a result"), "{text}");
+    assert!(start.elapsed() < Duration::from_secs(60));
 }
 
 /// Who runs this test anew as a process that logs to a file.
