@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the worker logs. Its standard error is a pipe to the mounter, which writes the lines to its own: escaped, shortened,
-//! and not without end. With the mounter's standard error itself, a worker that was taken over could write any line there,
-//! and change or shorten the file behind it.
+//! What the worker logs. Its standard error is a connection to the mounter, which writes the lines to its own: escaped,
+//! shortened, and not without end. With the mounter's standard error itself, a worker that was taken over could write any line
+//! there, and change or shorten the file behind it.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
-
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 
 /// How much of a line is shown, in characters: a message of an archive has two paths, or two shortened ends of them.
 const MAX_CHARACTERS: usize = 2_000;
@@ -32,11 +30,11 @@ const START: &str = "guest-pull: ";
 /// The stack of the thread, which formats one line.
 const STACK: usize = 128 << 10;
 
-/// How long the rest of the lines is waited for when the worker has ended. It has no descendants that could have the pipe open
-/// still, unless its cage lacks parts.
+/// How long the rest of the lines is waited for when the worker has ended. It has no descendants that could have the
+/// connection open still, unless its cage lacks parts.
 const ENDING_TIME: Duration = Duration::from_secs(2);
 
-/// The thread that passes the lines on. It ends when nobody has the other end of the pipe open any more.
+/// The thread that passes the lines on. It ends when nobody has the other end open any more.
 pub(super) struct Log {
     /// Nothing comes; it is closed when the thread has ended.
     ended: Receiver<()>,
@@ -45,14 +43,16 @@ pub(super) struct Log {
 impl Log {
     /// Starts the thread; gives what is to be the worker's standard error.
     pub(super) fn start() -> io::Result<(Self, OwnedFd)> {
-        let (source, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        // A pipe would take a system call that the unit's list does not have otherwise.
+        let (source, theirs) = UnixStream::pair()?;
+        source.shutdown(Shutdown::Write)?;
         let (ending, ended) = channel::<()>();
         let pass_on = move || {
-            pass_on(File::from(source), &mut io::stderr());
+            pass_on(source, &mut io::stderr());
             drop(ending);
         };
         thread::Builder::new().stack_size(STACK).spawn(pass_on)?;
-        Ok((Self { ended }, theirs))
+        Ok((Self { ended }, theirs.into()))
     }
 
     /// Waits until what the worker has written is passed on. It has ended.
@@ -62,7 +62,7 @@ impl Log {
 }
 
 /// Passes lines on until there are no more. Afterwards they are still read, so that a worker that logs much goes on.
-fn pass_on(mut source: File, target: &mut dyn io::Write) {
+fn pass_on(mut source: impl io::Read, target: &mut dyn io::Write) {
     let mut lines = Lines::new(target);
     let mut part = [0; 4096];
     loop {
@@ -169,10 +169,10 @@ mod tests {
 
     /// What is passed on of what is written.
     fn passed(written: Vec<u8>) -> String {
-        let (source, theirs) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let writing = thread::spawn(move || File::from(theirs).write_all(&written));
+        let (source, mut theirs) = UnixStream::pair().unwrap();
+        let writing = thread::spawn(move || theirs.write_all(&written));
         let mut target = Vec::new();
-        pass_on(source.into(), &mut target);
+        pass_on(source, &mut target);
         writing.join().unwrap().unwrap();
         String::from_utf8(target).unwrap()
     }
