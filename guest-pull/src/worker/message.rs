@@ -387,7 +387,7 @@ pub fn cage_to_json(cage: &Cage) -> Value {
         .bars
         .iter()
         .map(|(bar, why)| (bar.name().to_owned(), json!(why)));
-    json!({"cage": bars.collect::<Map<_, _>>()})
+    json!({"cage": bars.collect::<Map<_, _>>(), "older_landlock": cage.older_landlock})
 }
 
 /// The same, of the worker's first line.
@@ -397,6 +397,7 @@ pub fn parse_cage(value: &Value) -> Option<Cage> {
         bars.filter_map(|(name, why)| Some((Bar::parse(name)?, why.as_str().map(str::to_owned))));
     Some(Cage {
         bars: bars.collect(),
+        older_landlock: value["older_landlock"].as_u64(),
     })
 }
 
@@ -503,6 +504,20 @@ mod tests {
             bad.iter()
                 .all(|text| parse_answer(text, Vec::new()).is_none())
         );
+    }
+
+    /// What confines the worker comes through, with what Landlock lacks.
+    #[test]
+    fn what_confines_comes_through() {
+        let bars = [(Bar::Landlock, None), (Bar::User, Some("x".to_owned()))];
+        let cage = Cage {
+            bars: bars.into_iter().collect(),
+            older_landlock: Some(4),
+        };
+        let found = parse_cage(&cage_to_json(&cage)).unwrap();
+        assert_eq!(found, cage);
+        let names = |name: &str| vec![name.to_owned()];
+        assert_eq!(found.names(), (names("landlock-abi-4"), names("user")));
     }
 
     /// A worker that was taken over can't have the mounter put together thousands of failures, or nest them.
