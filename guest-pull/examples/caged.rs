@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
@@ -103,6 +103,15 @@ fn main() -> ExitCode {
         .filter(|bar| Some(*bar) != left_out)
         .collect();
     let ran = worker::run_as(&bars, &|request, mounter| {
+        match name.to_str() {
+            Some("noisy") => log_without_end(),
+            Some("boasts") => say(&[r#"{"cage":{}}"#]),
+            Some("starts-twice") => say(&[r#"{"started":{}}"#; 2]),
+            Some("counts-without-end") => say(&[r#"{"layer":{}}"#; 1_001]),
+            // Each has an answer.
+            Some("deaf") => say(&[r#"{"ask":{"login":99}}"#; 100_000]),
+            _ => {}
+        }
         let targets = Targets::of(request);
         let worked: Vec<_> = all(&targets)
             .into_iter()
@@ -123,6 +132,33 @@ fn main() -> ExitCode {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Logs many lines, long ones, and what is none.
+fn log_without_end() {
+    let mut log = io::stderr();
+    log.write_all(b"\x1b[2J\rguest-pull: \xff\0\n").unwrap();
+    log.write_all(&[b'x'; 100_000]).unwrap();
+    for _ in 0..100_000 {
+        log.write_all(b"\nguest-pull: registry.example/a:1: it is mounted")
+            .unwrap();
+    }
+}
+
+/// Writes lines to the mounter, and reads nothing.
+fn say(lines: &[&str]) {
+    use std::os::fd::AsFd as _;
+    let mounter = io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let mut mounter = UnixStream::from(mounter);
+    for line in lines {
+        // The mounter may have ended it.
+        if writeln!(mounter, "{line}").is_err() {
+            break;
+        }
+    }
+    loop {
+        std::thread::park();
     }
 }
 
@@ -152,6 +188,7 @@ fn all(targets: &Targets) -> Vec<(&'static str, bool)> {
     let mut all = files(targets);
     all.extend(processes(targets));
     all.extend(sockets(targets));
+    all.extend(log());
     all.extend(kernel());
     all.extend(resources());
     all
@@ -260,12 +297,47 @@ fn processes(targets: &Targets) -> Vec<(&'static str, bool)> {
     ]
 }
 
+/// What can be done to what the mounter logs to, beside writing lines.
+fn log() -> Vec<(&'static str, bool)> {
+    let log = libc::STDERR_FILENO as usize;
+    let flags = (libc::O_NONBLOCK | libc::O_WRONLY) as usize;
+    vec![
+        (
+            "log:shorten",
+            raw::succeeds(libc::SYS_ftruncate, [log, 0, 0, 0, 0, 0]),
+        ),
+        (
+            "log:overwrite",
+            raw::succeeds(
+                libc::SYS_pwrite64,
+                [log, c"x".as_ptr() as usize, 1, 0, 0, 0],
+            ),
+        ),
+        (
+            "log:read",
+            raw::succeeds(libc::SYS_lseek, [log, 0, libc::SEEK_SET as usize, 0, 0, 0]),
+        ),
+        (
+            "log:flags",
+            raw::taken_up(
+                libc::SYS_fcntl,
+                [log, libc::F_SETFL as usize, flags, 0, 0, 0],
+            ),
+        ),
+    ]
+}
+
 fn sockets(targets: &Targets) -> Vec<(&'static str, bool)> {
     let socket = |family: libc::c_int, kind: libc::c_int| {
         raw::succeeds(
             libc::SYS_socket,
             [family as usize, kind as usize, 0, 0, 0, 0],
         )
+    };
+    // A kernel without the protocol says so, after it has looked for a module.
+    let speaks = |kind: libc::c_int, protocol: libc::c_int| {
+        let arguments = [libc::AF_INET, kind, protocol, 0, 0, 0];
+        raw::taken_up(libc::SYS_socket, arguments.map(|number| number as usize))
     };
     vec![
         (
@@ -281,6 +353,17 @@ fn sockets(targets: &Targets) -> Vec<(&'static str, bool)> {
         ("socket:packet", socket(libc::AF_PACKET, libc::SOCK_RAW)),
         ("socket:netlink", socket(libc::AF_NETLINK, libc::SOCK_RAW)),
         ("socket:vsock", socket(libc::AF_VSOCK, libc::SOCK_STREAM)),
+        ("socket:ping", speaks(libc::SOCK_DGRAM, libc::IPPROTO_ICMP)),
+        ("socket:sctp", speaks(libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
+        ("socket:dccp", speaks(libc::SOCK_DCCP, libc::IPPROTO_DCCP)),
+        (
+            "socket:mptcp",
+            speaks(libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
+        ),
+        (
+            "socket:udp-lite",
+            speaks(libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE),
+        ),
         ("socket:listen", TcpListener::bind("127.0.0.1:0").is_ok()),
         // What it is there for: if this failed, the rest would prove nothing. The other end answers when it has looked at
         // this process from outside.
@@ -424,21 +507,8 @@ fn resources() -> Vec<(&'static str, bool)> {
         // Never touched, so that it costs nothing where it works.
         ("limit:memory", map(1 << 30, read | write)),
         ("limit:code", map(4096, read | write | run)),
-        ("limit:threads", (0..3000).all(|_| spawns().is_ok())),
         ("limit:descriptors", descriptors() > 300),
     ]
-}
-
-/// A thread that waits for the end of the process.
-fn spawns() -> io::Result<()> {
-    let builder = std::thread::Builder::new().stack_size(16 << 10);
-    builder
-        .spawn(|| {
-            loop {
-                std::thread::park()
-            }
-        })
-        .map(drop)
 }
 
 /// How many descriptors there can be, up to some.

@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use nix::unistd::geteuid;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::sys;
@@ -26,7 +27,8 @@ pub fn set() {
     // Nobody has less of it than before.
     if adjustment.is_none_or(|now| now < OOM_SCORE_ADJUSTMENT) {
         let set = fs::write(OOM_SCORE_FILE, OOM_SCORE_ADJUSTMENT.to_string());
-        if let Err(error) = set {
+        // Without root it can't be set: of a process that is not dumpable, the files there are root's.
+        if let Some(error) = set.err().filter(|_| geteuid().is_root()) {
             eprintln!("guest-pull: if memory is short, the kernel may end something else: {error}");
         }
     }

@@ -251,10 +251,11 @@ fn mount_apart(
     let outside = File::open("/proc/thread-self/ns/mnt").map_err(step("the mount namespace"))?;
     nix("a mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
     let none = None::<&str>;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    // What is unmounted outside goes here too, and nothing goes the other way.
+    let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     nix(
-        "a private mount namespace",
-        mount_at(none, "/", none, private, none),
+        "mounts that others don't see",
+        mount_at(none, "/", none, slave, none),
     )?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = Some("mode=0700,size=1m");

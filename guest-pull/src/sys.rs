@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Calls of the kernel that no crate of the tree has: ioctl(2) for loop devices, fcntl(2) for leases, and signal(2).
+//! Calls of the kernel that no crate of the tree has: ioctl(2) for loop devices, fcntl(2) for leases,
+//! close_range(2), and signal(2).
 //!
 //! All unsafe code of the program is here.
 #![allow(unsafe_code)]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
@@ -190,8 +191,22 @@ fn others(file: &File, lease: libc::c_int) -> io::Result<Others> {
 const FIRST_OTHER: libc::c_uint = 3;
 
 /// Closes all descriptors but the standard ones, which this process has from who started the mounter. It is for the start of
-/// the process, before it has opened any. Kernels before 5.9 can't, and then they stay.
+/// the process, before it has opened any.
 pub fn close_inherited() {
     // SAFETY: nothing in this process owns one of them yet.
-    unsafe { libc::syscall(libc::SYS_close_range, FIRST_OTHER, libc::c_uint::MAX, 0) };
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST_OTHER, libc::c_uint::MAX, 0) };
+    if closed == 0 {
+        return;
+    }
+    // Kernels before 5.9 don't have the call. The list has the directory itself too, which is closed by then.
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let listed: Vec<libc::c_int> = names.collect();
+    for descriptor in listed
+        .into_iter()
+        .filter(|number| *number >= FIRST_OTHER as libc::c_int)
+    {
+        // SAFETY: as above.
+        unsafe { libc::close(descriptor) };
+    }
 }

@@ -33,6 +33,13 @@ pub(super) const MAX_LINE_OF_WORKER: usize = 256 << 10;
 /// The longest message of a failure, in characters: several times what an answer to the daemon has.
 const MAX_MESSAGE: usize = 16_000;
 
+/// How many failures of places that were asked before come with one. A configuration has a few mirrors for an image.
+const MAX_BEFORE: usize = 32;
+
+/// The longest message of each of them, in characters: more than an answer to the daemon shows of one. All of them fit a line,
+/// even if each character takes six bytes there.
+const MAX_MESSAGE_BEFORE: usize = 700;
+
 /// A place where an image may be.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -328,29 +335,50 @@ pub fn parse_answer(text: &str, files: Vec<OwnedFd>) -> Option<Result<Answer, Fa
 
 /// How a failure is written.
 pub fn failure_to_json(failure: &Failure) -> Value {
-    // What a registry says may be in it, and the line has a limit.
-    let message: String = failure.message.chars().take(MAX_MESSAGE).collect();
-    let before: Vec<_> = failure.before.iter().map(failure_to_json).collect();
-    json!({"failed": {
-        "kind": failure.kind.name(), "message": message, "place": failure.place, "before": before,
-    }})
+    let before = failure.before.iter().take(MAX_BEFORE);
+    let before: Vec<_> = before
+        .map(|failure| Value::Object(members_of(failure, MAX_MESSAGE_BEFORE)))
+        .collect();
+    let mut members = members_of(failure, MAX_MESSAGE);
+    members.insert("before".to_owned(), before.into());
+    json!({"failed": members})
 }
 
-/// The failure in a line, if it is one.
+/// A failure without those before it. What a registry says may be in its message, and the line has a limit.
+fn members_of(failure: &Failure, most: usize) -> Map<String, Value> {
+    let message: String = failure.message.chars().take(most).collect();
+    let members = [
+        ("kind", json!(failure.kind.name())),
+        ("message", json!(message)),
+        ("place", json!(failure.place)),
+    ];
+    let members = members.into_iter();
+    members
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// The failure in a line, if it is one. One before it has none before itself.
 pub fn parse_failure(value: &Value) -> Option<Failure> {
-    let failed = value["failed"].as_object()?;
-    let text = |name: &str| failed.get(name).and_then(Value::as_str).unwrap_or_default();
-    let place = failed.get("place").and_then(Value::as_u64);
-    let before = failed.get("before").and_then(Value::as_array);
+    let failed = &value["failed"];
+    failed.is_object().then_some(())?;
+    let before = failed["before"].as_array().map_or(&[][..], Vec::as_slice);
+    if before.len() > MAX_BEFORE {
+        return None;
+    }
     Some(Failure {
-        place: place.and_then(|place| place.try_into().ok()),
-        before: before
-            .into_iter()
-            .flatten()
-            .filter_map(parse_failure)
-            .collect(),
-        ..Failure::new(Kind::parse(text("kind")), text("message"))
+        before: before.iter().map(failure_of).collect(),
+        ..failure_of(failed)
     })
+}
+
+fn failure_of(members: &Value) -> Failure {
+    let text = |name: &str| members[name].as_str().unwrap_or_default();
+    let place = members["place"].as_u64();
+    Failure {
+        place: place.and_then(|place| place.try_into().ok()),
+        ..Failure::new(Kind::parse(text("kind")), text("message"))
+    }
 }
 
 /// What confines the worker: for each bar nothing, or why it doesn't hold.
@@ -359,7 +387,7 @@ pub fn cage_to_json(cage: &Cage) -> Value {
         .bars
         .iter()
         .map(|(bar, why)| (bar.name().to_owned(), json!(why)));
-    json!({"cage": bars.collect::<Map<_, _>>()})
+    json!({"cage": bars.collect::<Map<_, _>>(), "older_landlock": cage.older_landlock})
 }
 
 /// The same, of the worker's first line.
@@ -369,6 +397,7 @@ pub fn parse_cage(value: &Value) -> Option<Cage> {
         bars.filter_map(|(name, why)| Some((Bar::parse(name)?, why.as_str().map(str::to_owned))));
     Some(Cage {
         bars: bars.collect(),
+        older_landlock: value["older_landlock"].as_u64(),
     })
 }
 
@@ -475,6 +504,42 @@ mod tests {
             bad.iter()
                 .all(|text| parse_answer(text, Vec::new()).is_none())
         );
+    }
+
+    /// What confines the worker comes through, with what Landlock lacks.
+    #[test]
+    fn what_confines_comes_through() {
+        let bars = [(Bar::Landlock, None), (Bar::User, Some("x".to_owned()))];
+        let cage = Cage {
+            bars: bars.into_iter().collect(),
+            older_landlock: Some(4),
+        };
+        let found = parse_cage(&cage_to_json(&cage)).unwrap();
+        assert_eq!(found, cage);
+        let names = |name: &str| vec![name.to_owned()];
+        assert_eq!(found.names(), (names("landlock-abi-4"), names("user")));
+    }
+
+    /// A worker that was taken over can't have the mounter put together thousands of failures, or nest them.
+    #[test]
+    fn failures_are_bounded() {
+        let with = |count| {
+            let before = vec![Failure::new(Kind::Other, "\0".repeat(99_999)); count];
+            Failure {
+                before,
+                ..Failure::new(Kind::Other, "\0".repeat(99_999))
+            }
+        };
+        let value = failure_to_json(&with(MAX_BEFORE + 1));
+        assert!(value.to_string().len() < MAX_LINE_OF_WORKER);
+        let found = parse_failure(&value).unwrap();
+        assert_eq!(found.before.len(), MAX_BEFORE);
+        assert_eq!(found.message.chars().count(), MAX_MESSAGE);
+        let inner = &value["failed"];
+        let many = json!({"failed": {"before": vec![inner; MAX_BEFORE + 1]}});
+        assert!(parse_failure(&many).is_none());
+        let nested = parse_failure(&json!({"failed": {"before": [inner]}})).unwrap();
+        assert!(nested.before[0].before.is_empty());
     }
 
     /// What the mounter sends is what the worker gets.

@@ -4,11 +4,13 @@
 //!
 //! The mounter needs privileges, and the worker reads what came from outside; so they are two processes of the same
 //! program. The mounter writes one request to the socket that is the worker's standard input, and the worker writes there
-//! what happens: a JSON object a line. The mounter takes digests and numbers from them, and checks both. What the worker needs
-//! of the daemon and of the store, it asks the mounter for in the same way: [`crate::question`].
+//! what happens: a JSON object a line. The mounter takes digests, numbers, and the text of a failure from them; it checks the
+//! first two, and escapes and shortens the third. What the worker needs of the daemon and of the store, it asks the mounter for
+//! in the same way: [`crate::question`]. What the worker logs comes by another socket, and is escaped, shortened and bounded too.
 
 pub mod cage;
 mod channel;
+mod log;
 pub mod message;
 mod mounter;
 mod quota;

@@ -20,9 +20,11 @@ use serde_json::Value;
 use crate::failure::{Failure, Kind};
 use crate::pull::Event;
 use crate::question::{Answer, Question};
+use crate::registry::manifest::MAX_LAYERS;
 use crate::until::Until;
 use crate::worker::cage::Cage;
 use crate::worker::channel::send;
+use crate::worker::log::Log;
 use crate::worker::message::{
     MAX_LINE_OF_WORKER, Outcome, Request, answer_to_json, files_of, outcome, parse_cage,
     parse_failure,
@@ -35,6 +37,9 @@ const ENVIRONMENT: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// How long the worker may leave a line unread that the mounter writes. It always reads.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
+/// How many layers a worker may say are there: an image's, once again for each that is made anew.
+const MAX_LAYERS_TOLD: usize = 2 * MAX_LAYERS;
+
 /// How long a worker may take to end that says nothing any more.
 const ENDING_TIME: Duration = Duration::from_secs(2);
 
@@ -46,12 +51,15 @@ struct Running {
     child: Child,
     /// The worker ends when it is closed.
     stream: UnixStream,
+    log: Log,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What it has logged comes before what is said of it.
+        self.log.end();
     }
 }
 
@@ -59,6 +67,7 @@ impl Running {
     fn start(program: &Path) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
         stream.set_write_timeout(Some(WRITE_TIME))?;
+        let (log, their_log) = Log::start()?;
         let mut command = Command::new(program);
         command
             .arg("worker")
@@ -71,9 +80,10 @@ impl Running {
             // and a window of zstd would take its memory again beside the one before.
             .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(their_log));
         let child = spawn_apart(&mut command)?;
-        Ok(Self { child, stream })
+        Ok(Self { child, stream, log })
     }
 
     /// Why there is no result.
@@ -93,6 +103,17 @@ impl Running {
                 format!(
                     "{text}: it was killed (SIGKILL), as the kernel does when memory is short: see the kernel's log; give the \
                      VM more memory, or set work_dir in [image] of cdh.toml to a disk"
+                ),
+            ),
+            // An allocation that fails ends it so too.
+            Some((
+                status,
+                Some(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGTRAP),
+            )) => Failure::new(
+                Kind::Exhausted,
+                format!(
+                    "{text}: it crashed ({status}), perhaps at its limit of memory: see the log, and report it with the image's \
+                     name; it is a bug"
                 ),
             ),
             Some((status, _)) => {
@@ -122,7 +143,13 @@ fn spawn_apart(command: &mut Command) -> io::Result<Child> {
     };
     let child = command.spawn();
     // The threads and processes that this one starts later belong here.
-    setns(here, CloneFlags::CLONE_NEWPID)?;
+    if let Err(error) = setns(here, CloneFlags::CLONE_NEWPID) {
+        if let Ok(mut child) = child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        return Err(error.into());
+    }
     child
 }
 
@@ -135,6 +162,8 @@ struct Lines {
 impl Lines {
     /// The next one, as JSON; none if there is none, or it is something else.
     fn next(&mut self, until: &Until<'_>) -> Result<Option<Value>, Failure> {
+        // Many may have come at once.
+        until.check()?;
         loop {
             if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<_> = self.text.drain(..=end).collect();
@@ -152,6 +181,29 @@ impl Lines {
                 return Ok(None);
             }
         }
+    }
+}
+
+/// What a worker has told, so that one that was taken over tells it neither without end nor anew.
+#[derive(Default)]
+struct Told {
+    anything: bool,
+    started: bool,
+    layers: usize,
+}
+
+impl Told {
+    /// Whether the next line may be told.
+    fn take(&mut self, value: &Value) -> bool {
+        let is_first = !std::mem::replace(&mut self.anything, true);
+        if value["started"].is_object() {
+            return !std::mem::replace(&mut self.started, true);
+        }
+        if value["layer"].is_object() {
+            self.layers += 1;
+            return self.layers <= MAX_LAYERS_TOLD;
+        }
+        is_first || value["cage"].is_null()
     }
 }
 
@@ -193,15 +245,23 @@ pub fn start(
         source: running.stream.try_clone().map_err(not_started)?,
         text: Vec::new(),
     };
-    // A worker that is gone says so by its output.
-    let _ = send(&running.stream, &request.to_json(), &[]);
+    let sent = send(&running.stream, &request.to_json(), &[]);
     drop(request);
+    // It is gone, or does not read.
+    if sent.is_err() {
+        return Err(running.ended());
+    }
     let tell = service.tell;
     let mut quota = Quota::default();
+    let mut told = Told::default();
     loop {
         let Some(value) = lines.next(until)? else {
             return Err(running.ended());
         };
+        if !told.take(&value) {
+            let text = "the worker told more than a pull can have: report it; it has a bug, or was taken over";
+            return Err(Failure::new(Kind::Other, text));
+        }
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         let (started, layer, asked) = (&value["started"], &value["layer"], &value["ask"]);
         if let Some(bytes) = value["read"].as_u64() {
@@ -220,11 +280,12 @@ pub fn start(
             let Some(question) = Question::parse(asked) else {
                 return Err(running.ended());
             };
-            let _ = running.answer(
-                &quota
-                    .take(&question)
-                    .and_then(|()| (service.answer)(&question)),
-            );
+            let answer = quota.take(&question);
+            let answer = answer.and_then(|()| (service.answer)(&question));
+            // Otherwise one that does not read would hold up the mounter at each question.
+            if running.answer(&answer).is_err() {
+                return Err(running.ended());
+            }
         } else if let Some(cage) = parse_cage(&value) {
             (service.confined)(&cage);
         } else if let Some(failure) = parse_failure(&value) {

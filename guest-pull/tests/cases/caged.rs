@@ -3,7 +3,7 @@
 //! What a worker can do that was taken over: `examples/caged.rs` tries it in the place of a worker, within the same cage.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::proto::guest_pull::Progress;
 use guest_pull::serve::{self, Options};
@@ -30,7 +31,13 @@ const ONLY: [(Bar, &[&str]); 6] = [
     (Bar::Landlock, &["read:readable-file"]),
     (
         Bar::SystemCalls,
-        &["socket:open-to-all", "process:new", "outside:system-calls"],
+        &[
+            "socket:open-to-all",
+            "socket:sctp",
+            "log:flags",
+            "process:new",
+            "outside:system-calls",
+        ],
     ),
 ];
 
@@ -84,6 +91,18 @@ impl Scene {
 
     /// What worked of all that a worker tries that is started by this name, and what is seen of it from outside.
     fn worked(&self, name: &str) -> (Vec<String>, Vec<Progress>) {
+        let program = self.dir.path().join(name);
+        thread::scope(|scope| {
+            let outside = scope.spawn(|| self.outside(&program));
+            let answer = self.answer(name);
+            let mut worked = words(&answer);
+            worked.extend(outside.join().unwrap());
+            (worked, answer.progress)
+        })
+    }
+
+    /// The answer to a pull whose worker is started by this name.
+    fn answer(&self, name: &str) -> Answer {
         let at = |name: &str| self.dir.path().join(name);
         let targets = json!({
             "readable": at("readable"), "secret": at("secret"), "writable": at("writable"),
@@ -105,18 +124,15 @@ impl Scene {
             daemon: self.place.at("cdh.sock"),
             config: Some(self.place.at("cdh.toml")),
             store: Some(self.place.at("store")),
-            worker: program.clone(),
+            worker: program,
         };
         let (ours, theirs) = UnixStream::pair().unwrap();
         let request = with_progress(recorded("registry.example/a:1", &self.place.bundle()));
         thread::scope(|scope| {
             let serving = scope.spawn(|| serve::run(theirs, &options));
-            let outside = scope.spawn(|| self.outside(&program));
             let answer = Serve::ask_over(ours, &request);
             serving.join().unwrap().unwrap();
-            let mut worked = words(&answer);
-            worked.extend(outside.join().unwrap());
-            (worked, answer.progress)
+            answer
         })
     }
 
@@ -252,4 +268,81 @@ fn each_part_of_the_cage_is_needed() {
             );
         }
     }
+}
+
+/// The mounter ends a worker that says anew what confines it, that tells more than a pull can have, or that reads no answer.
+/// That takes no longer for a hundred thousand questions than for the first that can't be answered.
+#[test]
+fn a_worker_that_says_what_it_may_not_is_ended() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    for name in ["boasts", "starts-twice", "counts-without-end"] {
+        let answer = scene.answer(name);
+        let text = answer.text();
+        assert!(
+            text.contains("told more than a pull can have"),
+            "{name}: {text}"
+        );
+        assert!(answer.progress.len() < 1_100, "{name}");
+    }
+    let start = Instant::now();
+    let answer = scene.answer("deaf");
+    let text = answer.text();
+    assert!(text.contains("ended without a result"), "{text}");
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+/// Who runs this test anew as a process that logs to a file.
+const LOGS_TO_A_FILE: &str = "GUEST_PULL_TEST_LOGS_TO_A_FILE";
+
+/// A worker that was taken over can neither fill the log, nor write what is no line of its own, nor do anything else to the
+/// file that the mounter logs to.
+#[test]
+fn what_a_worker_logs_is_bounded() {
+    if !is_root() {
+        return;
+    }
+    if std::env::var_os(LOGS_TO_A_FILE).is_some() {
+        let (worked, _) = Scene::new().worked("noisy");
+        assert_eq!(worked, [NETWORK]);
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = File::options()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .unwrap();
+    log.write_all(b"before\n").unwrap();
+    let flags = rustix::fs::fcntl_getfl(&log).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([
+            "--exact",
+            "caged::what_a_worker_logs_is_bounded",
+            "--nocapture",
+        ])
+        .env(LOGS_TO_A_FILE, "1")
+        .stderr(log.try_clone().unwrap());
+    assert!(command.status().unwrap().success(), "{}", logged(&path));
+    assert_eq!(rustix::fs::fcntl_getfl(&log).unwrap(), flags);
+    let logged = logged(&path);
+    let lines: Vec<_> = logged.lines().collect();
+    assert_eq!(lines[0], "before");
+    let first = "guest-pull: the worker: \\u{1b}[2J\\rguest-pull: \u{fffd}\\0";
+    assert!(lines.contains(&first), "{logged}");
+    let is_odd = |c: char| c.is_control() && c != '\n';
+    assert!(!logged.contains(is_odd));
+    assert!(lines.iter().all(|line| line.chars().count() < 2_100));
+    let many = lines.iter().filter(|line| line.ends_with("it is mounted"));
+    assert!((100..1_000).contains(&many.count()), "{}", lines.len());
+    let last = "guest-pull: the worker logs too much: the rest is left out";
+    assert!(lines.contains(&last), "{logged}");
+}
+
+fn logged(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
 }

@@ -40,8 +40,8 @@ const LIBRARIES: [&str; 5] = [
 /// The newest rules that are asked for. Kernels that know fewer keep those.
 const NEWEST: ABI = ABI::V6;
 
-/// Restricts this process.
-pub(super) fn restrict() -> Result<(), String> {
+/// Restricts this process; gives the version of the rules, if the kernel has not the newest.
+pub(super) fn restrict() -> Result<Option<u64>, String> {
     let status = rules().map_err(|error| error.to_string())?;
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
@@ -50,7 +50,10 @@ pub(super) fn restrict() -> Result<(), String> {
         (RulesetStatus::NotEnforced, _) => {
             Err("the kernel has none; build it with CONFIG_SECURITY_LANDLOCK".to_owned())
         }
-        _ => Ok(()),
+        (RulesetStatus::PartiallyEnforced, LandlockStatus::Available { effective_abi, .. }) => {
+            Ok(Some(effective_abi as u64))
+        }
+        _ => Ok(None),
     }
 }
 

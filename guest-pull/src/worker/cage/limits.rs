@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use nix::unistd::geteuid;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How much memory the worker can have, beside its code and the stack of its first thread: twice what it ever uses, as
@@ -38,7 +39,11 @@ const LIMITS: [(Resource, u64); 7] = [
 
 /// Sets them. They can't be raised again without a capability.
 pub(super) fn set() -> Result<(), String> {
-    for (resource, most) in LIMITS {
+    // A person's own processes are counted where the user stays the same.
+    let is_counted = geteuid().is_root();
+    let limits = LIMITS.into_iter();
+    let limits = limits.filter(|(resource, _)| is_counted || *resource != Resource::Nproc);
+    for (resource, most) in limits {
         // Who begins with less keeps that.
         let now = getrlimit(resource).maximum;
         let most = Some(now.map_or(most, |now| now.min(most)));
@@ -52,10 +57,10 @@ pub(super) fn set() -> Result<(), String> {
 }
 
 /// Has the kernel end this process first when memory is short: its layer is given up with it, and the mounter can say so.
-/// That needs `/proc`.
+/// That needs `/proc`, and root: of a process that is not dumpable, the files there are root's.
 pub fn be_ended_first() {
     let set = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
-    if let Err(error) = set {
+    if let Some(error) = set.err().filter(|_| geteuid().is_root()) {
         eprintln!("guest-pull: if memory is short, the kernel may end something else: {error}");
     }
 }

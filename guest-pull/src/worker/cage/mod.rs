@@ -69,6 +69,8 @@ impl Bar {
 pub struct Cage {
     /// The bars that were to be set.
     pub bars: BTreeMap<Bar, Option<String>>,
+    /// The version of Landlock's rules, if the kernel has not the newest that are asked for.
+    pub older_landlock: Option<u64>,
 }
 
 impl Cage {
@@ -83,7 +85,7 @@ impl Cage {
                 Bar::Limits => limits::set(),
                 Bar::User => identity::become_user(),
                 Bar::Capabilities => identity::drop_capabilities(),
-                Bar::Landlock => files::restrict(),
+                Bar::Landlock => files::restrict().map(|version| cage.older_landlock = version),
                 Bar::SystemCalls => system_calls::restrict(),
             };
             cage.bars.insert(*bar, set.and(no_new_privs.clone()).err());
@@ -91,12 +93,18 @@ impl Cage {
         cage
     }
 
-    /// The names of the bars that hold, and of those that don't.
-    pub fn names(&self) -> (Vec<&'static str>, Vec<&'static str>) {
+    /// The names of the bars that hold, and of those that don't. Where Landlock holds in part, its version goes along.
+    pub fn names(&self) -> (Vec<String>, Vec<String>) {
         let (lacking, holding): (Vec<_>, Vec<_>) =
             self.bars.iter().partition(|(_, why)| why.is_some());
         let names = |bars: Vec<(&Bar, &Option<String>)>| {
-            bars.into_iter().map(|(bar, _)| bar.name()).collect()
+            let name = |(bar, why): (&Bar, &Option<String>)| match self.older_landlock {
+                Some(version) if *bar == Bar::Landlock && why.is_none() => {
+                    format!("{}-abi-{version}", bar.name())
+                }
+                _ => bar.name().to_owned(),
+            };
+            bars.into_iter().map(name).collect()
         };
         (names(holding), names(lacking))
     }

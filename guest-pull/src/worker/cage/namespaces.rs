@@ -17,7 +17,8 @@ const HIDDEN: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// The number of the first process of a namespace.
 const FIRST: i32 = 1;
 
-/// Unmounts images here: a container that is removed would keep its memory as long as this process had it mounted.
+/// Unmounts images here: a container that is removed would keep its memory as long as this process had it mounted. Where the
+/// first process of the VM has shared mounts, as systemd does, that they are unmounted comes here by itself.
 fn forget_images() {
     let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
     for path in images(&text) {
@@ -67,8 +68,10 @@ pub(super) fn leave() -> Result<(), String> {
         | CloneFlags::CLONE_NEWCGROUP;
     unshare(namespaces).map_err(|error| format!("unshare: {error}"))?;
     let none = None::<&str>;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(none, "/", none, private, none).map_err(|error| format!("private mounts: {error}"))?;
+    // What is unmounted outside goes here too: otherwise this process would hold volumes and their devices. Nothing goes the
+    // other way.
+    let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    mount(none, "/", none, slave, none).map_err(|error| format!("mounts of its own: {error}"))?;
     forget_images();
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     for path in HIDDEN {

@@ -4,6 +4,9 @@
 //!
 //! What is not in the list fails as if the kernel did not have it (ENOSYS). The C library and Rust's take another way then,
 //! where they have one. So a list that a later C library outgrows costs a pull, and not the worker's life without a word.
+//!
+//! The list is for glibc, of the architectures for which seccompiler makes filters (x86_64, aarch64, riscv64). Elsewhere there
+//! is none, and the program only compiles.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -75,7 +78,7 @@ const OLDER: &[libc::c_long] = &[libc::SYS_poll, libc::SYS_time, libc::SYS_readl
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
 
-/// Files are looked at by name only where Landlock lets them.
+/// What the C library calls to look at a file by its name, which needs no right of Landlock.
 #[cfg(any(
     target_arch = "x86_64",
     target_arch = "aarch64",
@@ -98,6 +101,9 @@ const FIONREAD: u64 = 0x541b;
 /// Not to wait at a connection, or to wait: `FIONBIO` there.
 const FIONBIO: u64 = 0x5421;
 
+/// The part of a socket's type that isn't a flag: `SOCK_TYPE_MASK` of the kernel's `include/linux/net.h`.
+const SOCKET_KIND: u64 = 0xf;
+
 /// Restricts this process, which has one thread.
 pub(super) fn restrict() -> Result<(), String> {
     let arch = TargetArch::try_from(ARCH)
@@ -109,13 +115,14 @@ pub(super) fn restrict() -> Result<(), String> {
 fn program(arch: TargetArch) -> Result<BpfProgram, Error> {
     let any = ALLOWED.iter().chain(OLDER).chain(LOOK);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = any.map(|call| (*call, Vec::new())).collect();
-    for (call, conditions) in conditional() {
-        let list = conditions.into_iter().map(|(argument, operator, value)| {
-            let length = SeccompCmpArgLen::Dword;
-            let condition = SeccompCondition::new(argument, length, operator, value)?;
-            Ok(SeccompRule::new(vec![condition])?)
-        });
-        rules.insert(call, list.collect::<Result<_, Error>>()?);
+    let condition = |(argument, operator, value)| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+    };
+    let ways = conditional().into_iter();
+    for (call, all) in ways.chain(sockets().map(|all| (libc::SYS_socket, all))) {
+        let all = all.into_iter().map(condition);
+        let way = SeccompRule::new(all.collect::<Result<_, _>>()?)?;
+        rules.entry(call).or_default().push(way);
     }
     let missing = SeccompAction::Errno(libc::ENOSYS as u32);
     let filter = SeccompFilter::new(rules, missing, SeccompAction::Allow, arch)?;
@@ -125,48 +132,57 @@ fn program(arch: TargetArch) -> Result<BpfProgram, Error> {
 /// The number of an argument, and what it must be.
 type Condition = (u8, SeccompCmpOp, u64);
 
-/// Those that may be called in some ways alone, each of which has one condition.
+/// The kinds of sockets: TCP and UDP, over IPv4 and IPv6. Of local sockets, those of the bus and of other services are open to
+/// everybody. Other protocols of the internet (SCTP, DCCP, L2TP, MPTCP, ICMP) are kernel code that a pull needs nothing of, and
+/// the kernel would load modules for them.
+fn sockets() -> impl Iterator<Item = Vec<Condition>> {
+    let kinds = [
+        (libc::SOCK_STREAM, [0, libc::IPPROTO_TCP]),
+        (libc::SOCK_DGRAM, [0, libc::IPPROTO_UDP]),
+    ];
+    let families = [libc::AF_INET, libc::AF_INET6].into_iter();
+    families.flat_map(move |family| {
+        kinds.into_iter().flat_map(move |(kind, protocols)| {
+            protocols.map(|protocol| {
+                vec![
+                    (0, SeccompCmpOp::Eq, family as u64),
+                    (1, SeccompCmpOp::MaskedEq(SOCKET_KIND), kind as u64),
+                    (2, SeccompCmpOp::Eq, protocol as u64),
+                ]
+            })
+        })
+    })
+}
+
+/// Those that may be called in some ways alone: each way with its conditions.
 fn conditional() -> Vec<(libc::c_long, Vec<Condition>)> {
     use SeccompCmpOp::{Eq, MaskedEq};
     let number = |value: libc::c_int| value as u64;
     let none_of = |flags: libc::c_int| MaskedEq(number(flags));
     vec![
-        // No local sockets: those of the bus and of other services are open to everybody.
-        (
-            libc::SYS_socket,
-            vec![
-                (0, Eq, number(libc::AF_INET)),
-                (0, Eq, number(libc::AF_INET6)),
-            ],
-        ),
         (
             libc::SYS_openat,
             vec![(2, none_of(OPEN_MORE), number(libc::O_RDONLY))],
         ),
-        // Nothing that can be written can be run.
-        (
-            libc::SYS_mmap,
-            vec![
-                (2, none_of(libc::PROT_EXEC), 0),
-                (2, none_of(libc::PROT_WRITE), 0),
-            ],
-        ),
+        // No memory can be both written and run, and none that could be written can be run later: code that comes by an
+        // error in a parser can't be. (Who runs code by other means can write it to the scratch file and map that.)
+        (libc::SYS_mmap, vec![(2, none_of(libc::PROT_EXEC), 0)]),
+        (libc::SYS_mmap, vec![(2, none_of(libc::PROT_WRITE), 0)]),
         (libc::SYS_mprotect, vec![(2, none_of(libc::PROT_EXEC), 0)]),
         // Threads, and no processes.
         (
             libc::SYS_clone,
             vec![(0, none_of(libc::CLONE_THREAD), number(libc::CLONE_THREAD))],
         ),
-        (libc::SYS_ioctl, vec![(1, Eq, FIONREAD), (1, Eq, FIONBIO)]),
+        (libc::SYS_ioctl, vec![(1, Eq, FIONREAD)]),
+        (libc::SYS_ioctl, vec![(1, Eq, FIONBIO)]),
+        // Not to set the flags of a file, which the mounter shares: F_SETFL.
+        (libc::SYS_fcntl, vec![(1, Eq, number(libc::F_GETFL))]),
+        (libc::SYS_fcntl, vec![(1, Eq, number(libc::F_GETFD))]),
+        (libc::SYS_fcntl, vec![(1, Eq, number(libc::F_SETFD))]),
         (
             libc::SYS_fcntl,
-            vec![
-                (1, Eq, number(libc::F_GETFL)),
-                (1, Eq, number(libc::F_SETFL)),
-                (1, Eq, number(libc::F_GETFD)),
-                (1, Eq, number(libc::F_SETFD)),
-                (1, Eq, number(libc::F_DUPFD_CLOEXEC)),
-            ],
+            vec![(1, Eq, number(libc::F_DUPFD_CLOEXEC))],
         ),
         // The names of threads.
         (libc::SYS_prctl, vec![(0, Eq, number(libc::PR_SET_NAME))]),
