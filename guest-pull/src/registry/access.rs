@@ -47,6 +47,8 @@ struct Given {
     login: Option<Arc<Login>>,
     granted: Granted,
     when: Instant,
+    /// Whether another request has it too.
+    is_shared: bool,
 }
 
 /// An answer that is no refusal, and the header that the request had.
@@ -162,6 +164,7 @@ impl Access {
                 self.keep(login, &granted);
             }
             is_fresh = granted.is_token;
+            let is_shared = is_shared || self.was_taken(&granted);
             used = Some(granted);
             if !is_shared {
                 break;
@@ -195,22 +198,37 @@ impl Access {
         since: Option<Instant>,
     ) -> Result<(Option<Granted>, bool), Error> {
         let mut given = lock(&self.given);
-        let other = given.as_ref().filter(|given| {
+        let other = given.as_mut().filter(|given| {
             since.is_some_and(|since| given.when >= since)
                 && given.login == state.login
                 && given.granted.is_current()
         });
         if let Some(other) = other {
+            other.is_shared = true;
             return Ok((Some(other.granted.clone()), true));
         }
         let granted = asker.grant(url, challenge)?;
+        if since.is_none() {
+            // It may be good for one request, which is this one.
+            return Ok((granted, false));
+        }
         let token = granted.clone().filter(|granted| granted.is_token);
         *given = token.map(|granted| Given {
             login: state.login.clone(),
             granted,
             when: Instant::now(),
+            is_shared: false,
         });
         Ok((granted, false))
+    }
+
+    /// Whether another request may have used a token before the one that it was asked for.
+    fn was_taken(&self, granted: &Granted) -> bool {
+        let given = lock(&self.given);
+        granted.is_token
+            && given.as_ref().is_none_or(|given| {
+                given.is_shared || !Arc::ptr_eq(&given.granted.header, &granted.header)
+            })
     }
 
     /// Keeps what was let in for the next request, unless there is another login by now.
