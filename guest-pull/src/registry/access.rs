@@ -47,7 +47,7 @@ struct Given {
     login: Option<Arc<Login>>,
     granted: Granted,
     when: Instant,
-    /// Whether another request has taken it too.
+    /// Whether another request has it too.
     is_shared: bool,
 }
 
@@ -164,10 +164,9 @@ impl Access {
                 self.keep(login, &granted);
             }
             is_fresh = granted.is_token;
-            // One of its own is refused for good, unless another request had it too: there are tokens for one request each.
-            let is_final = !is_shared && !self.was_shared(&granted);
+            let is_shared = is_shared || self.was_taken(&granted);
             used = Some(granted);
-            if is_final {
+            if !is_shared {
                 break;
             }
         }
@@ -210,7 +209,7 @@ impl Access {
         }
         let granted = asker.grant(url, challenge)?;
         if since.is_none() {
-            // For this request alone.
+            // It may be good for one request, which is this one.
             return Ok((granted, false));
         }
         let token = granted.clone().filter(|granted| granted.is_token);
@@ -223,14 +222,13 @@ impl Access {
         Ok((granted, false))
     }
 
-    /// Whether another request has taken this token too.
-    fn was_shared(&self, granted: &Granted) -> bool {
+    /// Whether another request may have used a token before the one that it was asked for.
+    fn was_taken(&self, granted: &Granted) -> bool {
         let given = lock(&self.given);
-        let same = given
-            .as_ref()
-            .filter(|given| *given.granted.header == *granted.header);
-        // What is not there any more was followed by another one.
-        same.is_none_or(|given| given.is_shared)
+        granted.is_token
+            && given.as_ref().is_none_or(|given| {
+                given.is_shared || !Arc::ptr_eq(&given.granted.header, &granted.header)
+            })
     }
 
     /// Keeps what was let in for the next request, unless there is another login by now.
