@@ -87,7 +87,16 @@ impl Hub {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.unwrap());
-        let child = command.spawn().unwrap();
+        let mut child = None;
+        // A process that another thread has just started may have the copy of the program open for writing still.
+        wait_until("the daemon starts", || match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => false,
+            started => {
+                child = Some(started.unwrap());
+                true
+            }
+        });
+        let child = child.unwrap();
         wait_until("the daemon listens", || UnixStream::connect(socket).is_ok());
         child
     }
