@@ -286,6 +286,11 @@ impl Daemon {
         self.child.0.id()
     }
 
+    /// Where the log is.
+    pub fn log_file(&self) -> PathBuf {
+        self.log.path().join("log")
+    }
+
     /// The log until now.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log.path().join("log")).unwrap()

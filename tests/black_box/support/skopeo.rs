@@ -3,7 +3,7 @@
 //! A stock skopeo, and images for it in OCI layouts.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -81,6 +81,12 @@ pub fn run(home: &Path, provider: Option<&Path>, args: &[&str]) -> (String, Stri
 
 /// An image in the layout `dir` under the tag `1`, with a layer for each text.
 pub fn write_image(dir: &Path, texts: &[&str]) {
+    let archives = texts.iter().map(|text| tar("file", text.as_bytes()));
+    write_layers(dir, &archives.collect::<Vec<_>>());
+}
+
+/// The same with these layers, tar archives.
+pub fn write_layers(dir: &Path, archives: &[Vec<u8>]) {
     fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
     let blob = |kind: &str, content: &[u8]| {
         let digest = hex(content);
@@ -88,10 +94,6 @@ pub fn write_image(dir: &Path, texts: &[&str]) {
         json!({"mediaType": format!("application/vnd.oci.image.{kind}"),
                "digest": format!("sha256:{digest}"), "size": content.len()})
     };
-    let archives: Vec<_> = texts
-        .iter()
-        .map(|text| tar("file", text.as_bytes()))
-        .collect();
     let ids: Vec<_> = archives
         .iter()
         .map(|archive| format!("sha256:{}", hex(archive)))
@@ -134,14 +136,12 @@ fn hex(content: &[u8]) -> String {
 }
 
 fn gzip(content: &[u8]) -> Vec<u8> {
-    let mut child = Command::new("gzip")
-        .arg("-nc")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // This is less than a pipe's buffer, so that neither side waits for the other.
-    assert!(content.len() < 32 << 10);
-    child.stdin.take().unwrap().write_all(content).unwrap();
-    child.wait_with_output().unwrap().stdout
+    // By a file, so that neither side waits for the other.
+    let mut input = tempfile::tempfile().unwrap();
+    input.write_all(content).unwrap();
+    input.rewind().unwrap();
+    let mut command = Command::new("gzip");
+    let output = command.arg("-nc").stdin(input).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
 }
