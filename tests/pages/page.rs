@@ -12,6 +12,7 @@
 //! | `daemon:` | the daemon is started, or started again |
 //! | `file: PATH` | the next block becomes that file |
 //! | `pull: IMAGE [NAME]` | kata-agent's request; the next block shows the answer, as the pod's event has it |
+//! | `pulled: IMAGE` | kata-agent's request, which must be granted |
 //! | `background pull: IMAGE` | the request is made, and nobody waits for it |
 //! | `shows: COMMANDS` | they are run, and the next block shows what they print |
 //! | `not run: REASON` | the next block is for another place |
@@ -124,6 +125,7 @@ pub fn run(name: &str, world: &mut World) {
             Part::Mark { verb, rest } => match &*verb {
                 "setup" => world.must_run(&rest),
                 "daemon" => world.start_daemon(&rest),
+                "pulled" => world.must_pull(&rest),
                 "background pull" => world.pull_in_the_background(&rest),
                 "file" | "pull" | "shows" | "not run" => {
                     assert_eq!(pending, None, "a mark before it has no block");

@@ -210,12 +210,14 @@ impl World {
         for (name, path) in programs {
             script(&bin.join(name), &format!("exec '{}' \"$@\"", path.display()));
         }
-        // The units' logs are the daemon's, which starts guest-pull itself here.
+        // The units' logs are the daemon's, which starts guest-pull itself here. `-n` is the only option that counts.
         let log = self.own.path().join("log");
-        script(
-            &bin.join("journalctl"),
-            &format!("sed 's/^<[0-9]>//' '{}'", log.display()),
+        let text = format!(
+            "lines=1000\nwhile [ $# -gt 0 ]; do\n[ \"$1\" = -n ] && lines=$2\nshift\ndone\n\
+             sed 's/^<[0-9]>//' '{}' | tail -n $lines",
+            log.display()
         );
+        script(&bin.join("journalctl"), &text);
         let policy = self.home.path().join(".config/containers");
         fs::create_dir_all(&policy).unwrap();
         let text = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
@@ -288,8 +290,12 @@ impl World {
         (self.shown(&printed), status.code().unwrap_or(-1))
     }
 
-    /// The text with the page's directory as root's.
+    /// The text with the page's directory as root's. No page shows a password.
     fn shown(&self, text: &str) -> String {
+        for name in ["password", "proxy-password"] {
+            let password = fs::read_to_string(self.home.path().join(name)).unwrap();
+            assert!(!text.contains(&password), "{text}");
+        }
         text.replace(&self.home.path().display().to_string(), "/root")
     }
 
@@ -318,6 +324,12 @@ impl World {
         self.shown(&pull(image, name))
     }
 
+    /// Asks for an image, which must come.
+    pub fn must_pull(&self, image: &str) {
+        let answer = pull(image, "app");
+        assert!(answer.starts_with("sha256:"), "{answer}");
+    }
+
     /// Asks for an image, and waits until the status has the pull and something of it came.
     pub fn pull_in_the_background(&self, image: &str) {
         let wanted = image.to_owned();
@@ -340,7 +352,9 @@ fn pull(image: &str, name: &str) -> String {
     let socket = Path::new(CDH_SOCK);
     let answer: Result<ImagePullResponse, _> =
         call(socket, "api.ImagePullService", "PullImage", &request);
+    // As kata-agent does when the container ends.
     let _ = Command::new("umount").arg(bundle.join("rootfs")).output();
+    fs::remove_dir_all(&bundle).unwrap();
     match answer {
         Ok(answer) => answer.manifest_digest,
         Err((code, text)) => format!("{code:?}: {text}"),
