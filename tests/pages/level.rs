@@ -2,7 +2,7 @@
 
 //! What differs from run to run is made the same: in what a page shows, and in what comes.
 
-/// Digests, process ids, times and rates are replaced; so a page can show real ones.
+/// Digests, process ids, times, rates, and how much came so far are replaced; so a page can show real ones.
 pub fn level(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -41,9 +41,9 @@ pub fn level(text: &str) -> String {
     out
 }
 
-/// What stands for a number before this text, with the length of the unit, if it is a time or a rate.
+/// What stands for a number before this text, with the length of the unit, if it is one that differs.
 fn unit(after: &str) -> Option<(&'static str, usize)> {
-    const UNITS: [(&str, &str); 8] = [
+    const UNITS: [(&str, &str); 9] = [
         (" s", "TIME"),
         (" ms", "TIME"),
         (" min", "TIME"),
@@ -52,6 +52,7 @@ fn unit(after: &str) -> Option<(&'static str, usize)> {
         (" kB/s", "RATE"),
         (" KB/s", "RATE"),
         (" MB/s", "RATE"),
+        (" MB of", "SO MUCH of"),
     ];
     UNITS.iter().find_map(|(unit, name)| {
         let rest = after.strip_prefix(unit)?;

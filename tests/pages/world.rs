@@ -124,7 +124,7 @@ impl World {
 
     fn start_servers(&mut self) {
         let own = self.own.path().to_owned();
-        let (known, unknown) = (Authority::new(), Authority::new());
+        let (known, unknown) = (Authority::new("Known CA"), Authority::new("CA of internal.example"));
         let mut roots = File::options()
             .append(true)
             .open("/etc/ssl/certs/ca-certificates.crt")
@@ -336,7 +336,8 @@ impl World {
         thread::spawn(move || pull(&wanted, "background"));
         wait_for("the pull", || {
             let (status, _) = self.run("offline-fs-kbc status");
-            status.contains("0 of 1 layers, 2.").then_some(())
+            let came = status.split_once("0 of 1 layer, ")?.1;
+            (came.contains(" MB of ") && !came.starts_with('0')).then_some(())
         });
     }
 }
@@ -368,9 +369,13 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        // Of two with one name, clients take one for the other.
+        parameters
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let pem = parameters.self_signed(&key).unwrap().pem();
         let issuer = rcgen::Issuer::new(parameters, key);
@@ -408,18 +413,18 @@ fn stop_after(mut client: TcpStream, server: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Text of words, which is as compressible as programs are; the same in each run.
+/// Text of words, about as compressible as the files of images are; the same in each run.
 fn words(length: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let mut text = Vec::with_capacity(length + 16);
     while text.len() < length {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        // Half of the words come often.
-        let word = match state >> 31 {
-            0 => state >> 16 & 0xff,
-            _ => state >> 4,
+        // Three of four words are among 256 that come often.
+        let word = match state >> 30 {
+            0 => state.rotate_left(7),
+            _ => (state >> 16 & 0xff).wrapping_mul(2_654_435_761),
         };
-        text.extend(format!("{word:x} ").bytes());
+        text.extend(format!("{word:08x} ").bytes());
     }
     text.truncate(length);
     text
