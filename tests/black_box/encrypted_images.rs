@@ -326,46 +326,6 @@ fn skopeo_shows_what_is_wrong() {
     );
 }
 
-/// The exact commands of the walk-through in the docs.
-#[test]
-fn the_docs_walk_through_works() {
-    let docs = include_str!("../../docs/encrypted-images.md");
-    let mut script = String::new();
-    for block in docs.split("```sh\n").skip(1) {
-        script.push_str(block.split("```").next().unwrap());
-    }
-    assert!(
-        script.contains("--encryption-key") && script.contains("keygen"),
-        "{script}"
-    );
-    let root = Root::new();
-    skopeo::write_image(&root.path("app"), &TEXTS);
-    let mut shell = skopeo::command_with_skopeo(root.dir(), "bash");
-    shell.args(["-euc", &script]);
-    let (stdout, stderr, code) = output_within(&mut shell, Duration::from_secs(120));
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
-    for line in docs.split("```text\n").skip(1) {
-        let shown = line.split("```").next().unwrap();
-        assert!(stdout.contains(shown), "{shown} is not in {stdout}");
-    }
-    let layers = ["app", "app-decrypted"].map(|dir| {
-        let layers = skopeo::layers(&root.path(dir));
-        layers.into_iter().map(|(_, content)| content)
-    });
-    assert!(layers[0].clone().eq(layers[1].clone()));
-    // The daemon serves with the files that the walk-through puts into the image.
-    fs::copy(
-        root.path("rootfs/etc/aa-offline_fs_kbc-keys.json"),
-        keys_file(&root),
-    )
-    .unwrap();
-    let _daemon = Daemon::start(root.serve(), &root.socket_called("keyprovider.sock"));
-    for (layer, _) in skopeo::layers(&root.path("app-encrypted")) {
-        let annotation = layer["annotations"][ANNOTATION].as_str().unwrap();
-        assert!(!served(&root, "keyprovider.sock", annotation).is_empty());
-    }
-}
-
 /// Packets have the members that each generation of clients needs, and always a fresh iv.
 #[test]
 fn packets_have_the_members_of_old_and_new_ones() {
