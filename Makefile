@@ -250,6 +250,7 @@ test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(A
 		$(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE:%=--skip %)
 	$(TEST_ENV) $(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE)
 	$(TEST_ENV) $(CARGO) test --locked --doc
+	$(TEST_ENV) $(CARGO) test --locked --test pages
 	$(TEST_ENV) $(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
 	$(TEST_ENV) $(PYTHON_SECCOMP) \
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \

@@ -11,7 +11,7 @@ use crate::page::commands;
 
 /// Blocks that are not run here: the page, the beginning of the block's first line (nothing means all blocks of the page), and
 /// who runs it, or why nobody can.
-const ELSEWHERE: [(&str, &str, &str); 19] = [
+const ELSEWHERE: [(&str, &str, &str); 18] = [
     (
         "troubleshooting",
         "$ offline-fs-kbc check ",
@@ -43,7 +43,6 @@ const ELSEWHERE: [(&str, &str, &str); 19] = [
     ("guest-pull", "guest-pull plan quay.io", "it asks a public registry"),
     ("verify", "git clone", "it builds twice: tests/reproducible"),
     ("verify", "dpkg --verify", "tests/podvm, in its VM"),
-    ("verify", "make sbom", "tests/project.rs compares the list"),
     ("README", "make demo", ".ci/run runs `make test`; tests/black_box/puller.rs goes the same way"),
     ("README", "make deb", "tests/podvm builds and installs"),
     ("README", "offline-fs-kbc ", "tests/podvm, in its VM"),

@@ -205,18 +205,22 @@ impl Page {
 
     /// Compares what came with these lines.
     fn compare(&mut self, what: &str, actual: &str, lines: Range<usize>) {
-        let expected = level(self.text(lines.clone()).trim_end());
-        let actual = actual.trim_end();
-        let assert = Assert::new().action(snapbox::assert::Action::Verify);
+        let trimmed = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        let actual = trimmed(actual.trim_end());
+        let expected = self.text(lines.clone());
+        let assert = Assert::new()
+            .action(snapbox::assert::Action::Verify)
+            .normalize_paths(false)
+            .palette(snapbox::report::Palette::plain());
         let compared = assert.try_eq(
             Some(&what),
-            level(actual).into_data(),
-            expected.into_data(),
+            level(&actual).into_data(),
+            level(trimmed(expected.trim_end()).as_str()).into_data(),
         );
         if let Err(error) = compared {
             let at = lines.start + 1;
             self.problems.push(format!("line {at}: {what}\n{error}"));
-            self.found.push((lines, actual.to_owned()));
+            self.found.push((lines, actual));
         }
     }
 
@@ -229,8 +233,7 @@ impl Page {
             panic!("{shown}: {}", self.problems.join("\n"));
         }
         while let Some((lines, text)) = self.found.pop() {
-            self.lines
-                .splice(lines, text.lines().map(|line| line.trim_end().to_owned()));
+            self.lines.splice(lines, text.lines().map(str::to_owned));
         }
         fs::write(&self.path, self.lines.join("\n") + "\n").unwrap();
     }
