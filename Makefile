@@ -241,7 +241,8 @@ deb rpm: image image-manual
 	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(LEGACY_NAME) $(PACKAGES)
 
 # The tests run the release binary, which is built separately: built together with the tests, it would get the crate
-# features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process.
+# features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process. The
+# pages of the documents wait more than they work.
 test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(ARCHIVES)/fetched $(SYSTEM_CALLS) \
 		$(GUEST_PULL_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked --lib --bins --examples --test project
@@ -250,7 +251,7 @@ test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(A
 		$(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE:%=--skip %)
 	$(TEST_ENV) $(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE)
 	$(TEST_ENV) $(CARGO) test --locked --doc
-	$(TEST_ENV) $(CARGO) test --locked --test pages
+	$(TEST_ENV) $(CARGO) test --locked --test pages -- --test-threads=8
 	$(TEST_ENV) $(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
 	$(TEST_ENV) $(PYTHON_SECCOMP) \
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \

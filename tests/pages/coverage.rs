@@ -40,10 +40,18 @@ const ELSEWHERE: [(&str, &str, &str); 18] = [
         "it is for VMs of that time; tests/podvm runs the same commands",
     ),
     ("fuzzing", "DIFFERENTIAL_SEED=", "it takes an hour"),
-    ("guest-pull", "guest-pull plan quay.io", "it asks a public registry"),
+    (
+        "guest-pull",
+        "guest-pull plan quay.io",
+        "it asks a public registry",
+    ),
     ("verify", "git clone", "it builds twice: tests/reproducible"),
     ("verify", "dpkg --verify", "tests/podvm, in its VM"),
-    ("README", "make demo", ".ci/run runs `make test`; tests/black_box/puller.rs goes the same way"),
+    (
+        "README",
+        "make demo",
+        ".ci/run runs `make test`; tests/black_box/puller.rs goes the same way",
+    ),
     ("README", "make deb", "tests/podvm builds and installs"),
     ("README", "offline-fs-kbc ", "tests/podvm, in its VM"),
 ];
@@ -109,7 +117,10 @@ fn anchor(heading: &str) -> String {
 
 /// The targets of a page's links within the repository.
 fn links(text: &str) -> impl Iterator<Item = &str> {
-    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
     targets.filter(|target| !target.contains("://") && !target.contains(char::is_whitespace))
 }
 

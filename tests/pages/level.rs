@@ -28,8 +28,8 @@ pub fn level(text: &str) -> String {
                     rest = &after[length..];
                 }
                 None => {
-                    let is_pid = out.ends_with("pid ");
-                    out.push_str(if is_pid { "PID" } else { digits });
+                    let differs = out.ends_with("pid ") || out.ends_with("at byte ");
+                    out.push_str(if differs { "NUMBER" } else { digits });
                     rest = after;
                 }
             }
@@ -67,7 +67,7 @@ fn only_what_differs_is_replaced() {
     for (text, expected) in [
         (
             "pulled in 1.25 s, pid 4711 (\"x\")",
-            "pulled in TIME, pid PID (\"x\")",
+            "pulled in TIME, pid NUMBER (\"x\")",
         ),
         ("at 3.1 MB/s for 20 s", "at RATE for TIME"),
         ("sha256:0123456789abcdef0", "sha256:DIGEST"),

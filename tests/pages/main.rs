@@ -46,7 +46,7 @@ fn walk(name: &'static str) {
         return;
     }
     // A thread can leave the namespaces of the others alone.
-    let walked = thread::spawn(move || page::run(name, &mut world::World::enter(name)));
+    let walked = thread::spawn(move || page::run(name, &mut world::World::enter()));
     if let Err(panicked) = walked.join() {
         resume_unwind(panicked);
     }

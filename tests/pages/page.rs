@@ -205,7 +205,12 @@ impl Page {
 
     /// Compares what came with these lines.
     fn compare(&mut self, what: &str, actual: &str, lines: Range<usize>) {
-        let trimmed = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        let trimmed = |text: &str| {
+            text.lines()
+                .map(str::trim_end)
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
         let actual = trimmed(actual.trim_end());
         let expected = self.text(lines.clone());
         let assert = Assert::new()
@@ -242,7 +247,8 @@ impl Page {
 /// Marks and blocks are found, in their order.
 #[test]
 fn marks_and_blocks_are_found() {
-    let text = "a\n<!-- setup: x\ny -->\n```console\n$ a\nb\n```\n<!-- not run: r -->\n```sh\nc\n```\n";
+    let text =
+        "a\n<!-- setup: x\ny -->\n```console\n$ a\nb\n```\n<!-- not run: r -->\n```sh\nc\n```\n";
     let lines: Vec<_> = text.lines().map(str::to_owned).collect();
     let mark = |verb: &str, rest: &str| Part::Mark {
         verb: verb.to_owned(),

@@ -71,8 +71,8 @@ impl Drop for Server {
 
 impl World {
     /// Takes the thread into namespaces of its own, and starts what is there. Each page has a directory of its own, with
-    /// what is in `docs/NAME.in`, an image in the layout `app`, and a password for the registry.
-    pub fn enter(name: &str) -> Self {
+    /// an image in the layout `app`, and passwords for the registry and the proxy.
+    pub fn enter() -> Self {
         let mut world = Self {
             home: tempfile::tempdir().unwrap(),
             own: tempfile::tempdir().unwrap(),
@@ -83,7 +83,7 @@ impl World {
         fs::write("/proc/self/comm", "kata-agent").unwrap();
         world.leave();
         world.start_servers();
-        world.fill_home(name);
+        world.fill_home();
         world.push();
         world
     }
@@ -94,24 +94,12 @@ impl World {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         let size = Some("mode=755,size=256m");
-        mount(
-            Some("tmpfs"),
-            "/run",
-            Some("tmpfs"),
-            MsFlags::empty(),
-            size,
-        )
-        .unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), size).unwrap();
         must("python3", &["-c", LOOPBACK_UP]);
         must("cp", &["-a", "/etc", "/run/.etc"]);
         mount(Some("/run/.etc"), "/etc", none, MsFlags::MS_BIND, none).unwrap();
         let names = [
-            "registry",
-            "mirror",
-            "internal",
-            "stuck",
-            "proxy",
-            "stopped",
+            "registry", "mirror", "internal", "stuck", "proxy", "stopped",
         ];
         let lines = (1..).zip(names);
         let lines = lines.map(|(number, name)| format!("127.0.1.{number} {name}.example\n"));
@@ -120,7 +108,14 @@ impl World {
         fs::write("/run/.hosts", hosts).unwrap();
         let _ = fs::remove_file("/etc/hosts");
         File::create("/etc/hosts").unwrap();
-        mount(Some("/run/.hosts"), "/etc/hosts", none, MsFlags::MS_BIND, none).unwrap();
+        mount(
+            Some("/run/.hosts"),
+            "/etc/hosts",
+            none,
+            MsFlags::MS_BIND,
+            none,
+        )
+        .unwrap();
         for path in ["containers", "kata-oci"] {
             let _ = fs::remove_dir_all(Path::new("/etc").join(path));
         }
@@ -130,7 +125,10 @@ impl World {
 
     fn start_servers(&mut self) {
         let own = self.own.path().to_owned();
-        let (known, unknown) = (Authority::new("Known CA"), Authority::new("CA of internal.example"));
+        let (known, unknown) = (
+            Authority::new("Known CA"),
+            Authority::new("CA of internal.example"),
+        );
         let mut roots = File::options()
             .append(true)
             .open("/etc/ssl/certs/ca-certificates.crt")
@@ -164,7 +162,10 @@ impl World {
             );
             fs::write(at("yml"), config).unwrap();
             let mut registry = tool("DOCKER_REGISTRY", "docker-registry");
-            self.start(registry.arg("serve").arg(at("yml")), &format!("127.0.1.{number}:443"));
+            self.start(
+                registry.arg("serve").arg(at("yml")),
+                &format!("127.0.1.{number}:443"),
+            );
         }
         let stuck = TcpListener::bind("127.0.1.4:443").unwrap();
         thread::spawn(move || {
@@ -175,7 +176,9 @@ impl World {
         });
         let password = random();
         fs::write(self.home.path().join("proxy-password"), &password).unwrap();
-        let config = format!("Port 3128\nListen 127.0.1.5\nTimeout 60\nBasicAuth pod-vm {password}\nConnectPort 443\n");
+        let config = format!(
+            "Port 3128\nListen 127.0.1.5\nTimeout 60\nBasicAuth pod-vm {password}\nConnectPort 443\n"
+        );
         fs::write(own.join("tinyproxy.conf"), config).unwrap();
         let mut proxy = tool("TINYPROXY", "tinyproxy");
         proxy.arg("-d").arg("-c").arg(own.join("tinyproxy.conf"));
@@ -200,12 +203,7 @@ impl World {
         self.servers.push(Server(child));
     }
 
-    fn fill_home(&self, name: &str) {
-        let inputs = crate::page::path(name).with_extension("in");
-        if inputs.is_dir() {
-            let inputs = format!("{}/.", inputs.display());
-            must("cp", &["-a", &inputs, &self.home.path().display().to_string()]);
-        }
+    fn fill_home(&self) {
         let bin = self.own.path().join("bin");
         copy_to(&bin, true);
         // skopeo's wrapper looks for files next to itself, so it can't be a link.
@@ -214,7 +212,10 @@ impl World {
             programs.push(("cosign", PathBuf::from(cosign)));
         }
         for (name, path) in programs {
-            script(&bin.join(name), &format!("exec '{}' \"$@\"", path.display()));
+            script(
+                &bin.join(name),
+                &format!("exec '{}' \"$@\"", path.display()),
+            );
         }
         // The units' logs are the daemon's, which starts guest-pull itself here. `-n` is the only option that counts.
         let log = self.own.path().join("log");
@@ -231,11 +232,11 @@ impl World {
         fs::create_dir(self.own.path().join("tmp")).unwrap();
     }
 
-    /// The images that are there: `team/app:1` of two small layers, and `team/large:1`, whose one layer is of 24 MiB.
+    /// The images that are there, of one layer each: which of several fails first, nobody can tell. `team/app:1` is small, and
+    /// `team/large:1` has 24 MiB.
     fn push(&self) {
-        let texts = ["the first layer\n", "the second layer\n"];
-        let archives = texts.map(|text| tar("etc/motd", text.as_bytes()));
-        write_layers(&self.home.path().join("app"), &archives);
+        let layer = tar("etc/motd", b"hello from a private image\n");
+        write_layers(&self.home.path().join("app"), &[layer]);
         let large = self.own.path().join("large");
         write_layers(&large, &[tar("data", &words(24 << 20))]);
         let login = self.own.path().join("auth.json");
@@ -315,7 +316,9 @@ impl World {
         let address = format!("unix://{CDH_SOCK}");
         command.args(["serve", "--cdh-sock", &address]);
         command.args(arguments.split_whitespace());
-        command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+        command
+            .env_remove("SSL_CERT_FILE")
+            .env_remove("SSL_CERT_DIR");
         let daemon = Daemon::spawn_under_journal(command);
         wait_for("the daemon", || UnixStream::connect(socket).ok());
         let log = self.own.path().join("log");
