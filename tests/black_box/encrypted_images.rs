@@ -5,7 +5,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 use ttrpc::Code;
 
 use crate::support::both::{Both, Mounted, program_layer, registry_with};
-use crate::support::daemon::{Daemon, Root, command, one, output, output_within, program, run};
+use crate::support::daemon::{Root, command, one, output, program, run};
 use crate::support::registry::{MOTD, tar};
 use crate::support::skopeo;
 use crate::support::wire::call;

@@ -293,7 +293,7 @@ impl Daemon {
 
     /// The log until now.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.log.path().join("log")).unwrap()
+        fs::read_to_string(self.log_file()).unwrap()
     }
 
     pub fn wait_for_log(&self, part: &str) {
