@@ -22,8 +22,9 @@ use thiserror::Error;
 use crate::digest::Digest;
 use crate::layer::MAX_NOTES_BYTES;
 
-pub use making::{Files, Making, Publishing};
+pub use making::{Making, Publishing};
 pub use notes::{MAX_NOTED_PATHS, Stored};
+pub(crate) use room::is_in_memory;
 pub use room::{Need, Room};
 pub use shelf::Shelf;
 
@@ -49,7 +50,7 @@ impl Error {
     }
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> Error {
+pub(crate) fn at(path: &Path) -> impl Fn(io::Error) -> Error {
     let path = path.to_owned();
     move |error| Error {
         path: path.clone(),

@@ -9,11 +9,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::statfs;
+use rustix::fs::{StatFs, statfs};
 
 use crate::store::{Error, Store, at, is_at, open_regular};
 use crate::sys::{self, Others};
-use crate::writable::IN_MEMORY;
+
+/// File systems in memory: `TMPFS_MAGIC` and `RAMFS_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// How many files a layer takes while it is made: itself, its notes, its scratch file and its lock.
 pub(super) const FILES_OF_A_LAYER: u64 = 4;
@@ -24,6 +26,12 @@ pub(super) const GROWTH: u64 = 2;
 
 /// How many files a stored layer gives back: itself and its notes.
 const FILES_OF_A_STORED_LAYER: u64 = 2;
+
+/// Whether a file system is in memory, where its files take the VM's.
+pub(crate) fn is_in_memory(status: &StatFs) -> bool {
+    // The type has another width on each architecture; the numbers fit all.
+    IN_MEMORY.contains(&(status.f_type as u32))
+}
 
 /// The room that a layer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +69,7 @@ impl Room {
         // A tmpfs without a limit says 0 of 0.
         let has_end = status.f_blocks > 0;
         let mut free = has_end.then(|| bytes(status.f_bavail));
-        if IN_MEMORY.contains(&(status.f_type as u32)) {
+        if is_in_memory(&status) {
             let available = available_memory();
             free = match (free, available) {
                 (Some(free), Some(available)) => Some(free.min(available)),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
-use crate::memory::MAX_LAYERS as MAX_AT_ONCE;
+use crate::memory::LAYERS_AT_ONCE;
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::store::notes::MAX_NOTED_PATHS;
@@ -17,7 +17,7 @@ use crate::store::room::{FILES_OF_A_LAYER, GROWTH};
 use crate::store::{Claim, Error, Held, Making, Need, Publishing, Store};
 
 /// How many layers a worker can make at once: one more than it does, since it may ask before it has given one back.
-const MAX_MAKING: usize = MAX_AT_ONCE + 1;
+const MAX_MAKING: usize = LAYERS_AT_ONCE + 1;
 
 /// What a layer needs beside: blocks for what is small.
 const LEAST_ROOM: u64 = 1 << 20;

@@ -16,11 +16,10 @@ use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::policy::Rules;
 use crate::proxy::Proxies;
-use crate::question::{Answer, Question, Wanted};
+use crate::question::{Answer, Files, Question, Wanted};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::registry::platform::Platform;
 use crate::registry::{Login, Secret};
-use crate::store::Files;
 use crate::worker::cage::{Bar, Cage};
 
 /// The longest line of the mounter: a request has certificates, and the keys of policies.
