@@ -15,7 +15,7 @@ use guest_pull::mount::{self, By};
 use guest_pull::pull::Event;
 use guest_pull::store::{Shelf, Store};
 use guest_pull::until::Until;
-use guest_pull::worker::cage::Cage;
+use guest_pull::worker::confinement::Confinement;
 use guest_pull::worker::{self, Service};
 use guest_pull::writable;
 use nix::unistd::geteuid;
@@ -53,9 +53,9 @@ pub struct Pull {
 
 impl Pull {
     /// A person who isn't root knows that some parts take root.
-    fn log_cage(cage: &Cage) {
+    fn log_confinement(confinement: &Confinement) {
         if geteuid().is_root() {
-            worker::log_cage(cage);
+            worker::log_confinement(confinement);
         }
     }
 
@@ -85,7 +85,7 @@ impl Pull {
                 }
                 progress.tell(event);
             },
-            confined: &|cage| Self::log_cage(cage),
+            confined: &|confinement| Self::log_confinement(confinement),
         };
         let pulled = worker::start(program, request, &Until::default(), &service);
         progress.end();

@@ -36,7 +36,7 @@ use crate::question::{Answer, Question};
 use crate::registry::platform::Platform;
 use crate::store::{Shelf, Store};
 use crate::until::Until;
-use crate::worker::{self, Service, log_cage};
+use crate::worker::{self, Service, log_confinement};
 use crate::writable;
 
 use answer::{Caller, Taken};
@@ -207,9 +207,9 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
             }
             progress.take(event);
         },
-        confined: &|cage| {
-            log_cage(cage);
-            progress.confined(cage);
+        confined: &|confinement| {
+            log_confinement(confinement);
+            progress.confined(confinement);
         },
     };
     let pulled = worker::start(&options.worker, request, &until, &service);
