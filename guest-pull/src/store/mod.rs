@@ -4,8 +4,8 @@
 
 mod making;
 mod notes;
+mod pull_layers;
 mod room;
-mod shelf;
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -24,9 +24,9 @@ use crate::layer::MAX_NOTES_BYTES;
 
 pub use making::{Making, Publishing};
 pub use notes::{MAX_NOTED_PATHS, Stored};
+pub use pull_layers::PullLayers;
 pub(crate) use room::is_in_memory;
 pub use room::{Need, Room};
-pub use shelf::Shelf;
 
 /// Why the store can't be used.
 #[derive(Debug, Error)]

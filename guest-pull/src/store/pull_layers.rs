@@ -54,7 +54,7 @@ struct Failed {
 }
 
 /// The layers of one pull.
-pub struct Shelf<'s> {
+pub struct PullLayers<'s> {
     store: &'s Store,
     /// Those that the worker makes, with the bytes of their blobs.
     making: BTreeMap<Digest, (Making, u64)>,
@@ -85,7 +85,7 @@ fn refused(what: &str) -> Failure {
     Failure::new(Kind::Other, what)
 }
 
-impl<'s> Shelf<'s> {
+impl<'s> PullLayers<'s> {
     /// Without layers yet.
     pub fn new(store: &'s Store) -> Self {
         Self {
@@ -338,18 +338,18 @@ mod tests {
             fs::write(&path, "layer").unwrap();
             fs::write(path.with_extension("notes"), stored.encode()).unwrap();
         }
-        let mut shelf = Shelf::new(&store);
+        let mut pull_layers = PullLayers::new(&store);
         let most = MAX_NOTED_PATHS_OF_IMAGE / MAX_NOTED_PATHS;
         for number in 0..20 {
             let (id, question) = claim(number, 0);
             for question in [question, Question::Hold(id)] {
-                let answer = shelf.answer(&question);
+                let answer = pull_layers.answer(&question);
                 assert_eq!(answer.is_ok(), number < most, "{number}");
             }
         }
-        assert_eq!(shelf.held.len(), most);
-        assert!(shelf.take(&[claim(most, 0).0]).is_err());
-        assert!(shelf.take(&[claim(0, 0).0]).is_ok());
+        assert_eq!(pull_layers.held.len(), most);
+        assert!(pull_layers.take(&[claim(most, 0).0]).is_err());
+        assert!(pull_layers.take(&[claim(0, 0).0]).is_ok());
     }
 
     /// A worker can't have layers begun without end, and waits for other pulls as long as it takes.
@@ -357,20 +357,23 @@ mod tests {
     fn claims_are_counted() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let mut shelf = Shelf::new(&store);
+        let mut pull_layers = PullLayers::new(&store);
         let other = match store.claim(&claim(0, 0).0).unwrap() {
             Claim::ToMake(making) => making,
             Claim::Busy | Claim::Stored(_) => panic!("it is not to be made"),
         };
         for _ in 0..=MAX_CLAIMS {
-            assert!(matches!(shelf.answer(&claim(0, 0).1), Ok(Answer::Busy)));
+            assert!(matches!(
+                pull_layers.answer(&claim(0, 0).1),
+                Ok(Answer::Busy)
+            ));
         }
         let (id, question) = claim(1, 0);
         for _ in 0..MAX_CLAIMS {
-            assert!(matches!(shelf.answer(&question), Ok(Answer::Make(_))));
-            shelf.answer(&Question::Release(id)).unwrap();
+            assert!(matches!(pull_layers.answer(&question), Ok(Answer::Make(_))));
+            pull_layers.answer(&Question::Release(id)).unwrap();
         }
-        assert!(shelf.answer(&question).is_err());
+        assert!(pull_layers.answer(&question).is_err());
         drop(other);
     }
 }
