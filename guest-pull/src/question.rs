@@ -36,7 +36,7 @@ pub enum Question {
     Finish(Digest),
     /// The layer can't be made.
     Release(Digest),
-    /// To hold a layer, if it is stored, so that it is not given up for the room of another one.
+    /// To hold a layer, if it is stored, so that it is not evicted for the room of another one.
     Hold(Digest),
     /// More room in the store for a layer that had too little.
     Room(Digest),

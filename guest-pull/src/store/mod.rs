@@ -66,7 +66,7 @@ pub struct Store {
     mounts: PathBuf,
 }
 
-/// A stored layer that is open. As long as it is, no pull gives it up for its room.
+/// A stored layer that is open. As long as it is, no pull evicts it for its room.
 #[derive(Debug)]
 pub struct Held {
     /// Its file, for reading.
@@ -153,7 +153,7 @@ impl Store {
         let entries = fs::read_dir(&self.layers).into_iter().flatten();
         let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         paths.any(|path| {
-            // Nothing else is opened: who has a layer open at that moment keeps others from giving it up.
+            // Nothing else is opened: who has a layer open at that moment keeps others from evicting it.
             if path.extension().is_none_or(|kind| kind != "lock") {
                 return false;
             }
@@ -233,7 +233,7 @@ impl Store {
         let path = self.path(diff_id);
         let held = Held::open(&path, &path.with_extension("notes"))?;
         if let Some(held) = &held {
-            // Those that were used longest ago are given up first.
+            // Those that were used longest ago are evicted first.
             let _ = held.file.set_modified(SystemTime::now());
         }
         Ok(held)
@@ -347,7 +347,7 @@ mod tests {
         names
     }
 
-    /// A layer is there when it is whole, with its notes; what was given up leaves nothing.
+    /// A layer is there when it is whole, with its notes; what was evicted leaves nothing.
     #[test]
     fn a_layer_is_whole_or_not_there() {
         let dir = tempfile::tempdir().unwrap();

@@ -263,14 +263,14 @@ impl<'s> PullLayers<'s> {
             least,
             files,
         };
-        let given_up = self.store.make_room(need);
-        let given_up = given_up.map_err(|error| failure(&error))?;
-        if given_up > 0 {
+        let evicted = self.store.make_room(need);
+        let evicted = evicted.map_err(|error| failure(&error))?;
+        if evicted > 0 {
             eprintln!(
-                "guest-pull: the store was short of room: {given_up} stored layers that nothing uses are given up"
+                "guest-pull: the store was short of room: {evicted} stored layers that nothing uses are evicted"
             );
         }
-        Ok(given_up > 0)
+        Ok(evicted > 0)
     }
 
     /// The layers of the image, the lowest first. The worker has ended.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The room of the store: how much there is, and what is given up for more.
+//! The room of the store: how much there is, and what is evicted for more.
 
 use std::fmt;
 use std::fs;
@@ -38,7 +38,7 @@ pub(crate) fn is_in_memory(status: &StatFs) -> bool {
 pub struct Need {
     /// How many bytes it is expected to take.
     pub bytes: u64,
-    /// How many bytes it takes at least. Where it can't get them, no stored layer is given up for it.
+    /// How many bytes it takes at least. Where it can't get them, no stored layer is evicted for it.
     pub least: u64,
     /// How many files it takes.
     pub files: u64,
@@ -153,24 +153,24 @@ impl Store {
     ///
     /// If the store can't be read.
     pub fn make_room(&self, need: Need) -> Result<usize, Error> {
-        let mut given_up = 0;
+        let mut evicted = 0;
         let room = self.room()?;
         if room.has(need.bytes, need.files) {
-            return Ok(given_up);
+            return Ok(evicted);
         }
         let layers = self.by_use()?;
         if !can_have(room, need, &layers) {
-            return Ok(given_up);
+            return Ok(evicted);
         }
         for path in layers {
-            if give_up(&path).map_err(at(&path))? {
-                given_up += 1;
+            if evict(&path).map_err(at(&path))? {
+                evicted += 1;
                 if self.room()?.has(need.bytes, need.files) {
                     break;
                 }
             }
         }
-        Ok(given_up)
+        Ok(evicted)
     }
 
     /// The layers' files, the one that was used longest ago first.
@@ -190,7 +190,7 @@ impl Store {
     }
 }
 
-/// Whether there is the least room that is needed, once all of these layers are given up that nobody uses.
+/// Whether there is the least room that is needed, once all of these layers are evicted that nobody uses.
 fn can_have(mut room: Room, need: Need, layers: &[PathBuf]) -> bool {
     // stat(2) counts in such units, whatever the blocks of the file system are.
     let size = |path: &Path| {
@@ -215,7 +215,7 @@ fn can_have(mut room: Room, need: Need, layers: &[PathBuf]) -> bool {
 
 /// Removes a layer, unless somebody uses it: it would take its room all the same then, and would be fetched again. Whoever
 /// opens it at this moment has it still.
-fn give_up(path: &Path) -> io::Result<bool> {
+fn evict(path: &Path) -> io::Result<bool> {
     let file = match open_regular(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
