@@ -252,7 +252,7 @@ impl<'s> PullLayers<'s> {
         }
     }
 
-    /// Gives up stored layers that nobody uses, until the store has room for so many bytes and files beside what the layers
+    /// Evicts stored layers that nobody uses, until the store has room for so many bytes and files beside what the layers
     /// still take that are being made; none if it can't have room for the least. Says whether any is gone.
     fn make_room(&self, bytes: u64, least: u64, files: u64) -> Result<bool, Failure> {
         let others = self.making.values();

@@ -145,7 +145,7 @@ impl Store {
         )
     }
 
-    /// Gives up stored layers that nothing is mounted from and no pull has open, the one that was used longest ago first,
+    /// Evicts stored layers that nothing is mounted from and no pull has open, the one that was used longest ago first,
     /// until the store has the room that is needed. If all of them together have less than the least of it, none is: any
     /// registry can say that a layer is larger than the store. Gives how many layers are gone.
     ///
