@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The registry credential: what clients can read of it, and what is served.
+//! The registry credential: how those of several files become one, and what is served of it.
 //!
 //! How clients read an `auth.json` is in the crate `common`, since guest-pull is such a client.
 
