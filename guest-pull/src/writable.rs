@@ -15,39 +15,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::fs::statfs;
-use thiserror::Error;
 
-use crate::store::{Store, is_at};
-
-/// File systems in memory: `TMPFS_MAGIC` and `RAMFS_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
-pub(crate) const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+use crate::store::{Error, Store, at, is_at, is_in_memory};
 
 /// How many random bytes a name has. A name is never used twice, and overlays are found by it.
 const NAME_BYTES: usize = 16;
-
-/// Why there is no place for a writable layer.
-#[derive(Debug, Error)]
-#[error("{}: {error}", path.display())]
-pub struct Error {
-    path: PathBuf,
-    /// What is wrong.
-    pub error: io::Error,
-}
-
-impl Error {
-    /// The file or directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-fn at(path: &Path) -> impl Fn(io::Error) -> Error {
-    let path = path.to_owned();
-    move |error| Error {
-        path: path.clone(),
-        error,
-    }
-}
 
 /// Directories for a writable layer. They are removed when this is dropped, unless they are kept.
 #[derive(Debug)]
@@ -71,8 +43,7 @@ impl Writable {
     pub fn make(store: &Store, bundle: &Path) -> Result<Self, Error> {
         let status =
             statfs(store.directory()).map_err(|error| at(store.directory())(error.into()))?;
-        // The type has another width on each architecture; the numbers fit all.
-        let mut writable = match IN_MEMORY.contains(&(status.f_type as u32)) {
+        let mut writable = match is_in_memory(&status) {
             true => {
                 remove_unused(bundle);
                 Self::of(bundle, Vec::new(), None)

@@ -23,7 +23,7 @@ use guest_pull::pull::LAYERS_AT_ONCE;
 use guest_pull::question::{Answer, Question};
 use guest_pull::registry::platform::Platform;
 use guest_pull::registry::{self, Client, Login, Options};
-use guest_pull::store::Shelf;
+use guest_pull::store::PullLayers;
 use guest_pull::worker::{self, Failure, Kind, Place, Request};
 use zeroize::Zeroizing;
 
@@ -153,7 +153,7 @@ impl Source {
     fn answer(
         &self,
         question: &Question,
-        shelf: &RefCell<Shelf<'_>>,
+        pull_layers: &RefCell<PullLayers<'_>>,
         daemon: Option<&Path>,
     ) -> Result<Answer, Failure> {
         match question {
@@ -171,7 +171,7 @@ impl Source {
             }
             // There is no policy.
             Question::Signature(_) => Err(Failure::new(Kind::Other, "no rule wants a signature")),
-            of_layers => shelf.borrow_mut().answer(of_layers),
+            of_layers => pull_layers.borrow_mut().answer(of_layers),
         }
     }
 
