@@ -130,6 +130,29 @@ pub fn descriptors(pid: u32) -> Option<usize> {
     Some(entries.count())
 }
 
+/// The peak of the resident set size, in KiB; none if the process is gone.
+pub fn peak(pid: u32) -> Option<f64> {
+    figure(&figures(&format!("/proc/{pid}/status")), "VmHWM:")
+}
+
+/// The processes that this one started and that run.
+pub fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let mut all = Vec::new();
+    for thread in threads {
+        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let pids = list.split_whitespace();
+        all.extend(pids.filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    all
+}
+
+/// What files in memory take on this machine, in KiB.
+pub fn shared_memory() -> f64 {
+    figure(&figures("/proc/meminfo"), "Shmem:").expect("Linux")
+}
+
 fn figures(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
