@@ -2,6 +2,7 @@
 
 //! Figures of the kernel about a process, and the environment and processors of a started program.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -162,17 +163,40 @@ fn figure(text: &str, name: &str) -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// A description of the machine, without its name.
-pub fn machine() -> String {
-    let cpus = figures("/proc/cpuinfo");
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.and_then(|rest| rest.split(':').nth(1));
-    let model = model.unwrap_or("unknown").trim();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = figures("/proc/sys/kernel/osrelease");
-    format!("{cores} cores of {model}, Linux {}", kernel.trim())
+/// The machine, without its name.
+pub struct Machine {
+    /// The model of its processor.
+    pub cpu: String,
+    /// The processors that this process may use.
+    pub cores: usize,
+    /// The version of Linux.
+    pub kernel: String,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Self {
+        let cpus = figures("/proc/cpuinfo");
+        let model = cpus
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"));
+        let model = model.and_then(|rest| rest.split(':').nth(1));
+        Self {
+            cpu: model.unwrap_or("unknown").trim().to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: figures("/proc/sys/kernel/osrelease").trim().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} cores of {}, Linux {}",
+            self.cores, self.cpu, self.kernel
+        )
+    }
 }
 
 /// A file's size in bytes; none if it does not exist.

@@ -48,12 +48,15 @@ pub struct Pull {
 }
 
 impl Puller {
+    /// The name of a stock confidential-data-hub.
+    pub const HUB: &'static str = "confidential-data-hub";
+
     pub fn name(&self) -> &'static str {
         match self {
             Self::GuestPull(_) => "guest-pull",
             Self::Skopeo => "skopeo + umoci",
             Self::Containerd => "containerd",
-            Self::Hub(_) => "confidential-data-hub",
+            Self::Hub(_) => Self::HUB,
         }
     }
 

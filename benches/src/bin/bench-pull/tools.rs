@@ -29,12 +29,15 @@ pub fn run(command: &mut Command) {
 /// Runs a command to its end, and gives its error.
 pub fn attempt(command: &mut Command) -> Result<(), String> {
     let output = command.stderr(Stdio::piped()).output();
-    let output = output.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    // Where the program is says something about this machine alone.
+    let program = Path::new(command.get_program()).file_name();
+    let program = program.unwrap_or_default().to_string_lossy();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
     match output.status.success() {
         true => Ok(()),
         false => {
             let text = String::from_utf8_lossy(&output.stderr);
-            Err(format!("{:?}: {}", command.get_program(), text.trim()))
+            Err(format!("{program}: {}", text.trim()))
         }
     }
 }
