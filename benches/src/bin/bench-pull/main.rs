@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use nix::unistd::geteuid;
-use offline_fs_kbc_bench::report::Report;
+use offline_fs_kbc_bench::report::{Report, number};
 use offline_fs_kbc_bench::run::Run;
 use offline_fs_kbc_bench::{median, process};
 
@@ -301,14 +301,15 @@ impl Bench {
 
 /// What an image is, for the table.
 fn section(image: &Image) -> &'static str {
+    let count = image.blobs.len();
     let text = format!(
-        "{}: {:.1} MB {:?}, {:.1} MB uncompressed, {} files, {} layers",
+        "{}: {:.1} MB {}, {:.1} MB uncompressed, {} files, {count} {}",
         image.name,
         image.compressed / 1e6,
-        image.kind,
+        image.kind.name(),
         image.uncompressed / 1e6,
-        image.files,
-        image.blobs.len()
+        number(image.files as f64),
+        if count == 1 { "layer" } else { "layers" },
     );
     // The report keeps it as long as the program runs.
     Box::leak(text.into_boxed_str())

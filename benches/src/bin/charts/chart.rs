@@ -12,7 +12,7 @@ pub struct Chart {
     /// What the bars mean, one line each.
     pub about: Vec<String>,
     /// What was measured, when, and on which machine.
-    pub origin: String,
+    pub origin: [String; 2],
     /// Whether the figures are of a short run.
     pub is_quick: bool,
     pub unit: &'static str,

@@ -14,7 +14,8 @@ const FLOORS: [(&str, &str, Kind); 2] = [
 ];
 
 /// What these servers are.
-const ABOUT: &str = "The echo server only sends bytes back; the ttrpc crate's server returns a fixed value. All three have one thread.";
+const ABOUT: &str =
+    "The echo server only sends bytes back; the ttrpc crate's server returns a fixed value.";
 
 /// The charts of the daemon.
 pub fn charts(figures: &Figures) -> Vec<Chart> {
@@ -49,8 +50,8 @@ pub fn charts(figures: &Figures) -> Vec<Chart> {
     let mut throughput = Chart::of(
         figures,
         "daemon-throughput.svg",
-        "Answers of the daemon in a second (longer is better)",
-        "answers/s",
+        "Requests that the daemon answers in a second (longer is better)",
+        "/s",
     );
     throughput.about.push(ABOUT.to_owned());
     throughput.panels = vec![

@@ -21,7 +21,7 @@ const MARGIN: i32 = 16;
 /// Where the bars begin, after their labels.
 const LEFT: i32 = 210;
 /// The length of the longest bar; after it comes its value.
-const LONGEST: i32 = 400;
+const LONGEST: i32 = 350;
 /// Between a bar and what is written beside it.
 const SPACE: i32 = 7;
 /// The height of a bar, and from one to the next.
@@ -41,7 +41,7 @@ const BACKGROUND: RGBColor = WHITE;
 const INK: RGBColor = RGBColor(0x1f, 0x23, 0x28);
 /// Dark enough on white for small letters.
 const FAINT: RGBColor = RGBColor(0x59, 0x63, 0x6e);
-const GRID: RGBColor = RGBColor(0xd8, 0xdc, 0xe0);
+const AXIS: RGBColor = RGBColor(0x9a, 0xa2, 0xab);
 const WARNING: RGBColor = RGBColor(0xa4, 0x3a, 0x00);
 
 /// What a chart of a short run says.
@@ -104,8 +104,10 @@ const ALARM: Font = Font {
 /// The library takes 1.24 times what it writes.
 const LIBRARY_FONT: f64 = 1.24;
 
-/// A letter's mean width as a part of the font's size, rounded up.
-const LETTER: f64 = 0.55;
+/// The mean width of a letter in a sentence, and of one in a bold value, as parts of the font's size. Fonts differ; these are
+/// of a wide one.
+const LETTER: f64 = 0.56;
+const WIDE_LETTER: f64 = 0.66;
 
 /// The chart as SVG.
 ///
@@ -131,7 +133,7 @@ pub fn draw(chart: &Chart) -> Result<String, Box<dyn Error>> {
 }
 
 fn height(chart: &Chart) -> u32 {
-    let lines = chart.about.len() + 1 + usize::from(chart.is_quick);
+    let lines = chart.about.len() + chart.origin.len() + usize::from(chart.is_quick);
     let panels = chart.panels.iter();
     let panels = panels.map(|panel| GAP + HEADING + STEP * length(panel.bars.len()) + SCALE);
     (2 * MARGIN + TITLE + LINE * length(lines) + panels.sum::<i32>()).unsigned_abs()
@@ -155,7 +157,7 @@ fn head(chart: &Chart, area: &Area<'_>) -> Result<i32, Box<dyn Error>> {
     let mut y = MARGIN + TITLE / 2;
     write(area, chart.title, HEADLINE, HPos::Left, (MARGIN, y))?;
     y += TITLE;
-    for line in chart.about.iter().chain([&chart.origin]) {
+    for line in chart.about.iter().chain(&chart.origin) {
         write(area, line, FINE, HPos::Left, (MARGIN, y))?;
         y += LINE;
     }
@@ -191,11 +193,12 @@ fn draw_panel(
         .disable_y_mesh()
         .disable_y_axis()
         .x_labels(TICKS)
-        .x_label_formatter(&|value| number(*value))
+        .x_label_formatter(&|value| short(*value))
         .x_label_style(FINE.text(HPos::Center, VPos::Top))
-        .bold_line_style(GRID)
+        // Lines would cross what is written beside the bars, and the values are written.
+        .bold_line_style(TRANSPARENT)
         .light_line_style(TRANSPARENT)
-        .axis_style(GRID)
+        .axis_style(AXIS)
         .draw()?;
     let half = f64::from(BAR) / f64::from(STEP) / 2.0;
     for (at, bar) in panel.bars.iter().enumerate() {
@@ -231,6 +234,15 @@ fn draw_panel(
     Ok(bottom + SCALE)
 }
 
+/// A number of a scale, without zeros that say nothing.
+fn short(value: f64) -> String {
+    let text = number(value);
+    match text.contains('.') && !text.contains('e') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
 /// Writes a text with its vertical middle at this place, and no more of it than fits into the picture.
 fn write(area: &Area<'_>, text: &str, font: Font, side: HPos, (x, y): (i32, i32)) -> Drawn {
     let room = match side {
@@ -249,9 +261,9 @@ fn write(area: &Area<'_>, text: &str, font: Font, side: HPos, (x, y): (i32, i32)
     Ok(())
 }
 
-/// About how much room a text takes.
+/// About how much room a value takes at most.
 fn width(text: &str, font: Font) -> i32 {
-    (text.chars().count() as f64 * font.size * LETTER).ceil() as i32
+    (text.chars().count() as f64 * font.size * WIDE_LETTER).ceil() as i32
 }
 
 impl Font {

@@ -8,8 +8,8 @@ use serde_json::Value;
 pub struct Figures {
     /// `bench` or `bench-pull`.
     pub benchmark: String,
-    /// Program, commit, day and machine, for readers.
-    pub origin: String,
+    /// Program, commit and day; and the machine. For readers.
+    pub origin: [String; 2],
     /// Whether the run was a short one.
     pub is_quick: bool,
     rows: Vec<Row>,
@@ -42,11 +42,14 @@ impl Figures {
         let run = &json["run"];
         let machine = &run["machine"];
         let cores = machine["cores"].as_u64().unwrap_or_default();
-        let origin = format!(
-            "{} at {}, {}, {cores} {} of {}, Linux {}",
+        let program = format!(
+            "{} (commit {}), measured on {}",
             text(&run["version"]),
             text(&run["commit"]),
             text(&run["date"]),
+        );
+        let machine = format!(
+            "{cores} {} of {}, Linux {}",
             if cores == 1 { "core" } else { "cores" },
             text(&machine["cpu"]),
             text(&machine["kernel"]),
@@ -66,7 +69,7 @@ impl Figures {
         });
         Ok(Self {
             benchmark: text(&run["benchmark"]),
-            origin,
+            origin: [program, machine],
             is_quick: run["quick"].as_bool().unwrap_or(false),
             rows: rows.collect(),
             missing: missing.collect(),

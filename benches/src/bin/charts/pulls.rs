@@ -80,7 +80,7 @@ pub fn charts(figures: &Figures) -> Vec<Chart> {
         .collect();
     let bars = images.iter().map(|image| {
         let first = figures.row(image.section, OURS).and_then(|row| row.value);
-        let first = first.map(|seconds| format!("after {} ms at first", number(seconds * 1e3)));
+        let first = first.map(|seconds| format!("the first time {} ms", number(seconds * 1e3)));
         Bar {
             label: image.title.clone(),
             kind: Kind::Ours,
@@ -98,11 +98,11 @@ pub fn charts(figures: &Figures) -> Vec<Chart> {
     let mut held = Chart::of(
         figures,
         "pull-held.svg",
-        "Memory that the files of a pulled image hold as long as it is there (shorter is better)",
+        "Memory that a pulled image holds while it is mounted (shorter is better)",
         "MiB",
     );
     held.about
-        .push("Where the images are in memory, as in a pod VM whose /run has no disk.".to_owned());
+        .push("Its files, which are in memory here, as they are in a pod VM.".to_owned());
     held.panels = large()
         .map(|image| {
             let name = |peer: &str| format!("{peer}, held in memory");
@@ -111,7 +111,7 @@ pub fn charts(figures: &Figures) -> Vec<Chart> {
             let whole = floors.iter().find(|(floor, _)| floor == "uncompressed");
             let whole = whole.and_then(|(_, value)| *value);
             let mut bars = vec![Bar {
-                label: "the archives, uncompressed".to_owned(),
+                label: "uncompressed layers".to_owned(),
                 kind: Kind::Floor,
                 value: whole.ok_or_else(|| "not measured".to_owned()),
                 note: String::new(),
@@ -176,8 +176,10 @@ impl<'f> Image<'f> {
     }
 
     fn panel(&self, bars: Vec<Bar>) -> Panel {
+        // The sizes say how the layers are compressed.
+        let title = self.title.split(',').next().unwrap_or_default();
         Panel {
-            heading: format!("{}: {}", self.title, self.about),
+            heading: format!("{title}: {}", self.about),
             bars,
         }
     }
