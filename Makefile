@@ -8,6 +8,8 @@
 # make bench      footprint and speed, compared with simpler programs in the same run; QUICK=1 is shorter
 # make bench-pull pulling, compared with inflating alone and with other pullers, as root; QUICK=1 is shorter, CDH=PATH adds a
 #                 stock confidential-data-hub
+# make figures    draws the charts of docs/figures again; FROM=target takes the figures of the last `make bench` and
+#                 `make bench-pull` over before
 # make soak       hours of mixed load and hostile peers; SOAK_SECONDS sets the duration
 # make soak-pull  hours of pulls of random images, with faults, as root; SOAK_SECONDS too, and SEED=N repeats one
 # make test-long  a soak of ten minutes
@@ -117,7 +119,7 @@ GUEST_PULL_ALONE := system_calls
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
+.PHONY: bench bench-pull figures floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -267,13 +269,26 @@ floors: check-cargo
 bench: image floors
 	$(FLOORS)/offline-fs-kbc-bench $(IMAGE_DIR)/$(LEGACY_NAME) $(FLOORS) target/bench.json \
 		$(if $(QUICK),--quick) $(BIN)
+	$(FLOORS)/charts target/charts target/bench.json
 
 # Its images are of this machine's Debian packages, and stay below target/bench-pull. Run it as root, because it mounts.
 bench-pull: check-cargo registry skopeo $(TOOLS)/fetched
 	$(CARGO) build --locked --release --package guest-pull --bins --example floors
-	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin bench-pull
+	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin bench-pull --bin charts
 	$(TEST_ENV) target/floors/bench-pull target/release/guest-pull target/release/examples/floors target/bench-pull \
 		target/bench-pull.json $(if $(QUICK),--quick) $(CDH)
+	target/floors/charts target/charts target/bench-pull.json
+
+# The charts that the documentation shows, and the figures that they show. FROM names a directory with newer figures, of one
+# benchmark or of both.
+FIGURES := docs/figures
+FROM ?= $(FIGURES)
+figures: check-cargo
+	@test -n "$(wildcard $(FROM)/bench.json $(FROM)/bench-pull.json)" || \
+		{ echo "FROM=$(FROM) has no bench.json and no bench-pull.json; 'make bench' and 'make bench-pull' write them" >&2; exit 1; }
+	$(if $(filter-out $(FIGURES),$(FROM)),cp $(wildcard $(FROM)/bench.json $(FROM)/bench-pull.json) $(FIGURES))
+	$(CARGO) run --locked --quiet --package offline-fs-kbc-bench --bin charts -- $(FIGURES) \
+		$(patsubst $(FROM)/%,$(FIGURES)/%,$(wildcard $(FROM)/bench.json $(FROM)/bench-pull.json))
 
 # BASE= names the commit with which this one is compared.
 instructions:

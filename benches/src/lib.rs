@@ -7,6 +7,8 @@
 pub mod client;
 pub mod process;
 pub mod report;
+pub mod run;
+pub mod running;
 pub mod server;
 pub mod wire;
 

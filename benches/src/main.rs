@@ -14,10 +14,10 @@ use std::env;
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use offline_fs_kbc_bench::process;
 use offline_fs_kbc_bench::report::Report;
+use offline_fs_kbc_bench::run::Run;
 use offline_fs_kbc_bench::server::Programs;
 
 /// How often measurements are repeated.
@@ -57,7 +57,8 @@ const QUICK: Effort = Effort {
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let (flags, paths): (Vec<_>, Vec<_>) = env::args().skip(1).partition(|a| a.starts_with("--"));
-    let effort = if flags.is_empty() { FULL } else { QUICK };
+    let is_quick = !flags.is_empty();
+    let effort = if is_quick { QUICK } else { FULL };
     let [daemon, floors, json, rest @ ..] = paths.as_slice() else {
         return Err("offline-fs-kbc-bench DAEMON FLOORS JSON [--quick] [DYNAMIC]".into());
     };
@@ -66,6 +67,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         floors: PathBuf::from(floors),
     };
     raise_descriptor_limit()?;
+    let run = Run::of("bench", &programs.daemon, is_quick);
 
     let mut report = Report::default();
     size::measure(&mut report, &programs, rest.first().map(PathBuf::from));
@@ -73,11 +75,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         eprintln!("measuring {what}");
         measure(&mut report, &programs, effort);
     }
-    let commit = commit();
-    let machine = process::machine();
-    println!("offline-fs-kbc at {commit}, on {machine}");
+    println!("{}", run.headline());
     println!("{}", report.table());
-    fs::write(json, format!("{:#}\n", report.json(&machine, &commit)))?;
+    fs::write(json, format!("{:#}\n", report.json(&run)))?;
     println!("The same as JSON: {json}");
     Ok(ExitCode::SUCCESS)
 }
@@ -98,21 +98,4 @@ fn raise_descriptor_limit() -> nix::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-}
-
-/// The measured commit, from git.
-fn commit() -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
-    };
-    match (
-        git(&["rev-parse", "--short=12", "HEAD"]),
-        git(&["status", "--porcelain", "--untracked-files=no"]),
-    ) {
-        (Some(commit), Some(changes)) if changes.is_empty() => commit,
-        (Some(commit), _) => format!("{commit} and changes"),
-        (None, _) => "an unknown commit".to_owned(),
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use offline_fs_kbc_bench::client::throughput;
 use offline_fs_kbc_bench::process::{Memory, memory, wakes};
-use offline_fs_kbc_bench::report::Report;
+use offline_fs_kbc_bench::report::{Report, number};
 use offline_fs_kbc_bench::server::{KINDS, Kind, Place, Programs, Server};
 
 use crate::Effort;
@@ -33,15 +33,9 @@ const CONNECTIONS: [usize; 2] = [1, 256];
 pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
     let place = Place::new(ANSWER);
     let [daemon, echo, ttrpc] = KINDS.map(|kind| life(kind, programs, &place, effort));
-    for (at, name) in [
-        "idle",
-        "1 connection",
-        "256 connections",
-        "after 100,000 requests",
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    let after = format!("after {} requests", number(effort.many as f64));
+    let points = ["idle", "1 connection", "256 connections", &after];
+    for (at, name) in points.into_iter().enumerate() {
         let row = report.row(MEMORY, name, daemon[at].pss, "KiB");
         if at == 0 {
             row.at_most(MOST_IDLE);

@@ -2,6 +2,7 @@
 
 //! Figures of the kernel about a process, and the environment and processors of a started program.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -130,6 +131,29 @@ pub fn descriptors(pid: u32) -> Option<usize> {
     Some(entries.count())
 }
 
+/// The peak of the resident set size, in KiB; none if the process is gone.
+pub fn peak(pid: u32) -> Option<f64> {
+    figure(&figures(&format!("/proc/{pid}/status")), "VmHWM:")
+}
+
+/// The processes that this one started and that run.
+pub fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let mut all = Vec::new();
+    for thread in threads {
+        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let pids = list.split_whitespace();
+        all.extend(pids.filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    all
+}
+
+/// What files in memory take on this machine, in KiB.
+pub fn shared_memory() -> f64 {
+    figure(&figures("/proc/meminfo"), "Shmem:").expect("Linux")
+}
+
 fn figures(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -139,17 +163,40 @@ fn figure(text: &str, name: &str) -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// A description of the machine, without its name.
-pub fn machine() -> String {
-    let cpus = figures("/proc/cpuinfo");
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.and_then(|rest| rest.split(':').nth(1));
-    let model = model.unwrap_or("unknown").trim();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = figures("/proc/sys/kernel/osrelease");
-    format!("{cores} cores of {model}, Linux {}", kernel.trim())
+/// The machine, without its name.
+pub struct Machine {
+    /// The model of its processor.
+    pub cpu: String,
+    /// The processors that this process may use.
+    pub cores: usize,
+    /// The version of Linux.
+    pub kernel: String,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Self {
+        let cpus = figures("/proc/cpuinfo");
+        let model = cpus
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"));
+        let model = model.and_then(|rest| rest.split(':').nth(1));
+        Self {
+            cpu: model.unwrap_or("unknown").trim().to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: figures("/proc/sys/kernel/osrelease").trim().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} cores of {}, Linux {}",
+            self.cores, self.cpu, self.kernel
+        )
+    }
 }
 
 /// A file's size in bytes; none if it does not exist.

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::run::Run;
+
 /// A target.
 #[derive(Clone, Copy)]
 enum Target {
@@ -86,7 +88,15 @@ fn reached(value: f64, target: Target) -> bool {
 #[derive(Default)]
 pub struct Report {
     rows: Vec<Row>,
+    missing: Vec<Missing>,
     notes: Vec<String>,
+}
+
+/// What a peer has no figures for, and why.
+struct Missing {
+    section: Option<String>,
+    peer: &'static str,
+    reason: String,
 }
 
 impl Report {
@@ -108,6 +118,15 @@ impl Report {
             target: None,
         });
         &mut self.rows[at]
+    }
+
+    /// Says that a peer has no figures in a section, or in any, and why in a few words.
+    pub fn missing(&mut self, section: Option<&str>, peer: &'static str, reason: &str) {
+        self.missing.push(Missing {
+            section: section.map(str::to_owned),
+            peer,
+            reason: reason.to_owned(),
+        });
     }
 
     /// Adds a note below the table.
@@ -150,16 +169,22 @@ impl Report {
     }
 
     /// The report as JSON.
-    pub fn json(&self, machine: &str, commit: &str) -> Value {
+    pub fn json(&self, run: &Run) -> Value {
         let rows: Vec<_> = self.rows.iter().map(Row::json).collect();
-        json!({"machine": machine, "commit": commit, "figures": rows, "notes": self.notes})
+        let missing = self.missing.iter().map(|missing| {
+            json!({"section": missing.section, "peer": missing.peer, "reason": missing.reason})
+        });
+        json!({
+            "run": run.json(), "figures": rows, "missing": missing.collect::<Vec<_>>(),
+            "notes": self.notes,
+        })
     }
 }
 
-/// Formats a number with three significant digits.
-fn number(value: f64) -> String {
+/// Formats a number with three significant digits, and large ones with commas.
+pub fn number(value: f64) -> String {
     match value.abs() {
-        v if v >= 1e5 => {
+        v if v >= 1e4 => {
             let digits = format!("{value:.0}");
             let mut text = String::new();
             for (at, digit) in digits.chars().enumerate() {
@@ -178,6 +203,8 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// A missed target is marked, and nothing else is.
@@ -203,7 +230,10 @@ mod tests {
         assert!(line("fast").contains("ok (<= 1.3)"));
         assert!(line("many").contains("ok (>= 0.25)"));
         assert!(line("large").contains("MISSED"));
-        assert_eq!(report.json("m", "c")["figures"][0]["reached"], false);
+        let run = Run::of("bench", Path::new("/nonexistent"), true);
+        let json = report.json(&run);
+        assert_eq!(json["figures"][0]["reached"], false);
+        assert_eq!(json["run"]["quick"], true);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::client::{Client, Exchange, PATIENCE, learn};
 use crate::process::{Processors, leave_service_manager, run_on, start_apart};
+use crate::running::Running;
 use crate::wire;
 
 /// The path of the requested resource.
@@ -116,7 +117,7 @@ pub fn resources(entries: impl IntoIterator<Item = (String, usize)>) -> String {
 
 /// A running server.
 pub struct Server {
-    child: Child,
+    running: Running,
     /// Its socket.
     pub socket: PathBuf,
     /// The request and its answer.
@@ -135,10 +136,10 @@ impl Server {
         let mut command = command(kind, programs, place, &exchange);
         start_apart();
         let start = Instant::now();
-        let child = command.spawn().expect("the program starts");
-        run_on(child.id(), Processors::Two);
+        let running = Running(command.spawn().expect("the program starts"));
+        run_on(running.pid(), Processors::Two);
         let mut server = Self {
-            child,
+            running,
             socket,
             exchange,
             started: Duration::ZERO,
@@ -164,19 +165,12 @@ impl Server {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.running.pid()
     }
 
     /// A new connection to it.
     pub fn connect(&self) -> Client {
         Client::connect(&self.socket, &self.exchange).expect("a connection")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -2,12 +2,19 @@
 
 //! The bytes of requests for a resource and of their answers.
 
+use std::path::Path;
+use std::time::Duration;
+
+use offline_fs_kbc::proto::api::ImagePullRequest;
 use offline_fs_kbc::proto::getresource::{GetResourceRequest, GetResourceResponse};
-use protobuf::Message as _;
+use protobuf::Message;
 use ttrpc::{Code, Request, Response};
 
 /// The length of a frame's header.
 pub const HEADER: usize = 10;
+
+/// The deadline of requests for resources, as kata-agent has it.
+const DEADLINE: Duration = Duration::from_secs(50);
 
 /// A frame that asks for a resource as kata-agent of late 2023 does.
 pub fn request(path: &str) -> Vec<u8> {
@@ -22,11 +29,25 @@ pub fn call(service: &str, path: &str) -> Vec<u8> {
         KbsUri: "localhost".to_owned(),
         ..GetResourceRequest::default()
     };
+    frame(service, "GetResource", &asked, DEADLINE)
+}
+
+/// A frame that asks for an image as kata-agent does.
+pub fn pull_image(image: &str, bundle: &Path, deadline: Duration) -> Vec<u8> {
+    let asked = ImagePullRequest {
+        image_url: image.to_owned(),
+        bundle_path: bundle.display().to_string(),
+        ..ImagePullRequest::default()
+    };
+    frame("api.ImagePullService", "PullImage", &asked, deadline)
+}
+
+fn frame(service: &str, method: &str, asked: &impl Message, deadline: Duration) -> Vec<u8> {
     let request = Request {
         service: service.to_owned(),
-        method: "GetResource".to_owned(),
+        method: method.to_owned(),
         payload: asked.write_to_bytes().expect("a message encodes"),
-        timeout_nano: 50_000_000_000,
+        timeout_nano: i64::try_from(deadline.as_nanos()).expect("a short time"),
         ..Request::default()
     };
     let body = request.write_to_bytes().expect("a message encodes");
@@ -58,6 +79,19 @@ pub fn answer_bytes(bytes: usize) -> usize {
 pub fn body_length(header: &[u8; HEADER]) -> usize {
     let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
     length as usize
+}
+
+/// Whether an answer's body says that the call was done; otherwise its code and message.
+///
+/// # Errors
+///
+/// If the body is no answer.
+pub fn status(body: &[u8]) -> protobuf::Result<Result<(), (Code, String)>> {
+    let status = Response::parse_from_bytes(body)?.status.unwrap_or_default();
+    Ok(match status.code() {
+        Code::OK => Ok(()),
+        code => Err((code, status.message)),
+    })
 }
 
 /// The resource in an answer's body, or the code of the refusal.

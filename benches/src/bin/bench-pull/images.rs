@@ -23,6 +23,15 @@ pub enum Kind {
     Zstd,
 }
 
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// What an image is to have.
 pub struct Recipe {
     /// The name of its repository.
@@ -177,16 +186,17 @@ fn write(recipe: &Recipe, files: &Files, layout: &Path) {
         assert!(tar.wait().expect("tar").success(), "tar failed");
         uncompressed += fs::metadata(&archive).expect("an archive").len();
         diff_ids.push(format!("sha256:{}", digest(&archive)));
-        let (program, arguments, suffix) = match recipe.kind {
-            Kind::Gzip => ("gzip", "-6nc", "gzip"),
-            Kind::Zstd => ("zstd", "-3qc", "zstd"),
+        let program = recipe.kind.name();
+        let arguments = match recipe.kind {
+            Kind::Gzip => "-6nc",
+            Kind::Zstd => "-3qc",
         };
         let blob = layout.join("blob");
         run(Command::new(program)
             .arg(arguments)
             .arg(&archive)
             .stdout(File::create(&blob).expect("a file")));
-        let media_type = format!("application/vnd.oci.image.layer.v1.tar+{suffix}");
+        let media_type = format!("application/vnd.oci.image.layer.v1.tar+{program}");
         let (hex, descriptor) = store(&blobs, &blob, &media_type);
         hexes.push(hex);
         layers.push(descriptor);

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use nix::unistd::geteuid;
-use offline_fs_kbc_bench::report::Report;
+use offline_fs_kbc_bench::report::{Report, number};
+use offline_fs_kbc_bench::run::Run;
 use offline_fs_kbc_bench::{median, process};
 
 use crate::images::{Files, Image, Kind, Recipe};
@@ -74,15 +75,17 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         Puller::Skopeo,
         Puller::Containerd,
     ];
-    pullers.extend(rest.first().map(|path| Puller::Hub(path.into())));
     let mut report = Report::default();
+    match rest.first() {
+        Some(path) => pullers.push(Puller::Hub(path.into())),
+        None => report.missing(None, Puller::HUB, "no program was given (CDH=PATH)"),
+    }
     size(&mut report, Path::new(program));
     let (here, missing): (Vec<_>, Vec<_>) = pullers.into_iter().partition(Puller::is_there);
     for puller in missing {
-        report.note(format!(
-            "Not measured, because it is not here: {}.",
-            puller.name()
-        ));
+        let name = puller.name();
+        report.missing(None, name, "not on this machine");
+        report.note(format!("Not measured, because it is not here: {name}."));
     }
     let bench = Bench {
         floors: floors.into(),
@@ -90,9 +93,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         rounds: if is_quick { 3 } else { ROUNDS },
         memory,
     };
-    let machine = process::machine();
-    let git = ["describe", "--always", "--dirty", "--abbrev=12"];
-    let commit = output(Command::new("git").args(git)).trim().to_owned();
+    let about = Run::of("bench-pull", Path::new(program), is_quick);
     let files = Files::find();
     let (all_before, stolen_before) = stolen();
     for recipe in if is_quick { &QUICK } else { &FULL } {
@@ -105,16 +106,16 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         eprintln!("measuring {}", image.name);
         bench.measure(&mut report, &image, &reference);
         // A run takes minutes, and what it has found by now is not lost if it is ended.
-        fs::write(json, format!("{:#}\n", report.json(&machine, &commit)))?;
+        fs::write(json, format!("{:#}\n", report.json(&about)))?;
     }
     let (all_after, stolen_after) = stolen();
     let part = (stolen_after - stolen_before) / (all_after - all_before) * 100.0;
     report.note(format!(
         "The hypervisor gave {part:.1} % of the processors' time to others meanwhile."
     ));
-    println!("guest-pull at {}, on {machine}", commit);
+    println!("{}", about.headline());
     println!("{}", report.table());
-    fs::write(json, format!("{:#}\n", report.json(&machine, &commit)))?;
+    fs::write(json, format!("{:#}\n", report.json(&about)))?;
     println!("The same as JSON: {json}");
     Ok(ExitCode::SUCCESS)
 }
@@ -193,7 +194,11 @@ impl Bench {
                 }
             }
         }
-        errors.into_iter().for_each(|error| report.note(error));
+        // The report is read elsewhere, where the directory means nothing.
+        let dir = self.memory.0.display().to_string();
+        for error in errors {
+            report.note(error.replace(&dir, "DIR"));
+        }
         // What else runs on the machine can only add to a floor, and a floor that is too high would flatter everything that is
         // compared with it. So the fastest run counts, and of the pulls the median.
         let (floor, digests, lz4) = (alone.least(), digests.least(), lz4.least());
@@ -219,6 +224,7 @@ impl Bench {
         for (puller, pulls) in self.pullers.iter().zip(&pulls) {
             let name = puller.name();
             let Some(first) = pulls.first() else {
+                report.missing(Some(section), name, "cannot pull this image");
                 continue;
             };
             let is_ours = matches!(puller, Puller::GuestPull(_));
@@ -270,9 +276,11 @@ impl Bench {
                     Err(error) => report.note(format!("{}, {name}: {error}", image.name)),
                 }
             }
-            let row = report.row(section, format!("{name}, peak memory"), peak / MIB, "MiB");
-            if is_ours {
-                row.at_most(30.0);
+            if peak > 0.0 {
+                let row = report.row(section, format!("{name}, peak memory"), peak / MIB, "MiB");
+                if is_ours {
+                    row.at_most(30.0);
+                }
             }
             let uncompressed = image.uncompressed / MIB;
             // Other files of this machine change more than a small image.
@@ -293,14 +301,15 @@ impl Bench {
 
 /// What an image is, for the table.
 fn section(image: &Image) -> &'static str {
+    let count = image.blobs.len();
     let text = format!(
-        "{}: {:.1} MB {:?}, {:.1} MB uncompressed, {} files, {} layers",
+        "{}: {:.1} MB {}, {:.1} MB uncompressed, {} files, {count} {}",
         image.name,
         image.compressed / 1e6,
-        image.kind,
+        image.kind.name(),
         image.uncompressed / 1e6,
-        image.files,
-        image.blobs.len()
+        number(image.files as f64),
+        if count == 1 { "layer" } else { "layers" },
     );
     // The report keeps it as long as the program runs.
     Box::leak(text.into_boxed_str())

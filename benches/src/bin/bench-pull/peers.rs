@@ -3,21 +3,18 @@
 //! Those who pull: guest-pull, and what else can.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use offline_fs_kbc::proto::api::{ImagePullRequest, ImagePullResponse};
-use offline_fs_kbc_bench::wire::{HEADER, body_length};
-use protobuf::Message as _;
-use ttrpc::{Code, Request, Response};
+use offline_fs_kbc_bench::client::receive;
+use offline_fs_kbc_bench::process::shared_memory;
+use offline_fs_kbc_bench::running::{PATIENCE, Running};
+use offline_fs_kbc_bench::wire;
 
-use crate::tools::{
-    InMemory, PATIENCE, Running, attempt, exists, peak, processor_time, room, shared_memory, timed,
-    tool, unmount,
-};
+use crate::tools::{InMemory, attempt, exists, peak, processor_time, room, timed, tool, unmount};
 
 /// How long confidential-data-hub may take for an image.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -51,12 +48,15 @@ pub struct Pull {
 }
 
 impl Puller {
+    /// The name of a stock confidential-data-hub.
+    pub const HUB: &'static str = "confidential-data-hub";
+
     pub fn name(&self) -> &'static str {
         match self {
             Self::GuestPull(_) => "guest-pull",
             Self::Skopeo => "skopeo + umoci",
             Self::Containerd => "containerd",
-            Self::Hub(_) => "confidential-data-hub",
+            Self::Hub(_) => Self::HUB,
         }
     }
 
@@ -73,7 +73,7 @@ impl Puller {
     /// time.
     pub fn pull(&self, image: &str, memory: &InMemory, look: bool) -> Result<Pull, String> {
         let dir = memory.fresh("pull");
-        let before = shared_memory();
+        let before = shared_memory() * 1024.0;
         let measured = |server: Option<u32>, work: &mut Work| {
             let (time, kib) = match look {
                 true => peak(server, || timed(work)),
@@ -130,7 +130,7 @@ impl Pull {
             seconds,
             processor: 0.0,
             peak,
-            held: shared_memory() - before,
+            held: shared_memory() * 1024.0 - before,
             stored: room(files),
             again: None,
         }
@@ -165,9 +165,9 @@ fn containerd(image: &str, dir: &Path, before: f64, measured: &Measured) -> Resu
     );
     fs::write(&config, text).expect("a file");
     let mut command = Command::new("containerd");
-    command.arg("-c").arg(&config);
+    command.arg("-c").arg(&config).stderr(Stdio::null());
     let server = Running::server(&mut command, || UnixStream::connect(&socket).is_ok())?;
-    let (time, peak) = measured(Some(server.0.id()), &mut || {
+    let (time, peak) = measured(Some(server.pid()), &mut || {
         let mut pull = Command::new("ctr");
         pull.arg("-a")
             .arg(&socket)
@@ -195,54 +195,23 @@ fn hub(
     );
     fs::write(&config, text).expect("a file");
     let mut command = Command::new(program);
-    command.arg("-c").arg(&config);
+    command.arg("-c").arg(&config).stderr(Stdio::null());
     let server = Running::server(&mut command, || UnixStream::connect(&socket).is_ok())?;
-    let (time, peak) = measured(Some(server.0.id()), &mut || ask(&socket, image, &bundle))?;
+    let (time, peak) = measured(Some(server.pid()), &mut || ask(&socket, image, &bundle))?;
     let pulled = Pull::after(time, peak, before, &dir.join("images"));
     unmount(&bundle.join("rootfs"));
     Ok(pulled)
 }
 
 fn ask(socket: &Path, image: &str, bundle: &Path) -> Result<(), String> {
-    let asked = ImagePullRequest {
-        image_url: image.to_owned(),
-        bundle_path: bundle.display().to_string(),
-        ..ImagePullRequest::default()
-    };
-    let request = Request {
-        service: "api.ImagePullService".to_owned(),
-        method: "PullImage".to_owned(),
-        payload: asked.write_to_bytes().expect("a message encodes"),
-        timeout_nano: i64::try_from(LONGEST.as_nanos()).expect("a short time"),
-        ..Request::default()
-    };
-    let body = request.write_to_bytes().expect("a message encodes");
-    let length = u32::try_from(body.len()).expect("a short message");
-    let frame = [
-        &length.to_be_bytes()[..],
-        &1_u32.to_be_bytes(),
-        &[1, 0],
-        &body,
-    ]
-    .concat();
     let exchange = || -> std::io::Result<Vec<u8>> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_read_timeout(Some(LONGEST))?;
-        stream.write_all(&frame)?;
-        let mut header = [0; HEADER];
-        stream.read_exact(&mut header)?;
-        let mut body = vec![0; body_length(&header)];
-        stream.read_exact(&mut body)?;
-        Ok(body)
+        stream.write_all(&wire::pull_image(image, bundle, LONGEST))?;
+        receive(&mut stream)
     };
     let body = exchange().map_err(|error| format!("no answer: {error}"))?;
-    let response = Response::parse_from_bytes(&body).map_err(|error| error.to_string())?;
-    let status = response.status.unwrap_or_default();
-    if status.code() != Code::OK {
-        return Err(status.message);
-    }
-    ImagePullResponse::parse_from_bytes(&response.payload)
-        .map(|_| ())
-        .map_err(|error| error.to_string())
+    let status = wire::status(&body).map_err(|error| error.to_string())?;
+    status.map_err(|(_, message)| message)
 }

@@ -7,16 +7,15 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-
-/// How long a server may take to start.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use offline_fs_kbc_bench::process::{self, children};
+use offline_fs_kbc_bench::running::Running;
 
 /// How often the memory of processes is looked at. Its peak is counted by the kernel; only processes that are shorter than
 /// this are missed.
@@ -30,12 +29,15 @@ pub fn run(command: &mut Command) {
 /// Runs a command to its end, and gives its error.
 pub fn attempt(command: &mut Command) -> Result<(), String> {
     let output = command.stderr(Stdio::piped()).output();
-    let output = output.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    // Where the program is says something about this machine alone.
+    let program = Path::new(command.get_program()).file_name();
+    let program = program.unwrap_or_default().to_string_lossy();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
     match output.status.success() {
         true => Ok(()),
         false => {
             let text = String::from_utf8_lossy(&output.stderr);
-            Err(format!("{:?}: {}", command.get_program(), text.trim()))
+            Err(format!("{program}: {}", text.trim()))
         }
     }
 }
@@ -91,7 +93,7 @@ pub fn peak<T>(server: Option<u32>, work: impl FnOnce() -> T) -> (T, f64) {
                         continue;
                     }
                     next.extend(children(pid));
-                    if let Some(kib) = high_water(pid) {
+                    if let Some(kib) = process::peak(pid) {
                         peaks.insert(pid, kib);
                     }
                 }
@@ -105,28 +107,6 @@ pub fn peak<T>(server: Option<u32>, work: impl FnOnce() -> T) -> (T, f64) {
     })
 }
 
-fn children(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten();
-    let lists =
-        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
-    let pids = lists.flat_map(|list| {
-        let pids = list.split_whitespace().map(str::to_owned);
-        pids.collect::<Vec<_>>()
-    });
-    pids.filter_map(|pid| pid.parse().ok()).collect()
-}
-
-fn high_water(pid: u32) -> Option<f64> {
-    figure(&format!("/proc/{pid}/status"), "VmHWM:")
-}
-
-/// What files in memory take on this machine, in bytes.
-pub fn shared_memory() -> f64 {
-    figure("/proc/meminfo", "Shmem:").expect("Linux") * 1024.0
-}
-
 /// The time of the processors since the machine started, and how much of it the hypervisor gave to others.
 pub fn stolen() -> (f64, f64) {
     let text = fs::read_to_string("/proc/stat").expect("Linux");
@@ -137,12 +117,6 @@ pub fn stolen() -> (f64, f64) {
         figures.iter().sum(),
         figures.get(7).copied().unwrap_or_default(),
     )
-}
-
-fn figure(path: &str, name: &str) -> Option<f64> {
-    let text = fs::read_to_string(path).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 /// The bytes that the files below a directory take.
@@ -161,37 +135,6 @@ pub fn room(directory: &Path) -> f64 {
         }
     }
     seen.into_values().sum::<u64>() as f64
-}
-
-/// A process that ends with the measurement.
-pub struct Running(pub Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Running {
-    /// Starts a server, and waits until it can be reached.
-    pub fn server(command: &mut Command, is_there: impl Fn() -> bool) -> Result<Self, String> {
-        let program = command.get_program().to_owned();
-        let failed = |what: String| format!("{program:?}: {what}");
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut running = Self(child.map_err(|error| failed(error.to_string()))?);
-        let end = Instant::now() + PATIENCE;
-        while !is_there() {
-            if let Ok(Some(status)) = running.0.try_wait() {
-                return Err(failed(format!("it ended: {status}")));
-            }
-            if Instant::now() > end {
-                return Err(failed("it does not answer".to_owned()));
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(running)
-    }
 }
 
 /// Debian's docker-registry on loopback, without TLS.
@@ -214,7 +157,7 @@ impl Registry {
         );
         fs::write(&config, text).expect("a file");
         let mut command = tool("DOCKER_REGISTRY", "docker-registry");
-        command.arg("serve").arg(&config);
+        command.arg("serve").arg(&config).stderr(Stdio::null());
         let process = Running::server(&mut command, || TcpStream::connect(&address).is_ok());
         let process = process.unwrap_or_else(|error| panic!("{error}"));
         Self {

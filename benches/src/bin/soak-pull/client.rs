@@ -11,10 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
-use offline_fs_kbc::proto::api::ImagePullRequest;
 use offline_fs_kbc_bench::client::receive;
-use protobuf::Message as _;
-use ttrpc::{Code, Request, Response};
+use offline_fs_kbc_bench::wire;
+use ttrpc::Code;
 
 use crate::figures::RIGHT;
 use crate::image::Image;
@@ -220,26 +219,6 @@ fn ask(
     image: &str,
     bundle: &Path,
 ) -> io::Result<Result<(), (Code, String)>> {
-    let pull = ImagePullRequest {
-        image_url: image.to_owned(),
-        bundle_path: bundle.display().to_string(),
-        ..ImagePullRequest::default()
-    };
-    let request = Request {
-        service: "api.ImagePullService".to_owned(),
-        method: "PullImage".to_owned(),
-        payload: pull.write_to_bytes().map_err(io::Error::other)?,
-        timeout_nano: i64::try_from(DEADLINE.as_nanos()).unwrap_or(i64::MAX),
-        ..Request::default()
-    };
-    let body = request.write_to_bytes().map_err(io::Error::other)?;
-    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
-    let frame = [&length.to_be_bytes()[..], &[0, 0, 0, 1, 1, 0], &body].concat();
-    stream.write_all(&frame)?;
-    let response = Response::parse_from_bytes(&receive(stream)?).map_err(io::Error::other)?;
-    let status = response.status.unwrap_or_default();
-    Ok(match status.code() {
-        Code::OK => Ok(()),
-        code => Err((code, status.message)),
-    })
+    stream.write_all(&wire::pull_image(image, bundle, DEADLINE))?;
+    wire::status(&receive(stream)?).map_err(io::Error::other)
 }

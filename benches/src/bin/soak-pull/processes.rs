@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use offline_fs_kbc_bench::process::{descriptors, memory};
+use offline_fs_kbc_bench::process::{children, descriptors, memory, peak};
 
 use crate::figures::{MOST_OF_WORKER, Rested};
 use crate::random::Random;
@@ -48,22 +48,6 @@ pub fn all(daemon: u32) -> Vec<(u32, Part)> {
     all
 }
 
-fn children(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten();
-    let lists =
-        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
-    let mut all = Vec::new();
-    for list in lists {
-        all.extend(
-            list.split_whitespace()
-                .filter_map(|pid| pid.parse::<u32>().ok()),
-        );
-    }
-    all
-}
-
 /// The most memory of the daemon, of a mounter, of a worker, in KiB.
 #[derive(Default)]
 pub struct Peaks(pub Mutex<[f64; 3]>);
@@ -77,7 +61,7 @@ pub fn watch(world: &World, daemon: u32, peaks: &Peaks) {
         }
         for (at, pid) in next {
             // Between fork and exec, a worker is a copy of its mounter.
-            let peak = memory(pid).peak;
+            let peak = peak(pid).unwrap_or_default();
             let mut peaks = lock(&peaks.0);
             if at == 2 && peak > MOST_OF_WORKER && peaks[at] <= MOST_OF_WORKER {
                 world.counts.fault(format!("a worker has {peak:.0} KiB"));

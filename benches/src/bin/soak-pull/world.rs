@@ -7,11 +7,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -19,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
 use offline_fs_kbc_bench::process::leave_service_manager;
+use offline_fs_kbc_bench::running::Running;
 
 use crate::figures::Counts;
 use crate::registry::{Registry, lock};
@@ -34,9 +34,6 @@ const SOCKET: &str = "/run/confidential-containers/cdh.sock";
 
 /// Where the programs are, beside each other.
 const PROGRAMS: &str = "/run/soak";
-
-/// How long the daemon may take to start.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The store's room while there is enough.
 const ENOUGH: u64 = 1 << 30;
@@ -166,7 +163,7 @@ pub fn taken() -> io::Result<(u64, u64)> {
 }
 
 /// The daemon, which ends with the soak.
-pub struct Daemon(Child);
+pub struct Daemon(Running);
 
 impl Daemon {
     /// Starts it, with guest-pull beside it.
@@ -179,31 +176,15 @@ impl Daemon {
         let mut command = Command::new(at("offline-fs-kbc"));
         command
             .args(["serve", "--root", "/run/soak/root", "--cdh-sock", SOCKET])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(log);
         leave_service_manager(&mut command);
-        let started = Self(command.spawn()?);
-        let end = Instant::now() + PATIENCE;
-        while UnixStream::connect(SOCKET).is_err() {
-            if Instant::now() > end {
-                return Err(io::Error::other("the daemon does not start"));
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(started)
+        let running = Running::server(&mut command, || UnixStream::connect(SOCKET).is_ok());
+        running.map(Self).map_err(io::Error::other)
     }
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.0.pid()
     }
 }
 
