@@ -13,6 +13,7 @@
 # make test-long  a soak of ten minutes
 # make install    installs into DESTDIR, below PREFIX
 # make deb, rpm   packages of what `make install` installs, in target/packages
+# make extension  kata's extension image of both programs and of the pause bundle that PAUSE_BUNDLE= names
 # make manual     man pages and completions; make test-manual checks them
 # make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short takes three minutes for all
 # make audit      licences, sources and duplicates of the crates
@@ -110,14 +111,14 @@ GUEST_PULL_CALLS := target/guest-pull-system-calls
 TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs mkfs.erofs umoci containerd ctr tinyproxy zstd
 # These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
 # makes calls fail that are on no list.
-NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images everything:: try_it faults
+NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images extension_image:: everything:: try_it faults
 # The tests of the worker's own list run it under strace, whose calls are not on the list of the unit.
 GUEST_PULL_ALONE := system_calls
 # Debian's Go with containerd's ttrpc, unpacked and not installed.
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
+.PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm extension check-extension test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -239,6 +240,20 @@ uninstall:
 # Packages contain the image's binary, which needs nothing from the system that it is installed in, and its manual.
 deb rpm: image image-manual
 	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(LEGACY_NAME) $(PACKAGES)
+
+# kata's extension image. Its dm-verity salt comes from its content, or is what EXTENSION_SALT= says in hexadecimal.
+EXTENSION ?= target/extension/kata-containers-coco-extension.img
+PAUSE_BUNDLE ?=
+EXTENSION_SALT ?=
+# Where Debian has the tools, and users do not look.
+EXTENSION_PATH := PATH="$$PATH:/usr/sbin:/sbin"
+
+extension: check-extension image build
+	$(EXTENSION_PATH) packaging/extension/build $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL) "$(PAUSE_BUNDLE)" \
+		"$(EXTENSION)" $(EXTENSION_SALT)
+
+check-extension:
+	@$(EXTENSION_PATH) packaging/extension/check "$(PAUSE_BUNDLE)"
 
 # The tests run the release binary, which is built separately: built together with the tests, it would get the crate
 # features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process.
