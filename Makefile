@@ -118,7 +118,7 @@ GUEST_PULL_ALONE := system_calls
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm extension check-extension test test-podvm \
+.PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -247,6 +247,8 @@ PAUSE_BUNDLE ?=
 EXTENSION_SALT ?=
 # Where Debian has the tools, and users do not look.
 EXTENSION_PATH := PATH="$$PATH:/usr/sbin:/sbin"
+
+.PHONY: extension check-extension
 
 extension: check-extension image build
 	$(EXTENSION_PATH) packaging/extension/build $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL) "$(PAUSE_BUNDLE)" \
