@@ -245,8 +245,8 @@ deb rpm: image image-manual
 EXTENSION ?= target/extension/kata-containers-coco-extension.img
 PAUSE_BUNDLE ?=
 EXTENSION_SALT ?=
-# Where Debian has the tools, and users do not look.
-EXTENSION_PATH := PATH="$$PATH:/usr/sbin:/sbin"
+# Where Debian has the tools, and users do not look; and what was fetched for the tests.
+EXTENSION_PATH := PATH="$$PATH:/usr/sbin:/sbin:$(CURDIR)/$(TOOLS)/run"
 
 .PHONY: extension check-extension
 
@@ -310,8 +310,9 @@ soak-short:
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
 
-# Tests the packages in two VMs, which boot three times and twice. Must run as root; takes five to ten minutes without KVM.
-test-podvm: image
+# Tests the packages in two VMs, which boot three times and twice, and kata's extension image in a third one. Must run as root;
+# takes five to ten minutes without KVM.
+test-podvm: image $(TOOLS)/fetched
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
 
 # The unit's system calls, one name on each line, and the libraries that load such a list.
