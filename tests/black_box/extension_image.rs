@@ -261,7 +261,7 @@ fn mistakes_are_told() {
         (&["", "image"][..], "PAUSE_BUNDLE=DIR"),
         (
             &["missing", "image"],
-            "PAUSE_BUNDLE=missing: it has no directory rootfs",
+            "PAUSE_BUNDLE=missing: there is no such directory",
         ),
         (
             &["no-config", "image"],
@@ -284,6 +284,19 @@ fn mistakes_are_told() {
         let (stdout, stderr, code) = build(at, words);
         assert!(code != Some(0) && stdout.is_empty(), "{words:?}: {stdout}");
         assert!(stderr.contains(said), "{words:?}: {stderr}");
+    }
+    let mut other = fs::read(guest_pull()).unwrap();
+    other[18] ^= 0xff;
+    fs::write(at.join("other"), other).unwrap();
+    fs::set_permissions(at.join("other"), fs::Permissions::from_mode(0o755)).unwrap();
+    for (puller, said) in [
+        ("none", "none is missing; "),
+        ("other", "and other are for different kinds of machines"),
+    ] {
+        let mut command = Command::new(BUILD);
+        command.env("PATH", path()).current_dir(at).arg(program());
+        let (_, stderr, code) = output(command.args([puller, "bundle", "image"]));
+        assert!(code == Some(1) && stderr.contains(said), "{stderr}");
     }
     assert!(!at.join("image").exists());
 
