@@ -15,6 +15,7 @@
 # make test-long  a soak of ten minutes
 # make install    installs into DESTDIR, below PREFIX
 # make deb, rpm   packages of what `make install` installs, in target/packages
+# make extension  kata's extension image of both programs and of the pause bundle that PAUSE_BUNDLE= names
 # make manual     man pages and completions; make test-manual checks them
 # make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short takes three minutes for all
 # make audit      licences, sources and duplicates of the crates
@@ -112,7 +113,7 @@ GUEST_PULL_CALLS := target/guest-pull-system-calls
 TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs mkfs.erofs umoci containerd ctr tinyproxy zstd
 # These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
 # makes calls fail that are on no list.
-NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images everything:: try_it faults
+NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images extension_image:: everything:: try_it faults
 # The tests of the worker's own list run it under strace, whose calls are not on the list of the unit.
 GUEST_PULL_ALONE := system_calls
 # Debian's Go with containerd's ttrpc, unpacked and not installed.
@@ -242,6 +243,22 @@ uninstall:
 deb rpm: image image-manual
 	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(LEGACY_NAME) $(PACKAGES)
 
+# kata's extension image. Its dm-verity salt comes from its content, or is what EXTENSION_SALT= says in hexadecimal.
+EXTENSION ?= target/extension/kata-containers-coco-extension.img
+PAUSE_BUNDLE ?=
+EXTENSION_SALT ?=
+# Where Debian has the tools, and users do not look; and what was fetched for the tests.
+EXTENSION_PATH := PATH="$$PATH:/usr/sbin:/sbin:$(CURDIR)/$(TOOLS)/run"
+
+.PHONY: extension check-extension
+
+extension: check-extension image build
+	$(EXTENSION_PATH) packaging/extension/build $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL) "$(PAUSE_BUNDLE)" \
+		"$(EXTENSION)" $(EXTENSION_SALT)
+
+check-extension:
+	@$(EXTENSION_PATH) packaging/extension/check "$(PAUSE_BUNDLE)"
+
 # The tests run the release binary, which is built separately: built together with the tests, it would get the crate
 # features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process. The
 # pages of the documents wait more than they work.
@@ -310,8 +327,9 @@ soak-short:
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
 
-# Tests the packages in two VMs, which boot three times and twice. Must run as root; takes five to ten minutes without KVM.
-test-podvm: image
+# Tests the packages in two VMs, which boot three times and twice, and kata's extension image in a third one. Must run as root;
+# takes five to ten minutes without KVM.
+test-podvm: image $(TOOLS)/fetched
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
 
 # The unit's system calls, one name on each line, and the libraries that load such a list.

@@ -22,6 +22,7 @@ mod components;
 mod docs;
 mod encrypted_images;
 mod everything;
+mod extension_image;
 mod faults;
 mod files;
 mod freshness;

@@ -243,7 +243,8 @@ impl Daemon {
         daemon
     }
 
-    fn expect_alive(&mut self) {
+    /// Fails the test, with the log, if the process has ended.
+    pub fn expect_alive(&mut self) {
         if let Some(status) = self.child.0.try_wait().unwrap() {
             panic!("ended with {status}: {}", self.log());
         }
@@ -369,6 +370,19 @@ pub fn called_in(run: &Path, path: &str) -> Command {
         command.arg(filter).arg(list).arg(path);
     }
     command.arg(path);
+    command
+}
+
+/// The same as root, who can mount, with `/usr/local/bin` of the root too. Mounts are seen by this process alone.
+pub fn called_in_as_root(root: &Root, path: &str) -> Command {
+    let script = "for dir in /run /usr/local/bin; do mount --bind \"$0$dir\" $dir || exit; done; cd / && exec \"$@\"";
+    for directory in ["run", "usr/local/bin"] {
+        fs::create_dir_all(root.path(directory)).unwrap();
+    }
+    let mut command = Command::new("unshare");
+    clean(&mut command);
+    command.args(["--mount", "bash", "-c", script]);
+    command.arg(root.dir()).arg(path);
     command
 }
 

@@ -5,6 +5,7 @@
 pub mod both;
 pub mod daemon;
 pub mod image;
+pub mod kata_agent;
 pub mod puller;
 pub mod registry;
 pub mod service_manager;
