@@ -8,6 +8,7 @@
 # make bench      footprint and speed, compared with simpler programs in the same run; QUICK=1 is shorter
 # make bench-pull pulling, compared with inflating alone and with other pullers, as root; QUICK=1 is shorter, CDH=PATH adds a
 #                 stock confidential-data-hub
+# make compare    this project beside a stock confidential-data-hub (CDH=PATH), point by point, as root: docs/comparison.md
 # make soak       hours of mixed load and hostile peers; SOAK_SECONDS sets the duration
 # make soak-pull  hours of pulls of random images, with faults, as root; SOAK_SECONDS too, and SEED=N repeats one
 # make test-long  a soak of ten minutes
@@ -117,7 +118,7 @@ GUEST_PULL_ALONE := system_calls
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
+.PHONY: bench bench-pull floors compare soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -249,6 +250,7 @@ test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(A
 	$(TEST_ENV) $(PYTHON_SECCOMP) GUEST_PULL_SYSTEM_CALLS=$(CURDIR)/$(GUEST_PULL_CALLS) \
 		$(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE:%=--skip %)
 	$(TEST_ENV) $(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE)
+	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-bench --test comparison
 	$(TEST_ENV) $(CARGO) test --locked --doc
 	$(TEST_ENV) $(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
 	$(TEST_ENV) $(PYTHON_SECCOMP) \
@@ -272,6 +274,13 @@ bench-pull: check-cargo registry skopeo $(TOOLS)/fetched
 	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin bench-pull
 	$(TEST_ENV) target/floors/bench-pull target/release/guest-pull target/release/examples/floors target/bench-pull \
 		target/bench-pull.json $(if $(QUICK),--quick) $(CDH)
+
+# CDH= names the stock program, and STOCK= says which one it is; without them this project plays alone. ONLY= plays one
+# point. UPDATE=1 writes what was seen into docs/comparison.md and into the record that a test compares with this project.
+compare: build registry skopeo $(COSIGN) $(COSIGN_2)
+	$(CARGO) build --locked --package offline-fs-kbc-bench --bin compare
+	$(TEST_ENV) target/debug/compare $(BIN) $(GUEST_PULL) $(if $(CDH),--cdh $(CDH) --stock "$(STOCK)") \
+		$(if $(ONLY),--only $(ONLY)) $(if $(UPDATE),--json docs/figures/compare.json --page docs/comparison.md)
 
 # BASE= names the commit with which this one is compared.
 instructions:
