@@ -3,10 +3,11 @@
 //! Networks and registries that are not as they should be, and ways to an image.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::{Point, World, login, plain, point, pulled};
 use crate::front::{Asked, Does, Front};
-use crate::subject::{Answer, Hub, Setting, write_resources};
+use crate::subject::{Answer, Connection, Hub, Setting, write_resources};
 use crate::tree::noise;
 
 const NETWORKS: &str = "Networks and registries";
@@ -17,6 +18,9 @@ pub const CREDENTIAL: &str = "default/credential/test";
 /// The key of `cdh.toml` that says so.
 pub const WITH_CREDENTIAL: &str =
     "authenticated_registry_credentials_uri = \"kbs:///default/credential/test\"\n";
+
+/// How long a puller may take to find that a registry is silent: four times what guest-pull takes.
+const SILENCE: Duration = Duration::from_secs(60);
 
 pub fn points() -> Vec<Point> {
     vec![
@@ -44,6 +48,12 @@ pub fn points() -> Vec<Point> {
                     "Retry-After: 1\r\n",
                 )
             },
+        ),
+        point(
+            NETWORKS,
+            "silence",
+            "the registry sends half a layer and then nothing, once",
+            silence,
         ),
         point(
             NETWORKS,
@@ -116,6 +126,27 @@ fn cut(world: &World) -> String {
         (Ok(_), true) => "pulled; the layer goes on where it was cut".to_owned(),
         (Ok(_), false) => "pulled; the layer is fetched again from its beginning".to_owned(),
         (Err(_), _) => pulled(&answer),
+    }
+}
+
+fn silence(world: &World) -> String {
+    let pushed = world.push_file("silence", &noise(1 << 20, 6));
+    let blob = pushed.blobs[0].clone();
+    let front = world.front(
+        move |asked| match asked.is_blob(&blob) && asked.before == 0 {
+            true => Does::Stall(512 << 10),
+            false => Does::Forward,
+        },
+    );
+    let _hub = Hub::start(&Setting {
+        image: plain(&front.address),
+        ..Setting::default()
+    });
+    let mut connection = Connection::new();
+    connection.ask_for_image(1, &format!("{}/{}", front.address, pushed.name), "c");
+    match connection.answer_within(1, SILENCE) {
+        Some(answer) => pulled(&answer),
+        None => format!("no answer within {} s", SILENCE.as_secs()),
     }
 }
 
