@@ -10,6 +10,7 @@
 #                 stock confidential-data-hub
 # make figures    draws the charts of docs/figures again; FROM=target takes the figures of the last `make bench` and
 #                 `make bench-pull` over before
+# make compare    this project beside a stock confidential-data-hub (CDH=PATH), point by point, as root: docs/comparison.md
 # make soak       hours of mixed load and hostile peers; SOAK_SECONDS sets the duration
 # make soak-pull  hours of pulls of random images, with faults, as root; SOAK_SECONDS too, and SEED=N repeats one
 # make test-long  a soak of ten minutes
@@ -120,7 +121,7 @@ GUEST_PULL_ALONE := system_calls
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench bench-pull figures floors soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
+.PHONY: bench bench-pull figures floors compare soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
 	demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
@@ -269,6 +270,7 @@ test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(A
 	$(TEST_ENV) $(PYTHON_SECCOMP) GUEST_PULL_SYSTEM_CALLS=$(CURDIR)/$(GUEST_PULL_CALLS) \
 		$(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE:%=--skip %)
 	$(TEST_ENV) $(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE)
+	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-bench --test comparison
 	$(TEST_ENV) $(CARGO) test --locked --doc
 	$(TEST_ENV) $(CARGO) test --locked --test pages -- --test-threads=8
 	$(TEST_ENV) $(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
@@ -306,6 +308,13 @@ figures: check-cargo
 	$(if $(filter-out $(FIGURES),$(FROM)),cp $(wildcard $(FROM)/bench.json $(FROM)/bench-pull.json) $(FIGURES))
 	$(CARGO) run --locked --quiet --package offline-fs-kbc-bench --bin charts -- $(FIGURES) \
 		$(patsubst $(FROM)/%,$(FIGURES)/%,$(wildcard $(FROM)/bench.json $(FROM)/bench-pull.json))
+
+# CDH= names the stock program, and STOCK= says which one it is; without them this project plays alone. ONLY= plays one
+# point. UPDATE=1 writes what was seen into docs/comparison.md and into the record that a test compares with this project.
+compare: build registry skopeo $(COSIGN) $(COSIGN_2)
+	$(CARGO) build --locked --package offline-fs-kbc-bench --bin compare
+	$(TEST_ENV) target/debug/compare $(BIN) $(GUEST_PULL) $(if $(CDH),--cdh $(CDH) --stock "$(STOCK)") \
+		$(if $(ONLY),--only $(ONLY)) $(if $(UPDATE),--json docs/figures/compare.json --page docs/comparison.md)
 
 # BASE= names the commit with which this one is compared.
 instructions:

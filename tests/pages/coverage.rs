@@ -11,11 +11,16 @@ use crate::page::commands;
 
 /// Blocks that are not run here: the page, the beginning of the block's first line (nothing means all blocks of the page), and
 /// who runs it, or why nobody can.
-const ELSEWHERE: [(&str, &str, &str); 18] = [
+const ELSEWHERE: [(&str, &str, &str); 19] = [
     (
         "troubleshooting",
         "$ offline-fs-kbc check ",
         "tests/black_box/commands.rs",
+    ),
+    (
+        "comparison",
+        "make compare",
+        "benches/tests/comparison.rs plays this project's column",
     ),
     (
         "interfaces",
