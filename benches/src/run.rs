@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::process;
+use crate::process::Machine;
 
 /// A run of a benchmark.
 pub struct Run {
@@ -20,6 +20,7 @@ pub struct Run {
     date: String,
     /// Whether it was a short one.
     is_quick: bool,
+    machine: Machine,
 }
 
 impl Run {
@@ -33,6 +34,8 @@ impl Run {
             date: text(Command::new("date").args(["-u", "+%F"]))
                 .unwrap_or_else(|| "unknown".to_owned()),
             is_quick,
+            // Now: a measurement keeps to some of the processors.
+            machine: Machine::here(),
         }
     }
 
@@ -40,13 +43,13 @@ impl Run {
     pub fn headline(&self) -> String {
         let Self { version, date, .. } = self;
         let quick = if self.is_quick { ", QUICK=1" } else { "" };
-        let machine = process::Machine::here();
-        format!("{version} at {}, {date}, on {machine}{quick}", self.commit)
+        let (commit, machine) = (&self.commit, &self.machine);
+        format!("{version} at {commit}, {date}, on {machine}{quick}")
     }
 
     /// What all the figures of this run have in common.
     pub fn json(&self) -> Value {
-        let machine = process::Machine::here();
+        let machine = &self.machine;
         json!({
             "benchmark": self.benchmark, "version": self.version, "commit": self.commit,
             "date": self.date, "quick": self.is_quick,
@@ -57,7 +60,14 @@ impl Run {
 
 /// The measured commit, from git.
 fn commit() -> String {
-    let git = ["describe", "--always", "--dirty", "--abbrev=12"];
+    // Without the names of tags.
+    let git = [
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+        "--exclude=*",
+    ];
     text(Command::new("git").args(git)).unwrap_or_else(|| "an unknown commit".to_owned())
 }
 

@@ -196,8 +196,9 @@ impl Bench {
         }
         // The report is read elsewhere, where the directory means nothing.
         let dir = self.memory.0.display().to_string();
+        let without_place = |error: String| error.replace(&dir, "DIR");
         for error in errors {
-            report.note(error.replace(&dir, "DIR"));
+            report.note(without_place(error));
         }
         // What else runs on the machine can only add to a floor, and a floor that is too high would flatter everything that is
         // compared with it. So the fastest run counts, and of the pulls the median.
@@ -273,7 +274,9 @@ impl Bench {
             for _ in 0..if is_ours { LOOKS } else { 1 } {
                 match puller.pull(reference, &self.memory, true) {
                     Ok(looked) => peak = peak.max(looked.peak),
-                    Err(error) => report.note(format!("{}, {name}: {error}", image.name)),
+                    Err(error) => {
+                        report.note(without_place(format!("{}, {name}: {error}", image.name)));
+                    }
                 }
             }
             if peak > 0.0 {
