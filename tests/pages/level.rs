@@ -2,11 +2,19 @@
 
 //! What differs from run to run is made the same: in what a page shows, and in what comes.
 
-/// Digests, process ids, times, rates, and how much came so far are replaced; so a page can show real ones.
+/// What stands before the list of parts that confine a worker, which depends on the kernel.
+const CONFINED: &str = "worker confined by ";
+
+/// Digests, process ids, times, rates, how much came so far, and what confines a worker are replaced; so a page can show real ones.
 pub fn level(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
+        if rest.starts_with(CONFINED) {
+            out.push_str(CONFINED);
+            rest = &rest[rest.find('\n').unwrap_or(rest.len())..];
+            continue;
+        }
         if !c.is_ascii_alphanumeric() {
             out.push(c);
             rest = &rest[c.len_utf8()..];
@@ -73,6 +81,7 @@ fn only_what_differs_is_replaced() {
         ("sha256:0123456789abcdef0", "sha256:DIGEST"),
         ("12 MB, 3 layers, 127.0.0.1", "12 MB, 3 layers, 127.0.0.1"),
         ("default/key/k1 k1s", "default/key/k1 k1s"),
+        ("worker confined by x, y\n1 s", "worker confined by \nTIME"),
     ] {
         assert_eq!(level(text), expected);
     }
