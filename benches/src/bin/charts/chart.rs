@@ -92,7 +92,7 @@ impl Panel {
 /// A number with about three digits, as people write it.
 pub fn number(value: f64) -> String {
     let digits = match value {
-        v if v == 0.0 => return "0".to_owned(),
+        0.0 => return "0".to_owned(),
         v if !(1e-4..1e12).contains(&v) => return format!("{v:.1e}"),
         v if v >= 99.95 => 0,
         v if v >= 9.995 => 1,
