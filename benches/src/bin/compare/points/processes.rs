@@ -163,7 +163,7 @@ fn secret(world: &World) -> String {
     };
     let request = request.write_to_bytes().expect("a message encodes");
     connection.send(3, "api.GetResourceService", "GetResource", request);
-    let answer = connection.answer_within(3, PATIENCE / 4);
+    let answer = connection.answer_within(3, PATIENCE / 2);
     front.release();
     let Some(Ok(payload)) = answer else {
         return "not answered until the pull is over".to_owned();
