@@ -177,6 +177,7 @@ impl Machine {
     /// This one.
     pub fn here() -> Self {
         let cpus = figures("/proc/cpuinfo");
+        let release = figures("/proc/sys/kernel/osrelease");
         let model = cpus
             .lines()
             .find_map(|line| line.strip_prefix("model name"));
@@ -184,7 +185,13 @@ impl Machine {
         Self {
             cpu: model.unwrap_or("unknown").trim().to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: figures("/proc/sys/kernel/osrelease").trim().to_owned(),
+            // What follows the version is the name of a build.
+            kernel: release
+                .split('-')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn charts(figures: &Figures) -> Vec<Chart> {
         ),
         (
             "latency p50, two processors",
-            "Median; two processors: one must wake the other, which takes most of the time",
+            "Median; server and client each have a processor, so one must wake the other",
         ),
     ]
     .map(|(name, heading)| speed(name).under(heading))

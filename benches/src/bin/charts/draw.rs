@@ -45,8 +45,7 @@ const AXIS: RGBColor = RGBColor(0x9a, 0xa2, 0xab);
 const WARNING: RGBColor = RGBColor(0xa4, 0x3a, 0x00);
 
 /// What a chart of a short run says.
-const SHORT_RUN: &str =
-    "A short run (QUICK=1) with few rounds and small images: these figures are rough.";
+const SHORT_RUN: &str = "A short run (QUICK=1): these figures are rough.";
 
 impl Kind {
     /// Colours of Okabe and Ito, which people with any colour vision can tell apart; grey for floors. In print without

@@ -166,6 +166,11 @@ impl<'f> Image<'f> {
     /// What a section is about; none if it is not about an image.
     fn of(section: &'f str) -> Option<Self> {
         let (name, about) = section.split_once(": ")?;
+        // The title says how many layers it has.
+        let sizes = about
+            .rsplit_once(", ")
+            .filter(|(_, last)| last.contains("layer"));
+        let about = sizes.map_or(about, |(sizes, _)| sizes);
         let title = IMAGES.iter().find(|(image, _)| *image == name);
         Some(Self {
             section,
