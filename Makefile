@@ -90,6 +90,8 @@ VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
 PACKAGES := $(CURDIR)/target/packages
 # The Debian suite of the VM.
 DISTRO ?= bookworm
+# Those of today's image: a kernel that mounts layers from loop devices, and one that does so from files.
+TODAY ?= bookworm trixie
 
 REGISTRY := target/registry/usr/bin/docker-registry
 TOOLS := target/tools
@@ -336,10 +338,11 @@ soak-short:
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
 
-# Tests the packages in two VMs, which boot three times and twice, and kata's extension image in a third one. Must run as root;
-# takes five to ten minutes without KVM.
+# Tests the packages in two VMs, which boot three times and twice, and kata's extension image in a third one. Then today's image,
+# in VMs of two Debian suites at once, which boot four times. Must run as root; takes fifteen minutes without KVM.
 test-podvm: image $(TOOLS)/fetched
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
+	tests/podvm/run-today $(CURDIR)/target/podvm $(TODAY)
 
 # The unit's system calls, one name on each line, and the libraries that load such a list.
 $(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched
