@@ -2,6 +2,7 @@
 #
 # make            the image build: a static binary at target/<triple>/release/attestation-agent
 # make build      both programs for this machine, with the build host's tools
+# make guest-pull the second program, for every system with glibc 2.34 or newer
 # make demo       the main task on real input: a private image is refused, then pulled, in the ways of 2023 and of today
 # make test       all tests that need no VM
 # make test-podvm tests the installed daemon in a booted VM
@@ -14,8 +15,8 @@
 # make soak       hours of mixed load and hostile peers; SOAK_SECONDS sets the duration
 # make soak-pull  hours of pulls of random images, with faults, as root; SOAK_SECONDS too, and SEED=N repeats one
 # make test-long  a soak of ten minutes
-# make install    installs into DESTDIR, below PREFIX
-# make deb, rpm   packages of what `make install` installs, in target/packages
+# make install    installs into DESTDIR, below PREFIX; GUEST_PULL=1 installs guest-pull too
+# make deb, rpm   packages of what `make install` installs, in target/packages: one of the daemon, one of guest-pull
 # make extension  kata's extension image of both programs and of the pause bundle that PAUSE_BUNDLE= names
 # make manual     man pages and completions; make test-manual checks them
 # make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short takes three minutes for all
@@ -39,10 +40,12 @@ DOCDIR ?= $(PREFIX)/share/doc/offline-fs-kbc
 # The names of the drop-ins to put in place, without .conf; see docs/systemd.md.
 DROP_INS ?=
 
+# Set to 1 to install guest-pull with its units too. Then the daemon takes the place of the confidential-data-hub, whose
+# requests to pull images it passes on to guest-pull.
+GUEST_PULL ?=
 # Set to 1 to install the program as confidential-data-hub too. With IMAGE=peerpod, confidential-data-hub.service runs it
-# then. Today's kata-agents pull images through that program, which this one does only by guest-pull, and that is not complete
-# yet (docs/guest-pull.md): leave the stock one in such images.
-CDH ?=
+# then. Today's kata-agents pull images through that program: without guest-pull, leave the stock one in their images.
+CDH ?= $(GUEST_PULL)
 # Set to peerpod for images with cloud-api-adaptor's units: they start the program; see docs/systemd.md. It counts on the
 # command line only, since many build environments have a variable of this name.
 IMAGE :=
@@ -51,10 +54,13 @@ NAME := offline-fs-kbc
 LEGACY_NAME := attestation-agent
 HUB_NAME := confidential-data-hub
 BIN ?= target/release/$(NAME)
-GUEST_PULL := target/release/guest-pull
-
 # uname and the image build say ppc64le; Rust says powerpc64le.
 RUST_ARCH := $(patsubst ppc64le,powerpc64le,$(ARCH))
+# For another ARCH it is built for that one. Its C library is always glibc, which resolves names.
+GUEST_PULL_TARGET := $(if $(filter-out $(shell uname -m),$(ARCH)),$(RUST_ARCH)-unknown-linux-gnu)
+GUEST_PULL_BUILT := target/$(if $(GUEST_PULL_TARGET),$(GUEST_PULL_TARGET)/)release/guest-pull
+GUEST_PULL_BIN ?= $(GUEST_PULL_BUILT)
+
 TRIPLE := $(RUST_ARCH)-unknown-linux-$(LIBC)
 # Where the image builds of mid 2023 and of early 2023 look; both use their own ARCH.
 IMAGE_DIR := target/$(ARCH)-unknown-linux-$(LIBC)/release
@@ -90,6 +96,8 @@ VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
 PACKAGES := $(CURDIR)/target/packages
 # The Debian suite of the VM.
 DISTRO ?= bookworm
+# Those of today's image: a kernel that mounts layers from loop devices, and one that does so from files.
+TODAY ?= bookworm trixie
 
 REGISTRY := target/registry/usr/bin/docker-registry
 TOOLS := target/tools
@@ -103,7 +111,7 @@ COSIGN_2 := target/cosign-2/usr/bin/cosign
 TEST_ENV = PATH="$$PATH:$(CURDIR)/$(TOOLS)/run" OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) \
 	DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) \
 	GO_CLIENT=$(CURDIR)/$(GO_CLIENT) SKOPEO=$(CURDIR)/$(SKOPEO) COSIGN=$(CURDIR)/$(COSIGN) COSIGN_2=$(CURDIR)/$(COSIGN_2) \
-	GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL) FOREIGN_ARCHIVES=$(CURDIR)/$(ARCHIVES)
+	GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL_BUILT) FOREIGN_ARCHIVES=$(CURDIR)/$(ARCHIVES)
 SECCOMP := target/seccomp
 PYTHON_SECCOMP = PYTHONPATH=$(CURDIR)/$(SECCOMP)/usr/lib/python3/dist-packages
 SYSTEM_CALLS := target/system-calls
@@ -121,8 +129,8 @@ GUEST_PULL_ALONE := system_calls
 GO := target/go
 GO_CLIENT := $(GO)/go-client
 
-.PHONY: bench bench-pull figures floors compare soak soak-pull soak-short test-long instructions image build install check-install uninstall deb rpm test test-podvm \
-	demo registry go-client skopeo clean check-cargo check-image
+.PHONY: bench bench-pull figures floors compare soak soak-pull soak-short test-long instructions image build guest-pull install \
+	check-install uninstall deb rpm test test-podvm demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
@@ -153,9 +161,15 @@ check-cargo:
 	fi
 
 # Each by itself: built together, each would get the features of crates that the other one needs.
-build: check-cargo
+build: check-cargo guest-pull
 	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked
-	RUSTFLAGS="$$RUSTFLAGS $(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked --package guest-pull
+
+# It is linked dynamically, because only the C library of the system resolves names as that system means them. So what it
+# needs of that library must be in the oldest one that it has to run with.
+guest-pull: check-cargo
+	RUSTFLAGS="$(REMAP)" $(CARGO) $(AUDITABLE_BUILD) --release --locked --package guest-pull \
+		$(if $(GUEST_PULL_TARGET),--target $(GUEST_PULL_TARGET))
+	packaging/check-glibc $(GUEST_PULL_BUILT)
 
 # The settings of the service, for drop-ins of units that run the program in its place. So their sandbox is always that of
 # the service. Left out: what is about its own sockets and its own command, and the comments.
@@ -165,6 +179,7 @@ SETTINGS := sed -e '/^\[Install\]/,$$d' -e '/^\(Description\|After\|ExecStart\)=
 PEERPOD_UNITS := $(LEGACY_NAME) $(if $(filter 1,$(CDH)),$(HUB_NAME))
 
 check-install:
+	@case "$(GUEST_PULL)" in ''|1) ;; *) echo "GUEST_PULL=$(GUEST_PULL): it must be 1 or empty; GUEST_PULL_BIN names the program" >&2; exit 1;; esac
 	@case "$(IMAGE)" in ''|peerpod) ;; *) echo "IMAGE=$(IMAGE): it must be peerpod or empty" >&2; exit 1;; esac
 	@for name in $(DROP_INS); do \
 		test -f systemd/drop-ins/$$name.conf || { echo "DROP_INS=$$name: there is no such drop-in" >&2; exit 1; }; \
@@ -174,6 +189,8 @@ check-install:
 	done
 
 install: check-install
+	@test -z "$(filter 1,$(GUEST_PULL))" || test -x $(GUEST_PULL_BIN) || \
+		{ echo "GUEST_PULL_BIN=$(GUEST_PULL_BIN) is missing; 'make guest-pull' builds it" >&2; exit 1; }
 	@test -x $(BIN) || { echo "BIN=$(BIN) is missing; 'make' builds the binary for an image, 'make build' the one for this machine" >&2; exit 1; }
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/$(NAME)
 	ln -sf $(NAME) $(DESTDIR)$(PREFIX)/bin/$(LEGACY_NAME)
@@ -215,13 +232,30 @@ install: check-install
 		esac; \
 		install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf $(DESTDIR)$$to || exit 1; \
 	done
+	$(if $(filter 1,$(GUEST_PULL)),$(INSTALL_GUEST_PULL),$(DROP_GUEST_PULL))
 	$(if $(IMAGE),$(DESTDIR)$(SHAREDIR)/use-peerpod-units --root "$(DESTDIR)")
+
+# Its preset is read before that of the daemon, which leaves the hub's socket disabled.
+GUEST_PULL_FILES := $(PREFIX)/bin/guest-pull $(UNITDIR)/guest-pull.socket $(UNITDIR)/guest-pull@.service \
+	$(PRESETDIR)/79-guest-pull.preset $(TMPFILESDIR)/guest-pull.conf
+define INSTALL_GUEST_PULL
+install -D -m 0755 $(GUEST_PULL_BIN) $(DESTDIR)$(PREFIX)/bin/guest-pull
+	install -m 0644 systemd/guest-pull/*.service systemd/guest-pull/*.socket $(DESTDIR)$(UNITDIR)
+	sed -i 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' $(DESTDIR)$(UNITDIR)/guest-pull@.service
+	install -D -m 0644 systemd/guest-pull/guest-pull.tmpfiles $(DESTDIR)$(TMPFILESDIR)/guest-pull.conf
+	install -D -m 0644 systemd/guest-pull/guest-pull.preset $(DESTDIR)$(PRESETDIR)/79-guest-pull.preset
+endef
+# What an earlier `make install GUEST_PULL=1` installed, which the preset tells from what somebody put there by hand.
+define DROP_GUEST_PULL
+if [ -e $(DESTDIR)$(PRESETDIR)/79-guest-pull.preset ]; then rm -f $(GUEST_PULL_FILES:%=$(DESTDIR)%); fi
+endef
 
 DROP_IN_PLACES := $(NAME).service $(NAME)-.socket $(LEGACY_NAME).service $(HUB_NAME).service
 
 # The components' names are removed only if they are links to this program: an upstream component may have been
 # installed since.
 uninstall:
+	$(DROP_GUEST_PULL)
 	rm -f $(DESTDIR)$(PREFIX)/bin/$(NAME) $(DESTDIR)$(TMPFILESDIR)/$(NAME).conf \
 		$(DESTDIR)$(TMPFILESDIR)/$(NAME)-early-2023.conf $(DESTDIR)$(PRESETDIR)/80-$(NAME).preset
 	if [ -x $(DESTDIR)$(SHAREDIR)/use-peerpod-units ]; then \
@@ -240,9 +274,10 @@ uninstall:
 		if [ "$$(readlink $$path)" = $(NAME) ]; then rm -f $$path; fi; \
 	done
 
-# Packages contain the image's binary, which needs nothing from the system that it is installed in, and its manual.
-deb rpm: image image-manual
-	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(LEGACY_NAME) $(PACKAGES)
+# The daemon's package contains the image's binary, which needs nothing from the system that it is installed in, and its
+# manual. The other one contains what GUEST_PULL=1 adds.
+deb rpm: image image-manual guest-pull
+	packaging/build $@ $(VERSION) $(ARCH) $(CURDIR)/$(IMAGE_DIR)/$(LEGACY_NAME) $(CURDIR)/$(GUEST_PULL_BUILT) $(PACKAGES)
 
 # kata's extension image. Its dm-verity salt comes from its content, or is what EXTENSION_SALT= says in hexadecimal.
 EXTENSION ?= target/extension/kata-containers-coco-extension.img
@@ -253,8 +288,8 @@ EXTENSION_PATH := PATH="$$PATH:/usr/sbin:/sbin:$(CURDIR)/$(TOOLS)/run"
 
 .PHONY: extension check-extension
 
-extension: check-extension image build
-	$(EXTENSION_PATH) packaging/extension/build $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL) "$(PAUSE_BUNDLE)" \
+extension: check-extension image guest-pull
+	$(EXTENSION_PATH) packaging/extension/build $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL_BUILT) "$(PAUSE_BUNDLE)" \
 		"$(EXTENSION)" $(EXTENSION_SALT)
 
 check-extension:
@@ -313,7 +348,7 @@ figures: check-cargo
 # point. UPDATE=1 writes what was seen into docs/comparison.md and into the record that a test compares with this project.
 compare: build registry skopeo $(COSIGN) $(COSIGN_2)
 	$(CARGO) build --locked --package offline-fs-kbc-bench --bin compare
-	$(TEST_ENV) target/debug/compare $(BIN) $(GUEST_PULL) $(if $(CDH),--cdh $(CDH) --stock "$(STOCK)") \
+	$(TEST_ENV) target/debug/compare $(BIN) $(GUEST_PULL_BUILT) $(if $(CDH),--cdh $(CDH) --stock "$(STOCK)") \
 		$(if $(ONLY),--only $(ONLY)) $(if $(UPDATE),--json docs/figures/compare.json --page docs/comparison.md)
 
 # BASE= names the commit with which this one is compared.
@@ -327,7 +362,7 @@ soak: image floors
 soak-pull: image
 	$(CARGO) build --locked --release --package guest-pull
 	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin soak-pull
-	target/floors/soak-pull $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL) $(SOAK_SECONDS) $(SEED)
+	target/floors/soak-pull $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL_BUILT) $(SOAK_SECONDS) $(SEED)
 
 soak-short:
 	$(MAKE) soak SOAK_SECONDS=60
@@ -336,10 +371,11 @@ soak-short:
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
 
-# Tests the packages in two VMs, which boot three times and twice, and kata's extension image in a third one. Must run as root;
-# takes five to ten minutes without KVM.
+# Tests the packages in two VMs, which boot three times and twice, and kata's extension image in a third one. Then today's image,
+# in VMs of two Debian suites at once, which boot four times. Must run as root; takes fifteen minutes without KVM.
 test-podvm: image $(TOOLS)/fetched
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
+	tests/podvm/run-today $(CURDIR)/target/podvm $(TODAY)
 
 # The unit's system calls, one name on each line, and the libraries that load such a list.
 $(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched
@@ -368,7 +404,7 @@ $(ARCHIVES)/fetched: tests/fetch-archives
 	tests/fetch-archives $(CURDIR)/$(ARCHIVES)
 
 demo: build registry
-	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL) \
+	OFFLINE_FS_KBC_BIN=$(CURDIR)/$(BIN) GUEST_PULL_BIN=$(CURDIR)/$(GUEST_PULL_BUILT) \
 		DOCKER_REGISTRY=$(CURDIR)/$(REGISTRY) $(CARGO) run --locked --quiet --example demo
 
 registry: $(REGISTRY)

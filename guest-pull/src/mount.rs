@@ -267,11 +267,16 @@ fn mount_apart(
     std::env::set_current_dir(here).map_err(step(here.display().to_string()))?;
     // Kept until the overlay is mounted: a loop device goes when nobody holds it.
     let mut devices = Vec::new();
+    let mut by = by;
     for (at, (id, layer)) in layers.iter().enumerate() {
         check().map_err(step("mounting"))?;
         let directory = PathBuf::from(at.to_string());
         fs::create_dir(&directory).map_err(step("a directory for a layer"))?;
-        devices.extend(mount_layer(id, &layer.file, &directory, by)?);
+        if let Some(device) = mount_layer(id, &layer.file, &directory, by)? {
+            devices.push(device);
+            // All layers are in one store. The kernel writes a line to its log for each that it can't mount from a file.
+            by = By::LoopDevice;
+        }
     }
     let stored: Vec<_> = layers.iter().map(|(_, layer)| &layer.stored).collect();
     // What is below a layer that hides everything would not be seen.

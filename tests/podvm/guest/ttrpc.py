@@ -65,9 +65,15 @@ def request(stream, service, method, message, deadline=0):
 
 def answer(connection):
     """The next answer: its fields, or the text of a refusal."""
-    size = int.from_bytes(receive(connection, 10)[:4], "big")
-    response = fields(receive(connection, size))
+    return answer_of_any(connection)[1:]
+
+
+def answer_of_any(connection):
+    """The next answer, of whatever stream: the stream, and its fields or the text of a refusal."""
+    header = receive(connection, 10)
+    response = fields(receive(connection, int.from_bytes(header[:4], "big")))
+    stream = int.from_bytes(header[4:8], "big")
     status = fields(response.get(1, b""))
     if status.get(1):
-        return None, status.get(2, b"").decode()
-    return fields(response.get(2, b"")), ""
+        return stream, None, status.get(2, b"").decode()
+    return stream, fields(response.get(2, b"")), ""
