@@ -5,6 +5,7 @@
 //!
 //! `compare DAEMON GUEST_PULL [--cdh PATH [--stock TEXT]] [--only ID] [--json FILE] [--page FILE]`, or `compare --render JSON`
 
+mod agent;
 mod front;
 mod points;
 mod record;
