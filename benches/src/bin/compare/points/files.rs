@@ -78,12 +78,6 @@ pub fn points() -> Vec<Point> {
         point(FILES, "zstd", "layers compressed with zstd", |world| {
             zstd(world, 21)
         }),
-        point(
-            FILES,
-            "window",
-            "layers compressed with `zstd --long=26`",
-            |world| zstd(world, 26),
-        ),
     ]
 }
 
@@ -254,7 +248,7 @@ fn directory(world: &World) -> String {
     })
 }
 
-fn zstd(world: &World, bits: u32) -> String {
+pub fn zstd(world: &World, bits: u32) -> String {
     let text = noise(100_000, 1);
     let layer = Layer::new().file("file", 0o644, &text);
     let pushed = world
