@@ -5,6 +5,7 @@
 //!
 //! `compare DAEMON GUEST_PULL [--cdh PATH [--stock TEXT]] [--only ID] [--json FILE] [--page FILE]`, or `compare --render JSON`
 
+mod agent;
 mod front;
 mod points;
 mod record;
@@ -16,7 +17,8 @@ use std::env;
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use nix::unistd::geteuid;
 use serde_json::{Map, Value};
@@ -31,6 +33,12 @@ const USAGE: &str = "compare DAEMON GUEST_PULL [--cdh PATH [--stock TEXT]] [--on
 /// How the program calls itself for one column: its mounts are that process's alone.
 const COLUMN: &str = "--column";
 
+/// Which of the column's points it plays then.
+const PART: &str = "--part";
+
+/// Points are played in so many processes at once: much of the time, they wait for something.
+const PARTS: usize = 3;
+
 /// What the command line says.
 #[derive(Debug, Default)]
 struct Options {
@@ -42,6 +50,7 @@ struct Options {
     page: Option<PathBuf>,
     render: Option<PathBuf>,
     column: Option<String>,
+    part: usize,
 }
 
 impl Options {
@@ -56,6 +65,7 @@ impl Options {
                 "--json" => options.json = Some(arguments.next()?.into()),
                 "--page" => options.page = Some(arguments.next()?.into()),
                 "--render" => options.render = Some(arguments.next()?.into()),
+                PART => options.part = arguments.next()?.parse().ok()?,
                 COLUMN => options.column = Some(arguments.next()?),
                 other if other.starts_with('-') => return None,
                 path => options.paths.push(path.into()),
@@ -164,26 +174,30 @@ fn first_line(command: &mut Command) -> Result<String, Box<dyn Error>> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Plays one column in a process of its own, with the same arguments; gives its answers by the points' ids.
+/// Plays one column in processes of its own, with the same arguments; gives its answers by the points' ids.
 fn column(name: &str) -> Result<Map<String, Value>, Box<dyn Error>> {
-    let mut command = Command::new("/proc/self/exe");
-    command.args(env::args().skip(1)).args([COLUMN, name]);
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err(format!(
-            "the column {name} is not played to its end: {}",
-            output.status
-        )
-        .into());
+    let mut children = Vec::new();
+    for part in 0..PARTS {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .args(env::args().skip(1))
+            .args([COLUMN, name, PART, &part.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        children.push(command.spawn()?);
     }
-    let value: Value = serde_json::from_slice(&output.stdout)?;
-    value
-        .as_object()
-        .cloned()
-        .ok_or_else(|| "no answers".into())
+    let outputs: Vec<_> = children.into_iter().map(Child::wait_with_output).collect();
+    let mut answers = Map::new();
+    for output in outputs {
+        let output = output?;
+        if !output.status.success() {
+            let status = output.status;
+            return Err(format!("the column {name} is not played to its end: {status}").into());
+        }
+        let value: Value = serde_json::from_slice(&output.stdout)?;
+        answers.extend(value.as_object().cloned().unwrap_or_default());
+    }
+    Ok(answers)
 }
 
 fn play(options: &Options, column: &str) -> Result<(), Box<dyn Error>> {
@@ -195,14 +209,12 @@ fn play(options: &Options, column: &str) -> Result<(), Box<dyn Error>> {
         tool: options.paths[0].clone(),
     };
     let mut answers = Map::new();
-    for point in options.points() {
-        let begin = std::time::Instant::now();
+    let points = options.points().into_iter().skip(options.part);
+    for point in points.step_by(PARTS) {
+        let begin = Instant::now();
         let answer = (point.play)(&world);
-        eprintln!(
-            "{column}: {} ({:.1} s): {answer}",
-            point.id,
-            begin.elapsed().as_secs_f64()
-        );
+        let seconds = begin.elapsed().as_secs_f64();
+        eprintln!("{column}: {} ({seconds:.1} s): {answer}", point.id);
         answers.insert(point.id.to_owned(), answer.into());
     }
     println!("{}", Value::Object(answers));

@@ -2,6 +2,7 @@
 
 //! Debian's docker-registry on loopback, and what is pushed to it.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::tree::{Layer, Packing, write};
 pub struct Registry {
     pub address: String,
     child: Child,
+    with_tls: OnceCell<(String, Child)>,
 }
 
 /// Runs a program to its end, which must be a success; gives its output.
@@ -40,30 +42,31 @@ pub struct Pushed {
 
 impl Registry {
     pub fn start() -> Self {
-        let directory = Path::new(OWN).join("registry");
-        fs::create_dir_all(&directory).expect("a directory");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("an address").to_string();
-        drop(free);
-        let config = directory.join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n",
-            directory.join("data").display()
-        );
-        fs::write(&config, text).expect("a file");
-        let mut command = tool("DOCKER_REGISTRY", "docker-registry");
-        let child = command
-            .arg("serve")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry");
-        let registry = Self { address, child };
-        let is_there = wait_until(|| TcpStream::connect(&registry.address).is_ok());
-        assert!(is_there, "the registry does not start");
-        registry
+        let (address, child) = start("registry", "");
+        Self {
+            address,
+            child,
+            with_tls: OnceCell::new(),
+        }
+    }
+
+    /// Where the same images are with TLS, and the certificate of its authority: the stock hub looks for signatures with TLS
+    /// alone.
+    pub fn with_tls(&self) -> (&str, String) {
+        let directory = Path::new(OWN).join("tls");
+        let (address, _) = self.with_tls.get_or_init(|| {
+            fs::create_dir_all(&directory).expect("a directory");
+            make_certificate(&directory);
+            let at = |name: &str| directory.join(name).display().to_string();
+            let tls = format!(
+                ", tls: {{certificate: {}, key: {}}}",
+                at("tls.pem"),
+                at("tls.key")
+            );
+            start("registry-tls", &tls)
+        });
+        let authority = fs::read_to_string(directory.join("ca.pem")).expect("a certificate");
+        (address, authority)
     }
 
     /// Pushes an image of these layers.
@@ -84,6 +87,44 @@ impl Registry {
     }
 }
 
+/// Starts a registry over the images that all have; `more` is more of its part `http`.
+fn start(name: &str, more: &str) -> (String, Child) {
+    let directory = Path::new(OWN).join(name);
+    fs::create_dir_all(&directory).expect("a directory");
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let config = directory.join("config.yml");
+    let text = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {OWN}/images}}}}\nhttp: {{addr: \"{address}\"{more}}}\n"
+    );
+    fs::write(&config, text).expect("a file");
+    let mut command = tool("DOCKER_REGISTRY", "docker-registry");
+    command.arg("serve").arg(&config).stdin(Stdio::null());
+    let child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("docker-registry");
+    let is_there = wait_until(|| TcpStream::connect(&address).is_ok());
+    assert!(is_there, "the registry does not start");
+    (address, child)
+}
+
+/// Makes an authority, and a certificate of it for loopback.
+fn make_certificate(directory: &Path) {
+    fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\n").expect("a file");
+    for arguments in [
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls.key -out tls.csr -subj /CN=registry",
+        "x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out tls.pem -days 2 -extfile names",
+    ] {
+        let mut command = tool("OPENSSL", "openssl");
+        command.current_dir(directory);
+        run(command.args(arguments.split(' ')));
+    }
+}
+
 /// Where the layout of an image is.
 pub fn layout(name: &str) -> PathBuf {
     Path::new(OWN).join("layouts").join(name)
@@ -98,7 +139,10 @@ pub fn copy_command() -> Command {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let tls = self.with_tls.get_mut().map(|(_, child)| child);
+        for child in [Some(&mut self.child), tls].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

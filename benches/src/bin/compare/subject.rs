@@ -21,6 +21,8 @@ use protobuf::Message as _;
 use serde_json::{Map, Value};
 use ttrpc::{Code, Request, Response};
 
+use crate::agent::{self, Noted};
+
 /// What kata-agent of kata 4.1.0 sent to pull an image: one frame.
 const RECORDED: &[u8] =
     include_bytes!("../../../../tests/vectors/g4-kata-4.1.0-pullimage.request.bin");
@@ -113,6 +115,8 @@ pub struct Setting<'a> {
     pub image: String,
     /// The resources file.
     pub resources: Vec<(&'a str, Vec<u8>)>,
+    /// If there is an attestation-agent: where it notes what it is asked for.
+    pub agent: Option<&'a Noted>,
 }
 
 /// A running program. With it, all of its mounts and files go.
@@ -138,6 +142,9 @@ impl Hub {
             fs::create_dir_all(directory).expect("a directory");
         }
         write_resources(&setting.resources);
+        if let Some(noted) = setting.agent {
+            agent::start(noted);
+        }
         let kbc = match setting.kbc {
             "" => "[kbc]\nname = \"offline_fs_kbc\"\nurl = \"\"\n",
             kbc => kbc,

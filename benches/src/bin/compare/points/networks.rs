@@ -76,7 +76,7 @@ pub fn points() -> Vec<Point> {
         point(
             NETWORKS,
             "broken-entry",
-            "the credential has an unusable entry for another registry",
+            "the credential has an entry without `auth` for another registry",
             broken_entry,
         ),
         point(
@@ -251,11 +251,7 @@ fn broken_entry(world: &World) -> String {
         false => unauthorized(),
     });
     let text = String::from_utf8(login(&front.address, "robot:right")).expect("UTF-8");
-    let text = text.replacen(
-        "{\"auths\":{",
-        "{\"auths\":{\"other.example\":{\"auth\":\"?\"},",
-        1,
-    );
+    let text = text.replacen("{\"auths\":{", "{\"auths\":{\"other.example\":{},", 1);
     let hub = Hub::start(&Setting {
         image: format!("{WITH_CREDENTIAL}{}", plain(&front.address)),
         resources: vec![(CREDENTIAL, text.into_bytes())],

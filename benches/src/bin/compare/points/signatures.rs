@@ -58,19 +58,19 @@ pub fn points() -> Vec<Point> {
                     let fulcio = json!({"caData": "", "oidcIssuer": "https://issuer.example",
                     "subjectEmail": "user@example.com"});
                     let rule = json!({"type": "sigstoreSigned", "fulcio": fulcio, "rekorPublicKeyData": ""});
-                    json!({"default": [rule]}).to_string()
+                    json!({"default": [rule], "transports": {}}).to_string()
                 })
             },
         ),
         point(
             SIGNATURES,
             "misspelt",
-            "a policy that forbids the image, with a misspelt member (`transport`)",
+            "a policy with a misspelt member (`signedIdentiy`)",
             |world| {
-                by_policy(world, "misspelt", None, &|registry| {
-                    json!({"default": [{"type": "insecureAcceptAnything"}],
-                        "transport": {"docker": {registry: [{"type": "reject"}]}}})
-                    .to_string()
+                by_policy(world, "misspelt", Some(("COSIGN_2", &[])), &|_| {
+                    let rule = json!({"type": "sigstoreSigned", "keyPath": key_uri(),
+                        "signedIdentiy": {"type": "exactRepository", "dockerRepository": "other.example/a"}});
+                    json!({"default": [rule], "transports": {}}).to_string()
                 })
             },
         ),
@@ -124,22 +124,30 @@ fn sign(variable: &str, image: &str, more: &[&str]) {
     command.args([
         "sign",
         "--yes",
-        "--allow-http-registry",
+        "--allow-insecure-registry",
         "--tlog-upload=false",
     ]);
     run(command.args(["--key", "own.key"]).args(more).arg(image));
 }
 
+/// The public key as policies name it.
+fn key_uri() -> String {
+    format!("file://{}", public_key().display())
+}
+
 /// A policy that wants a signature by the key.
 fn key_policy(_: &str) -> String {
-    json!({"default": [{"type": "sigstoreSigned", "keyPath": public_key()}]}).to_string()
+    json!({"default": [{"type": "sigstoreSigned", "keyPath": key_uri()}], "transports": {}})
+        .to_string()
 }
 
 /// Pulls an image of this name under a policy.
 fn pull_by_policy(world: &World, name: &str, policy: &str) -> String {
-    let address = &world.registry.address;
+    let (address, authority) = world.registry.with_tls();
     let hub = Hub::start(&Setting {
-        image: format!("image_security_policy = '''{policy}'''\n{}", plain(address)),
+        image: format!(
+            "image_security_policy = '''{policy}'''\nextra_root_certificates = ['''{authority}''']\n"
+        ),
         ..Setting::default()
     });
     let answer = hub.pull(&format!("{address}/{name}"), "c");
@@ -156,7 +164,7 @@ fn by_policy(
     policy: &dyn Fn(&str) -> String,
 ) -> String {
     let pushed = world.push_file(name, name.as_bytes());
-    let address = &world.registry.address;
+    let (address, _) = world.registry.with_tls();
     if let Some((variable, more)) = signed {
         sign(variable, &format!("{address}/{}", pushed.name), more);
     }
@@ -165,7 +173,7 @@ fn by_policy(
 
 fn other_name(world: &World) -> String {
     let (one, other) = ("signed-here", "claimed-there");
-    let address = &world.registry.address;
+    let (address, _) = world.registry.with_tls();
     let pushed = world.push_file(one, b"signed");
     world.push_file(other, b"signed");
     sign("COSIGN_2", &format!("{address}/{}", pushed.name), &[]);
