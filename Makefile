@@ -6,6 +6,7 @@
 # make demo       the main task on real input: a private image is refused, then pulled, in the ways of 2023 and of today
 # make test       all tests that need no VM
 # make test-podvm tests the installed daemon in a booted VM
+# make test-linking runs guest-pull with the C libraries of other distributions
 # make bench      footprint and speed, compared with simpler programs in the same run; QUICK=1 is shorter
 # make bench-pull pulling, compared with inflating alone and with other pullers, as root; QUICK=1 is shorter, CDH=PATH adds a
 #                 stock confidential-data-hub
@@ -124,7 +125,7 @@ GO := target/go
 GO_CLIENT := $(GO)/go-client
 
 .PHONY: bench bench-pull floors soak soak-pull soak-short test-long instructions image build guest-pull install \
-	check-install uninstall deb rpm test test-podvm demo registry go-client skopeo clean check-cargo check-image
+	check-install uninstall deb rpm test test-podvm test-linking demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
@@ -329,6 +330,10 @@ test-long:
 # Tests the packages in two VMs, which boot three times and twice. Must run as root; takes five to ten minutes without KVM.
 test-podvm: image
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
+
+# Runs guest-pull with the C libraries of other distributions. Must run as root; takes seconds once they are fetched.
+test-linking: guest-pull registry skopeo
+	$(TEST_ENV) tests/linking $(GUEST_PULL_BUILT) $(CURDIR)/target/linking
 
 # The unit's system calls, one name on each line, and the libraries that load such a list.
 $(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched
