@@ -6,6 +6,7 @@
 # make demo       the main task on real input: a private image is refused, then pulled, in the ways of 2023 and of today
 # make test       all tests that need no VM
 # make test-podvm tests the installed daemon in a booted VM
+# make test-linking runs guest-pull with the C libraries of other distributions
 # make bench      footprint and speed, compared with simpler programs in the same run; QUICK=1 is shorter
 # make bench-pull pulling, compared with inflating alone and with other pullers, as root; QUICK=1 is shorter, CDH=PATH adds a
 #                 stock confidential-data-hub
@@ -122,7 +123,7 @@ GUEST_PULL_CALLS := target/guest-pull-system-calls
 TOOL_NAMES := strace systemctl systemd-analyze systemd-tmpfiles fsck.erofs mkfs.erofs umoci containerd ctr tinyproxy zstd
 # These tests build, or run commands that the unit does not run, so the unit's list does not apply to them. And strace
 # makes calls fail that are on no list.
-NOT_UNDER_FILTER := image_build commands pull units tools user_data sealing encrypted_images extension_image:: everything:: try_it faults
+NOT_UNDER_FILTER := image_build commands packages pull units tools user_data sealing encrypted_images extension_image:: everything:: try_it faults
 # The tests of the worker's own list run it under strace, whose calls are not on the list of the unit.
 GUEST_PULL_ALONE := system_calls
 # Debian's Go with containerd's ttrpc, unpacked and not installed.
@@ -130,7 +131,7 @@ GO := target/go
 GO_CLIENT := $(GO)/go-client
 
 .PHONY: bench bench-pull figures floors compare soak soak-pull soak-short test-long instructions image build guest-pull install \
-	check-install uninstall deb rpm test test-podvm demo registry go-client skopeo clean check-cargo check-image
+	check-install uninstall deb rpm test test-podvm test-linking demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
@@ -376,6 +377,10 @@ test-long:
 test-podvm: image $(TOOLS)/fetched
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
 	tests/podvm/run-today $(CURDIR)/target/podvm $(TODAY)
+
+# Runs guest-pull with the C libraries of other distributions. Must run as root; takes seconds once they are fetched.
+test-linking: guest-pull registry skopeo
+	$(TEST_ENV) tests/linking $(GUEST_PULL_BUILT) $(CURDIR)/target/linking
 
 # The unit's system calls, one name on each line, and the libraries that load such a list.
 $(SYSTEM_CALLS): systemd/$(NAME).service tests/under-filter | $(SECCOMP)/fetched $(TOOLS)/fetched

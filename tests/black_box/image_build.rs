@@ -126,6 +126,23 @@ fn impossible_builds_are_reported() {
             &["install", "BIN=/nowhere", "DESTDIR=/nowhere"],
             "BIN=/nowhere is missing",
         ),
+        (
+            &[
+                "install",
+                "GUEST_PULL=1",
+                "GUEST_PULL_BIN=/nowhere",
+                "DESTDIR=/nowhere",
+            ],
+            "GUEST_PULL_BIN=/nowhere is missing; 'make guest-pull' builds it",
+        ),
+        (
+            &[
+                "install",
+                "GUEST_PULL=/usr/bin/guest-pull",
+                "DESTDIR=/nowhere",
+            ],
+            "it must be 1 or empty",
+        ),
     ] {
         let (text, code) = make(args);
         assert_eq!(code, Some(2), "{text}");

@@ -35,6 +35,7 @@ mod keys;
 mod launch_plan;
 mod lifecycle;
 mod odd_input;
+mod packages;
 mod peer_pod_units;
 mod plan;
 mod pull;

@@ -23,7 +23,7 @@ fn write(root: &Path, path: &str, text: &str) {
 }
 
 /// What the units of the upstream's image say that matters here, in their place.
-fn add_their_units(root: &Path) {
+pub fn add_their_units(root: &Path) {
     let etc = "etc/systemd/system";
     for (name, condition) in [
         ("attestation-agent", "/run/peerpod/aa.toml"),
