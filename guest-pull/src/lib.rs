@@ -2,6 +2,7 @@
 
 //! Pulls container images into compressed read-only layers, and mounts them.
 
+pub mod check;
 pub mod claim;
 pub mod compression;
 pub mod config;
@@ -34,5 +35,6 @@ pub mod store;
 mod sys;
 pub mod until;
 mod upper;
+pub mod verify;
 pub mod worker;
 pub mod writable;

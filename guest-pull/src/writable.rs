@@ -22,6 +22,16 @@ use crate::store::{Store, is_at};
 /// File systems in memory: `TMPFS_MAGIC` and `RAMFS_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
 pub(crate) const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
+/// Whether a file system is in memory: the one of this directory.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn is_in_memory(directory: &Path) -> io::Result<bool> {
+    // The type has another width on each architecture; the numbers fit all.
+    Ok(IN_MEMORY.contains(&(statfs(directory)?.f_type as u32)))
+}
+
 /// How many random bytes a name has. A name is never used twice, and overlays are found by it.
 const NAME_BYTES: usize = 16;
 
@@ -69,10 +79,8 @@ impl Writable {
     ///
     /// If they can't be made, or the bundle has files of an earlier pull.
     pub fn make(store: &Store, bundle: &Path) -> Result<Self, Error> {
-        let status =
-            statfs(store.directory()).map_err(|error| at(store.directory())(error.into()))?;
-        // The type has another width on each architecture; the numbers fit all.
-        let mut writable = match IN_MEMORY.contains(&(status.f_type as u32)) {
+        let is_in_memory = is_in_memory(store.directory()).map_err(at(store.directory()))?;
+        let mut writable = match is_in_memory {
             true => {
                 remove_unused(bundle);
                 Self::of(bundle, Vec::new(), None)

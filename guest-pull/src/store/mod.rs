@@ -24,7 +24,7 @@ use crate::layer::MAX_NOTES_BYTES;
 
 pub use making::{Files, Making, Publishing};
 pub use notes::{MAX_NOTED_PATHS, Stored};
-pub use room::{Need, Room};
+pub use room::{Need, Room, need_of};
 pub use shelf::Shelf;
 
 /// Why the store can't be used.
@@ -103,6 +103,16 @@ impl Store {
             directory,
             layers,
             mounts,
+        })
+    }
+
+    /// The store that is there, of which nothing is made; none if there is none.
+    pub fn existing(directory: &Path) -> Option<Self> {
+        let layers = directory.join("layers");
+        layers.is_dir().then(|| Self {
+            mounts: directory.join("mounts"),
+            directory: directory.to_owned(),
+            layers,
         })
     }
 
