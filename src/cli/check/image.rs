@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::check::answer::{Answer, Options};
 use crate::cli::check::asking;
+use crate::cli::check::guest_pull::Told;
 use crate::cli::check::report::Report;
 
 /// How many registries are listed where none fits.
@@ -110,11 +111,11 @@ struct Choice {
     login: Result<Chosen, String>,
 }
 
-/// Says for each credential which login it has for the image; with `how`, what the registry makes of it. `plan` is what
-/// guest-pull says.
+/// Says for each credential which login it has for the image; with `how`, what the registry makes of it, unless guest-pull has
+/// asked it. `told` is what that says.
 pub fn check(
     image: &ImageName,
-    plan: Option<Vec<String>>,
+    told: Told,
     credentials: &[Option<Credential>],
     how: Option<&Options>,
     report: &mut Report,
@@ -127,13 +128,13 @@ pub fn check(
             Ok(chosen) => credential.file_of(&chosen.key),
             Err(_) => &credential.file,
         };
-        check_one(image, plan.clone(), &choice, Some(file), how, report);
+        check_one(image, &told, &choice, Some(file), how, report);
     }
     if !any {
         let none = Choice {
             login: Err("there is no credential".to_owned()),
         };
-        check_one(image, plan, &none, None, how, report);
+        check_one(image, &told, &none, None, how, report);
     }
 }
 
@@ -171,7 +172,7 @@ fn choose(image: &ImageName, credential: &Credential) -> Choice {
 
 fn check_one(
     image: &ImageName,
-    plan: Option<Vec<String>>,
+    of_guest_pull: &Told,
     choice: &Choice,
     file: Option<&Path>,
     how: Option<&Options>,
@@ -179,9 +180,26 @@ fn check_one(
 ) {
     let mut told =
         json!({"image": image.to_string(), "file": file.map(|file| file.display().to_string())});
+    let Told { plan, verdict } = of_guest_pull;
     if let Some(plan) = plan {
-        told["pull"] = json!(plan);
+        told["pull"] = plan.clone();
     }
+    if let Some(verdict) = verdict {
+        for name in [
+            "would_pull",
+            "verdict",
+            "digest",
+            "layers",
+            "bytes",
+            "stored",
+        ] {
+            if let Some(value) = verdict.get(name) {
+                told[name] = value.clone();
+            }
+        }
+        report.verdict(verdict["verdict"].as_str().unwrap_or_default());
+    }
+    let how = how.filter(|_| verdict.is_none());
     match &choice.login {
         Ok(Chosen {
             key, login, step, ..

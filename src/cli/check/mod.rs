@@ -7,9 +7,10 @@ mod asking;
 #[cfg(feature = "tools")]
 mod build_host;
 mod files;
+mod guest_pull;
 mod image;
 mod other;
-mod plan;
+mod puller;
 pub mod report;
 #[cfg(feature = "tools")]
 mod skopeo;
@@ -30,6 +31,7 @@ use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
 use offline_fs_kbc::resource::problem::Severity;
 
 use crate::cli::check::files::What;
+use crate::cli::check::guest_pull::{Question, Told};
 use crate::cli::check::report::{Format, Report};
 use crate::cli::serve::Switch;
 use crate::config::{Choice, Files, Role, Root, Sockets};
@@ -64,7 +66,8 @@ pub struct Check {
     #[arg(long, value_name = "FILE", requires = "image", conflicts_with = "file")]
     cdh_config: Option<PathBuf>,
 
-    /// Ask the registry of each image with that login alone, by guest-pull or skopeo
+    /// Ask the registry of each image: in the VM for all that guest-pull needs, and say at the end whether it would pull;
+    /// elsewhere for the manifest, with that login alone, by guest-pull or skopeo
     #[arg(long = "try", requires = "image")]
     try_it: bool,
 
@@ -161,41 +164,63 @@ fn named(text: &str) -> Result<(String, ImageName), NotAnImage> {
 }
 
 impl Check {
+    /// Checks this VM, or a root file system; gives the credential that is served, and what guest-pull tells of each image.
+    fn vm(&self, repairs: bool, report: &mut Report) -> (Option<image::Credential>, Vec<Told>) {
+        let (sockets, root) = (&self.sockets, &self.root);
+        let (credential, served_by) = vm::check(&self.files, sockets, root, repairs, report);
+        let puller = puller::check(root, sockets, served_by, report);
+        let hub = match &sockets.cdh_sock {
+            Some(Choice::At(address)) => Some(address.clone()),
+            Some(Choice::Off) => None,
+            None => root.socket(Role::ConfidentialDataHub).ok(),
+        };
+        let images: Vec<_> = self.image.iter().map(|(text, _)| text.as_str()).collect();
+        let mut told = match hub {
+            // Where nobody has the hub's socket, clients ask for no image.
+            Some(hub) if puller.can_be_asked && (root.root.is_some() || hub.path().exists()) => {
+                let question = Question {
+                    root: root.root.as_deref(),
+                    hub: &hub,
+                    config: self.cdh_config.as_deref(),
+                    // A pull takes neither from the command line.
+                    try_it: self.try_it && self.cert_dir.is_none() && !self.plain_http,
+                };
+                question.ask(&images, report)
+            }
+            _ => Vec::new(),
+        };
+        if let Some(reason) = puller.reason.filter(|_| self.try_it && root.root.is_none()) {
+            told.resize_with(images.len(), Told::default);
+            for told in &mut told {
+                told.refuse(&reason);
+            }
+        }
+        (credential, told)
+    }
+
     /// Prints what is there and what is wrong with it.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::harden()?;
         let mut report = Report::default();
         let repairs = self.repair_credential == Switch::On;
-        let credentials = if self.file.is_empty() {
-            vec![vm::check(
-                &self.files,
-                &self.sockets,
-                &self.root,
-                repairs,
-                &mut report,
-            )]
+        let (credentials, told) = if self.file.is_empty() {
+            let (credential, told) = self.vm(repairs, &mut report);
+            (vec![credential], told)
         } else {
             let files = self.file.iter();
-            files
+            let credentials = files
                 .map(|path| files::check(path, self.kind, repairs, &mut report))
-                .collect()
+                .collect();
+            (credentials, Vec::new())
         };
         let how = self.try_it.then_some(answer::Options {
             cert_dir: self.cert_dir,
             plain_http: self.plain_http,
         });
-        let hub = match &self.sockets.cdh_sock {
-            Some(Choice::At(address)) => Some(address.clone()),
-            Some(Choice::Off) => None,
-            None => self.root.socket(Role::ConfidentialDataHub).ok(),
-        };
-        // Not of a root file system, whose configuration comes with a pod.
-        let hub = hub.filter(|_| self.file.is_empty() && self.root.root.is_none());
-        for (text, name) in &self.image {
-            let plan = hub
-                .as_ref()
-                .and_then(|hub| plan::check(text, hub, self.cdh_config.as_deref(), &mut report));
-            image::check(name, plan, &credentials, how.as_ref(), &mut report);
+        let mut told = told.into_iter();
+        for (_, name) in &self.image {
+            let told = told.next().unwrap_or_default();
+            image::check(name, told, &credentials, how.as_ref(), &mut report);
         }
         super::print(report.render(self.format))?;
         let failing = match self.strict {
