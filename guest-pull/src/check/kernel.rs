@@ -61,12 +61,12 @@ impl Part {
 
     fn missing(self, release: &str) -> Finding {
         let what = match self {
-            Self::Erofs => "can't mount EROFS, which layers are",
-            Self::Overlay => "can't mount overlays, which images are",
-            Self::Loop => "has no loop devices, by which layers of this store are mounted",
+            Self::Erofs => "can't mount EROFS, the format of stored layers",
+            Self::Overlay => "can't mount overlays, by which layers are stacked",
+            Self::Loop => "has no loop devices, by which the layers of this store are mounted",
         };
         self.finding(format!(
-            "the kernel {release} {what}: no module of its own has it, and it is not built in"
+            "the kernel {release} {what}: it is not built in, and there is no module of it"
         ))
     }
 }
@@ -153,7 +153,9 @@ pub(super) fn look(root: Root<'_>, work_dir: &Path, has_store: bool) -> Vec<Find
             .into_iter()
             .collect();
     }
-    let is_in_memory = place.is_some_and(|(place, _)| is_in_memory(&place).unwrap_or(false));
+    // In an image that is being built, nothing is mounted yet: a VM's /run is in memory.
+    let is_in_memory = root.other.is_some() && work_dir.starts_with("/run")
+        || place.is_some_and(|(place, _)| is_in_memory(&place).unwrap_or(false));
     kernels
         .iter()
         .flat_map(|kernel| by_lists(kernel, is_in_memory))

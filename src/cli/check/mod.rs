@@ -168,7 +168,7 @@ impl Check {
     fn vm(&self, repairs: bool, report: &mut Report) -> (Option<image::Credential>, Vec<Told>) {
         let (sockets, root) = (&self.sockets, &self.root);
         let (credential, served_by) = vm::check(&self.files, sockets, root, repairs, report);
-        let puller = puller::check(root, sockets, served_by, report);
+        let puller = puller::check(root, sockets, served_by, self.try_it, report);
         let hub = match &sockets.cdh_sock {
             Some(Choice::At(address)) => Some(address.clone()),
             Some(Choice::Off) => None,

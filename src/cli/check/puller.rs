@@ -51,7 +51,16 @@ pub struct Puller {
 }
 
 /// Looks for what keeps requests for images from guest-pull.
-pub fn check(root: &Root, sockets: &Sockets, hub: Hub, report: &mut Report) -> Puller {
+///
+/// That it is not installed is a mistake for certain only where it is asked whether it would pull, as `try_it` says: kata-agents of 3.3 to 3.17
+/// use cdh.sock too, and pull by themselves.
+pub fn check(
+    root: &Root,
+    sockets: &Sockets,
+    hub: Hub,
+    try_it: bool,
+    report: &mut Report,
+) -> Puller {
     let exists = |name: &str| find_unit(root, name).is_some();
     let program = program(root);
     let takes_place = hub == Hub::Own
@@ -82,8 +91,8 @@ pub fn check(root: &Root, sockets: &Sockets, hub: Hub, report: &mut Report) -> P
     let problem = match &program {
         None => Some((
             "guest-pull-missing",
-            "guest-pull is not installed, and requests for images come to this program, which passes them on to it: no image is \
-             pulled"
+            "guest-pull is not installed, to which this program passes requests for images on: kata-agents since 3.18 pull no \
+             image; older ones pull by themselves"
                 .to_owned(),
             "install the package offline-fs-kbc-guest-pull, or `make install GUEST_PULL=1`",
         )),
@@ -100,7 +109,11 @@ pub fn check(root: &Root, sockets: &Sockets, hub: Hub, report: &mut Report) -> P
     });
     if let Some((code, what, fix)) = problem {
         puller.reason = Some(what.clone());
-        report.find(None, Problem::of_file(Severity::Error, code, what, fix));
+        let severity = match program.is_some() || try_it {
+            true => Severity::Error,
+            false => Severity::Warning,
+        };
+        report.find(None, Problem::of_file(severity, code, what, fix));
     }
     puller
 }
