@@ -25,7 +25,7 @@ use crate::cli::{Daemon, Format};
 /// "would pull" or the reason. `offline-fs-kbc check` asks this program, and has its own findings too. Exit status: 0 fine, 1 errors.
 ///
 /// With --format json, an object a line. A finding has "severity" (error, warning or note), "code", "message" and "fix", and
-/// "image" if it is about one. A plan has "image" and "plan", a list of texts. The last line of an image has "image",
+/// "image" if it is about one. Each line of a plan has "image" and "plan", a text. The last line of an image has "image",
 /// "would_pull", true or false, and "verdict", a text; of one that would be pulled also "digest", "layers", "stored" and
 /// "bytes".
 #[derive(Args)]
@@ -144,8 +144,9 @@ impl Check {
                 return false;
             }
         };
-        let lines = plan.lines(&config);
-        report.print(&json!({"image": shown, "plan": lines}), &lines.join("\n"));
+        for line in plan.lines(&config) {
+            report.print(&json!({"image": shown, "plan": line}), &line);
+        }
         if !self.try_it {
             return true;
         }

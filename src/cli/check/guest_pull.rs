@@ -8,13 +8,17 @@ use std::fs::File;
 use std::path::Path;
 
 use offline_fs_kbc::child;
+use offline_fs_kbc::json::{self, Member};
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::{Escaped, RegistryName};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cli::check::asking;
 use crate::cli::check::report::Report;
+
+/// The most members of a line: a verdict has seven.
+const MAX_MEMBERS: usize = 20;
 
 /// What guest-pull is asked.
 pub struct Question<'q> {
@@ -32,16 +36,26 @@ pub struct Question<'q> {
 #[derive(Default)]
 pub struct Told {
     /// What a pull would do, a line each.
-    pub plan: Option<Value>,
-    /// Whether it would succeed, with the reason.
-    pub verdict: Option<Value>,
+    pub plan: Vec<String>,
+    /// Whether it would succeed, if that was tried.
+    pub verdict: Option<Verdict>,
+}
+
+/// Whether an image would be pulled.
+pub struct Verdict {
+    /// It, in a line, with the reason.
+    pub text: String,
+    /// Members for programs.
+    pub members: Vec<(&'static str, Value)>,
 }
 
 impl Told {
     /// Says that the image would not be pulled, whatever guest-pull says.
     pub fn refuse(&mut self, reason: &str) {
-        let verdict = format!("would not pull: {reason}");
-        self.verdict = Some(json!({"would_pull": false, "verdict": verdict}));
+        self.verdict = Some(Verdict {
+            text: format!("would not pull: {reason}"),
+            members: vec![("would_pull", false.into())],
+        });
     }
 }
 
@@ -75,13 +89,14 @@ impl Question<'_> {
         let said = match ended {
             Ok(ended) => {
                 for line in ended.output.split(|byte| *byte == b'\n') {
-                    if let Ok(line) = serde_json::from_slice::<Value>(line) {
-                        let name = line["image"].as_str();
-                        let mut those = images.iter().map(|image| shown(image));
-                        let number = name.and_then(|name| those.position(|it| it == name));
-                        let of_image = number.and_then(|number| told.get_mut(number));
-                        take(line, of_image, report);
-                    }
+                    let Ok(line) = json::members(line, MAX_MEMBERS) else {
+                        continue;
+                    };
+                    let name = json::string(&line, "image");
+                    let mut those = images.iter().map(|image| shown(image));
+                    let number = those.position(|it| Some(it) == name);
+                    let of_image = number.and_then(|number| told.get_mut(number));
+                    take(&line, of_image, report);
                 }
                 // An error comes with a finding.
                 match ended.status {
@@ -103,30 +118,42 @@ impl Question<'_> {
     }
 }
 
-/// Takes a line of it: a finding, a plan or a verdict.
-fn take(line: Value, of_image: Option<&mut Told>, report: &mut Report) {
-    let text = |name: &str| line[name].as_str().unwrap_or_default();
-    let severity = match text("severity") {
+/// Takes a line of it: a finding, a line of a plan, or a verdict.
+fn take(line: &[Member<'_>], of_image: Option<&mut Told>, report: &mut Report) {
+    let text = |name| json::string(line, name).unwrap_or_default();
+    let severity = match text("severity").as_str() {
         "error" => Severity::Error,
         "warning" => Severity::Warning,
         "note" => Severity::Note,
         _ => {
             let Some(told) = of_image else { return };
-            if let Some(plan) = line["plan"].as_array() {
-                for line in plan {
-                    report.line(format!("guest-pull: {}", line.as_str().unwrap_or_default()));
-                }
-                told.plan = Some(line["plan"].clone());
-            } else {
-                told.verdict = Some(line);
+            if let Some(step) = json::string(line, "plan") {
+                report.line(format!("guest-pull: {step}"));
+                told.plan.push(step);
+                return;
             }
+            let number = |name| json::value(line, name)?.parse::<u64>().ok();
+            let would = json::value(line, "would_pull") == Some("true");
+            let mut members = vec![("would_pull", would.into())];
+            let numbers = ["layers", "stored", "bytes"];
+            members.extend(
+                numbers
+                    .into_iter()
+                    .filter_map(|name| Some((name, number(name)?.into()))),
+            );
+            let digest = json::string(line, "digest");
+            members.extend(digest.map(|digest| ("digest", digest.into())));
+            told.verdict = Some(Verdict {
+                text: text("verdict"),
+                members,
+            });
             return;
         }
     };
-    let image = line["image"].as_str();
+    let image = json::string(line, "image");
     let image = image.map_or_else(String::new, |image| format!("{image}: "));
     // It lives as long as the report, which ends with the process.
-    let code: &'static str = text("code").to_owned().leak();
+    let code: &'static str = text("code").leak();
     let what = format!("{image}{}", text("message"));
     report.find(None, Problem::of_file(severity, code, what, text("fix")));
 }

@@ -181,23 +181,15 @@ fn check_one(
     let mut told =
         json!({"image": image.to_string(), "file": file.map(|file| file.display().to_string())});
     let Told { plan, verdict } = of_guest_pull;
-    if let Some(plan) = plan {
-        told["pull"] = plan.clone();
+    if !plan.is_empty() {
+        told["pull"] = json!(plan);
     }
     if let Some(verdict) = verdict {
-        for name in [
-            "would_pull",
-            "verdict",
-            "digest",
-            "layers",
-            "bytes",
-            "stored",
-        ] {
-            if let Some(value) = verdict.get(name) {
-                told[name] = value.clone();
-            }
+        told["verdict"] = json!(verdict.text);
+        for (name, value) in &verdict.members {
+            told[*name] = value.clone();
         }
-        report.verdict(verdict["verdict"].as_str().unwrap_or_default());
+        report.verdict(&verdict.text);
     }
     let how = how.filter(|_| verdict.is_none());
     match &choice.login {

@@ -2,9 +2,11 @@
 
 //! Whether requests for images come to guest-pull: the program, its units, and who has cdh.sock.
 
-use std::ffi::OsString;
-use std::fs;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +24,7 @@ const PROGRAMS: [&str; 2] = ["/usr/bin/guest-pull", "/usr/local/bin/guest-pull"]
 const UNIT: &str = "guest-pull.socket";
 
 /// How much of a program is looked at for the name of its loader, which stands right after the headers.
-const BEGINNING: u64 = 4096;
+const BEGINNING: usize = 4096;
 
 /// The directories of the loaders of C libraries, as they begin names in programs.
 const LOADERS: [&[u8]; 2] = [b"/lib64/ld", b"/lib/ld"];
@@ -124,14 +126,15 @@ fn program(root: &Root) -> Option<PathBuf> {
     if root.root.is_some() {
         return PROGRAMS.iter().map(|path| root.path(path)).find(is_there);
     }
-    let name = asking::guest_pull();
-    let paths = match Path::new(&name).is_absolute() {
-        true => OsString::new(),
-        false => std::env::var_os("PATH").unwrap_or_default(),
+    let name = PathBuf::from(asking::guest_pull());
+    // A relative name is looked for in PATH.
+    let paths = match name.is_absolute() {
+        true => OsString::from("/"),
+        false => env::var_os("PATH").unwrap_or_default(),
     };
-    let beside = Some(PathBuf::from(&name)).filter(|path| path.is_absolute());
-    let in_path = std::env::split_paths(&paths).map(|path| path.join(&name));
-    beside.into_iter().chain(in_path).find(is_there)
+    let places = paths.as_bytes().split(|byte| *byte == b':');
+    let mut places = places.map(|place| Path::new(OsStr::from_bytes(place)).join(&name));
+    places.find(is_there)
 }
 
 /// Why the program can't be started, and what to do.
@@ -163,9 +166,11 @@ fn unusable(root: &Root, path: &Path) -> Option<(String, &'static str)> {
 
 /// The loader that a program names.
 fn loader(path: &Path) -> Option<String> {
-    let mut beginning = Vec::new();
-    let file = fs::File::open(path).ok()?;
-    file.take(BEGINNING).read_to_end(&mut beginning).ok()?;
+    let mut beginning = [0; BEGINNING];
+    let mut file = File::open(path).ok()?;
+    // Of a file, one read gives all that there is.
+    let length = file.read(&mut beginning).ok()?;
+    let beginning = beginning.get(..length)?;
     let is_start = |at: &usize| {
         let rest = beginning.get(*at..).unwrap_or_default();
         LOADERS.iter().any(|loader| rest.starts_with(loader))
