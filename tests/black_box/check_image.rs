@@ -4,6 +4,7 @@
 //! of layers, and the last line says whether the image would be pulled.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -282,4 +283,24 @@ fn without_guest_pull_nothing_is_pulled() {
         last(&said).starts_with("would not pull: guest-pull is not installed"),
         "{said}"
     );
+}
+
+/// One that can't be started says why.
+#[test]
+fn a_guest_pull_that_can_not_be_started() {
+    let vm = Vm::new(r#"{"auths":{}}"#, "");
+    let beside = vm.root.path("bin/guest-pull");
+    fs::remove_file(&beside).unwrap();
+    for (text, reason) in [
+        ("#!/nonexistent/loader\n", "No such file"),
+        ("#!/bin/false\n", "can't be run here"),
+    ] {
+        fs::write(&beside, text).unwrap();
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)).unwrap();
+        vm.expect_refused(
+            "quay.io/a:1",
+            "guest-pull-missing",
+            &["guest-pull can't be run", reason],
+        );
+    }
 }

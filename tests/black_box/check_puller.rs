@@ -16,16 +16,19 @@ const MOUNTS_BY_LOOP: &str = "6.1.0-9-amd64";
 /// A root file system of a VM with both programs, in which nothing is wrong.
 struct Vm {
     root: Root,
+    /// The loader that the program names.
+    loader: String,
 }
 
 impl Vm {
     fn new() -> Self {
         let vm = Self {
             root: Root::with(&one("default/credential/test", ANONYMOUS)),
+            loader: loader(),
         };
         fs::create_dir_all(vm.at("usr/bin")).unwrap();
         fs::copy(guest_pull(), vm.at("usr/bin/guest-pull")).unwrap();
-        vm.write(&loader(), "");
+        vm.write(vm.loader.trim_start_matches('/'), "");
         for unit in [
             "offline-fs-kbc.service",
             "offline-fs-kbc-cdh.socket",
@@ -91,7 +94,7 @@ impl Vm {
     }
 }
 
-/// The loader that the program names, without the first slash.
+/// The loader that the program names.
 fn loader() -> String {
     let said = Command::new("readelf")
         .arg("-l")
@@ -99,7 +102,7 @@ fn loader() -> String {
         .output()
         .unwrap();
     let said = String::from_utf8(said.stdout).unwrap();
-    let (_, rest) = said.split_once("program interpreter: /").unwrap();
+    let (_, rest) = said.split_once("program interpreter: ").unwrap();
     rest.split(']').next().unwrap().to_owned()
 }
 
@@ -143,12 +146,29 @@ fn a_good_image_has_no_finding() {
 #[test]
 fn a_program_that_can_not_be_started_is_found() {
     let vm = Vm::new();
-    fs::remove_file(vm.at(&loader())).unwrap();
+    let loader = vm.loader.trim_start_matches('/');
+    vm.remove(loader);
     vm.expect("guest-pull-missing", "error");
-    vm.write(&loader(), "");
+    vm.write(loader, "");
     let program = vm.at("usr/bin/guest-pull");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
     vm.expect("guest-pull-missing", "error");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    for (version, severity) in [("2.34", "error"), ("2.999", "none")] {
+        vm.write(
+            "usr/lib/some-machine/libc.so.6",
+            &format!("GLIBC_2.2.5\0GLIBC_{version}\0"),
+        );
+        fs::write(
+            &program,
+            format!("\0{}\0GLIBC_2.4\0GLIBC_2.35\0", vm.loader),
+        )
+        .unwrap();
+        match severity {
+            "error" => vm.expect("guest-pull-missing", severity),
+            _ => vm.expect_none(),
+        }
+    }
     // Agents before 3.18 need none.
     vm.remove("usr/bin/guest-pull");
     vm.expect("guest-pull-missing", "warning");

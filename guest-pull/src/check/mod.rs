@@ -6,6 +6,7 @@
 mod clock;
 mod kernel;
 mod names;
+mod program;
 mod store;
 mod trial;
 
@@ -141,8 +142,9 @@ pub fn system(
     let has_store = found.is_empty();
     found.extend(kernel::look(root, work_dir, has_store));
     found.extend(names::look(root));
-    if root.other.is_none() {
-        found.extend(clock::look(clock::now()));
+    match root.other {
+        None => found.extend(clock::look(clock::now())),
+        Some(_) => found.extend(program::look(root)),
     }
     found.extend(authorities(root));
     match config {

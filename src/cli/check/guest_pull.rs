@@ -105,14 +105,19 @@ impl Question<'_> {
                     _ => String::from_utf8_lossy(&ended.error).into_owned(),
                 }
             }
+            // The one of the image is for the image.
+            Err(_) if self.root.is_some() => return told,
             Err(error) => error.to_string(),
         };
-        let problem = Problem::of_file(
-            Severity::Error,
-            "guest-pull-missing",
-            format!("guest-pull can't be run here: {}", Escaped(said.trim_end())),
-            "install offline-fs-kbc-guest-pull of the same release: it needs glibc 2.34 or later",
-        );
+        let what = format!("guest-pull can't be run here: {}", Escaped(said.trim_end()));
+        if self.try_it {
+            for told in &mut told {
+                told.refuse(&what);
+            }
+        }
+        let fix =
+            "install offline-fs-kbc-guest-pull of the same release: it needs glibc 2.34 or later";
+        let problem = Problem::of_file(Severity::Error, "guest-pull-missing", what, fix);
         report.find(None, problem);
         told
     }

@@ -177,7 +177,7 @@ impl Check {
         let images: Vec<_> = self.image.iter().map(|(text, _)| text.as_str()).collect();
         let mut told = match hub {
             // Where nobody has the hub's socket, clients ask for no image.
-            Some(hub) if puller.can_be_asked && (root.root.is_some() || hub.path().exists()) => {
+            Some(hub) if puller.is_installed && (root.root.is_some() || hub.path().exists()) => {
                 let question = Question {
                     root: root.root.as_deref(),
                     hub: &hub,
@@ -192,7 +192,7 @@ impl Check {
         if let Some(reason) = puller.reason.filter(|_| self.try_it && root.root.is_none()) {
             told.resize_with(images.len(), Told::default);
             for told in &mut told {
-                told.refuse(&reason);
+                told.refuse(reason);
             }
         }
         (credential, told)
