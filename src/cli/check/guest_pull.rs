@@ -3,9 +3,10 @@
 //! What would make a pull fail, and what a pull of an image would do. guest-pull tells it, which reads its own configuration and mounts by
 //! itself: so this program and a pull never say different things. What needs a network or knows file systems stays there.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use offline_fs_kbc::child;
 use offline_fs_kbc::json::{self, Member};
@@ -14,7 +15,6 @@ use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::{Escaped, RegistryName};
 use serde_json::Value;
 
-use crate::cli::check::asking;
 use crate::cli::check::report::Report;
 
 /// The most members of a line: a verdict has seven.
@@ -59,6 +59,13 @@ impl Told {
     }
 }
 
+/// The program guest-pull: beside this one, as an image has it, or in PATH.
+pub fn program() -> OsString {
+    let beside = env::current_exe().map(|path| path.with_file_name("guest-pull"));
+    let beside = beside.ok().filter(|path| path.exists());
+    beside.map_or_else(|| "guest-pull".into(), PathBuf::into_os_string)
+}
+
 /// The name under which it tells of an image.
 fn shown(image: &str) -> String {
     Escaped(&RegistryName(image).plain()).to_string()
@@ -83,8 +90,7 @@ impl Question<'_> {
                 args.extend(images.iter().map(OsString::from));
             }
         }
-        let ended = File::open("/dev/null")
-            .and_then(|input| child::run(&asking::guest_pull(), &args, &input));
+        let ended = File::open("/dev/null").and_then(|input| child::run(&program(), &args, &input));
         let mut told: Vec<_> = images.iter().map(|_| Told::default()).collect();
         let said = match ended {
             Ok(ended) => {

@@ -2,7 +2,9 @@
 
 //! `check`: every problem at once, before a pod finds it.
 
+#[cfg(feature = "tools")]
 mod answer;
+#[cfg(feature = "tools")]
 mod asking;
 #[cfg(feature = "tools")]
 mod build_host;
@@ -28,7 +30,7 @@ use offline_fs_kbc::credential::image::{ImageName, NotAnImage};
 use offline_fs_kbc::resource::file::Kind;
 use offline_fs_kbc::resource::form::Form;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
-use offline_fs_kbc::resource::problem::Severity;
+use offline_fs_kbc::resource::problem::{Problem, Severity};
 
 use crate::cli::check::files::What;
 use crate::cli::check::guest_pull::{Question, Told};
@@ -71,13 +73,8 @@ pub struct Check {
     #[arg(long = "try", requires = "image")]
     try_it: bool,
 
-    /// With --try: certificates of the registry's CA
-    #[arg(long, value_name = "DIR", requires = "try_it")]
-    cert_dir: Option<PathBuf>,
-
-    /// With --try: the registry has no TLS, or an unknown certificate
-    #[arg(long, requires = "try_it")]
-    plain_http: bool,
+    #[command(flatten)]
+    how: Options,
 
     /// Whether the daemon repairs the credential: the same setting as that of `serve`
     #[arg(long, value_name = "on|off", default_value = "on")]
@@ -99,6 +96,20 @@ pub struct Check {
 
     #[command(flatten)]
     root: Root,
+}
+
+/// How a registry is asked on a build host.
+#[derive(Args, Default, PartialEq, Eq)]
+struct Options {
+    /// With --try: certificates of the registry's CA
+    #[cfg(feature = "tools")]
+    #[arg(long, value_name = "DIR", requires = "try_it")]
+    cert_dir: Option<PathBuf>,
+
+    /// With --try: the registry has no TLS, or an unknown certificate
+    #[cfg(feature = "tools")]
+    #[arg(long, requires = "try_it")]
+    plain_http: bool,
 }
 
 /// What a file is.
@@ -175,21 +186,32 @@ impl Check {
             None => root.socket(Role::ConfidentialDataHub).ok(),
         };
         let images: Vec<_> = self.image.iter().map(|(text, _)| text.as_str()).collect();
+        let mut refused = puller.reason;
+        // A pull takes none of that from the command line.
+        let try_it = self.try_it && self.how == Options::default();
         let mut told = match hub {
-            // Where nobody has the hub's socket, clients ask for no image.
             Some(hub) if puller.is_installed && (root.root.is_some() || hub.path().exists()) => {
                 let question = Question {
                     root: root.root.as_deref(),
                     hub: &hub,
                     config: self.cdh_config.as_deref(),
-                    // A pull takes neither from the command line.
-                    try_it: self.try_it && self.cert_dir.is_none() && !self.plain_http,
+                    try_it,
                 };
                 question.ask(&images, report)
             }
+            Some(_) if puller.is_installed && try_it => {
+                let what = "nobody has cdh.sock, by which kata-agent asks for images";
+                let fix = "`systemctl start offline-fs-kbc-cdh.socket`, or attestation-agent.service in peer pods";
+                report.find(
+                    None,
+                    Problem::of_file(Severity::Error, "hub-absent", what, fix),
+                );
+                refused = refused.or(Some(what));
+                Vec::new()
+            }
             _ => Vec::new(),
         };
-        if let Some(reason) = puller.reason.filter(|_| self.try_it && root.root.is_none()) {
+        if let Some(reason) = refused.filter(|_| try_it && root.root.is_none()) {
             told.resize_with(images.len(), Told::default);
             for told in &mut told {
                 told.refuse(reason);
@@ -213,10 +235,7 @@ impl Check {
                 .collect();
             (credentials, Vec::new())
         };
-        let how = self.try_it.then_some(answer::Options {
-            cert_dir: self.cert_dir,
-            plain_http: self.plain_http,
-        });
+        let how = self.try_it.then_some(self.how);
         let mut told = told.into_iter();
         for (_, name) in &self.image {
             let told = told.next().unwrap_or_default();

@@ -7,7 +7,7 @@ use std::path::Path;
 use offline_fs_kbc::resource::file;
 use offline_fs_kbc::resource::problem::{Problem, Severity};
 
-use crate::cli::check::asking;
+use crate::cli::check::guest_pull;
 use crate::cli::check::report::Report;
 use crate::cli::check::units::{HUB, MASK, find_unit, is_this_program, leads_to};
 use crate::config::{Choice, Root, Sockets};
@@ -57,7 +57,7 @@ pub fn check(
     report: &mut Report,
 ) -> Puller {
     let exists = |name| find_unit(root, name).is_some();
-    let beside = root.root.is_none() && Path::new(&asking::guest_pull()).is_absolute();
+    let beside = root.root.is_none() && Path::new(&guest_pull::program()).is_absolute();
     let has = |path: &&str| root.path(path).symlink_metadata().is_ok();
     let is_installed = beside || PROGRAMS.iter().any(|path| has(path));
     let is_enabled = exists(ENABLED) && !leads_to(root, UNIT, MASK);
