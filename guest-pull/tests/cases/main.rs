@@ -60,6 +60,7 @@ mod bad_networks;
 mod both;
 mod bundles;
 mod caged;
+mod check;
 mod clean_up;
 mod compression;
 mod configuration;
