@@ -73,7 +73,8 @@ fn what_the_kernel_refuses_is_found() {
         return;
     }
     let at = FileSystem::tmpfs("size=64m,mode=0755");
-    let place = Place::new(false);
+    // Not below /dev, which is hidden.
+    let place = Place::new(true);
     let check = check_store(&place, &at.path);
     let by = |starter: &[&str]| {
         let mut command = Command::new(starter[0]);
@@ -119,13 +120,21 @@ fn without_root_lists_are_looked_at() {
     }
     let place = Place::new(false);
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let check = check_store(&place, &place.at("store"));
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    place.configure(&format!(
+        "[image]\nwork_dir = '{}'",
+        place.at("store").display()
+    ));
     // The build's directory may be root's alone.
     let program = place.at("guest-pull");
-    fs::copy(check.get_program(), &program).unwrap();
-    let (said, code) = lines(command.arg(program).args(check.get_args()));
+    fs::copy(env!("CARGO_BIN_EXE_guest-pull"), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(program);
+    command
+        .args(["check", "--format", "json", "--cdh-config"])
+        .arg(place.at("cdh.toml"));
+    let (said, code) = lines(&mut command);
     assert_eq!(
         (codes(&said, &["error"]), code),
         (vec![], Some(0)),
@@ -232,7 +241,7 @@ fn a_layer_that_can_not_be_had_is_found() {
     let mut without = repository.clone();
     without.blobs.remove(&image.layers[1]);
     let registry = StandIn::start(move |asked| without.answer(&asked.path));
-    Tried::new(&registry, None).expect_refused("image-missing", &["layer 2 of 2", "404"]);
+    Tried::new(&registry, None).expect_refused("image-missing", &["layer 2 of 2", "has no blob"]);
     let mut short = repository;
     short.blobs.insert(image.layers[0].clone(), vec![0; 10]);
     let registry = StandIn::start(move |asked| short.answer(&asked.path));
