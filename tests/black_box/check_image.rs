@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::check_puller::Tmpfs;
+use crate::check_puller::{Tmpfs, assert_documented};
 use crate::support::both::{configure, copy_to};
 use crate::support::daemon::{Daemon, Root, called_from, one, output_within};
 use crate::support::registry::{Registry, USER};
@@ -37,7 +37,7 @@ fn registry_from(year: i32) -> (Registry, String) {
 struct Vm {
     root: Root,
     program: std::path::PathBuf,
-    _daemon: Daemon,
+    daemon: Daemon,
 }
 
 impl Vm {
@@ -50,7 +50,7 @@ impl Vm {
         Self {
             root,
             program,
-            _daemon: daemon,
+            daemon,
         }
     }
 
@@ -87,6 +87,7 @@ impl Vm {
             assert!(last.contains(word), "{word}: {said}");
         }
         assert!(said.contains(&format!(" [{code}]")), "{code}: {said}");
+        assert_documented(code);
         said
     }
 }
@@ -303,4 +304,35 @@ fn a_guest_pull_that_can_not_be_started() {
             &["guest-pull can't be run", reason],
         );
     }
+}
+
+/// Where nobody has cdh.sock, kata-agent can ask for no image.
+#[test]
+fn without_a_hub_nothing_is_pulled() {
+    let vm = Vm::new(r#"{"auths":{}}"#, "");
+    let Vm {
+        root,
+        program,
+        daemon,
+    } = vm;
+    drop(daemon);
+    fs::remove_file(root.socket_called("cdh.sock")).unwrap();
+    let hub = format!("unix://{}", root.socket_called("cdh.sock").display());
+    let mut command = called_from(&program, "offline-fs-kbc");
+    command.args([
+        "check",
+        "--try",
+        "--image",
+        "quay.io/a:1",
+        "--cdh-sock",
+        &hub,
+    ]);
+    let (said, _, code) = output_within(&mut command, LIMIT);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        last(&said).starts_with("would not pull: nobody has cdh.sock"),
+        "{said}"
+    );
+    assert!(said.contains(" [hub-absent]"), "{said}");
+    assert_documented("hub-absent");
 }

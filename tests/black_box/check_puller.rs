@@ -87,11 +87,23 @@ impl Vm {
         let status = i32::from(severity == "error");
         let one = vec![(code.to_owned(), severity.to_owned())];
         assert_eq!(self.found(), (one, Some(status)));
+        assert_documented(code);
     }
 
     fn expect_none(&self) {
         assert_eq!(self.found(), (vec![], Some(0)));
     }
+}
+
+/// Fails if the list of findings for people lacks this one.
+pub fn assert_documented(code: &str) {
+    let docs = include_str!("../../docs/troubleshooting.md");
+    let lines = docs.lines().filter(|line| line.starts_with("| `"));
+    let mut findings = lines.filter_map(|line| line.split(" | ").next());
+    assert!(
+        findings.any(|codes| codes.contains(&format!("`{code}`"))),
+        "{code}"
+    );
 }
 
 /// The loader that the program names.

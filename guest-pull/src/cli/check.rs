@@ -238,7 +238,7 @@ fn of_failure(failure: &Failure) -> Finding {
         Kind::Configuration | Kind::Invalid => ("pull-refused", "repair what it names"),
         _ => (
             "pull-failed",
-            "what it names; docs/guest-pull.md has the texts and what helps",
+            "docs/guest-pull.md lists the texts of failed pulls, and what helps",
         ),
     };
     Finding::error(code, message, fix)
