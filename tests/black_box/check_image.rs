@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `check --image IMAGE --try` in a VM with guest-pull: a real registry is asked for all that a pull would ask for, but the content
-//! of layers, and the last line says whether the image would be pulled.
+//! `check --image IMAGE --try` in a VM with guest-pull: a real registry is asked for all that a pull would ask for, but
+//! the content of layers, and the last line says whether the image would be pulled.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -77,7 +77,8 @@ impl Vm {
         (stdout, code)
     }
 
-    /// Expects that the image would not be pulled, with this code, and these words in the last line; gives all that was said.
+    /// Expects that the image would not be pulled, with this code, and these words in the last line; gives all that was
+    /// said.
     fn expect_refused(&self, image: &str, code: &str, words: &[&str]) -> String {
         let (said, status) = self.check(image, &[]);
         assert_eq!(status, Some(1), "{said}");
@@ -96,7 +97,8 @@ fn last(said: &str) -> &str {
     said.lines().next_back().unwrap_or_default()
 }
 
-/// The image would be pulled: the last line says so, with its digest and size, and programs get the same. Nothing is fetched.
+/// The image would be pulled: the last line says so, with its digest and size, and programs get the same. Nothing is
+/// fetched.
 #[test]
 fn an_image_that_would_be_pulled() {
     let (registry, image) = registry_from(2000);

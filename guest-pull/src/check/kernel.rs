@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The kernel: EROFS, overlays and loop devices. Where it can be, an image is mounted in earnest, by what mounts those that are
-//! pulled; else the lists of the kernel and its modules are looked at.
+//! The kernel: EROFS, overlays and loop devices. Where it can be, an image is mounted in earnest, by what mounts those
+//! that are pulled; else the lists of the kernel and its modules are looked at.
 
 use std::fs;
 use std::path::Path;

@@ -129,8 +129,8 @@ pub fn configuration(root: Root<'_>, path: Option<&Path>) -> Result<Image, Failu
     }
 }
 
-/// What would make any pull fail, by this configuration, or by what is wrong with it. The daemon at the socket `daemon` is asked for
-/// the policy, if the configuration says that it has one.
+/// What would make any pull fail, by this configuration, or by what is wrong with it. The daemon at the socket `daemon`
+/// is asked for the policy, if the configuration says that it has one.
 pub fn system(
     root: Root<'_>,
     config: &Result<Image, Failure>,

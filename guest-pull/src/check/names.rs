@@ -19,7 +19,8 @@ const STUB_LISTENS: [&str; 2] = ["3500007F:0035", "7F000035:0035"];
 /// The sockets of the network namespace, if the kernel has such a list.
 const SOCKETS: &str = "/proc/net/udp";
 
-/// Whether names can be resolved. That no name server is there may be right in an image: what starts the network writes them.
+/// Whether names can be resolved. That no name server is there may be right in an image: what starts the network writes
+/// them.
 pub(super) fn look(root: Root<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     let fix = "write `nameserver ADDRESS` lines, or have DHCP, systemd-resolved or kata (dns of the pod) write them before \

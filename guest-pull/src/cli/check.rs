@@ -20,14 +20,15 @@ use crate::cli::{Daemon, Format};
 
 /// Say what would make a pull fail: of the kernel, the store, names, clock, configuration and policy
 ///
-/// As root, the image of one file is mounted and unmounted for it. With IMAGE, it says what a pull of it would do, as `plan` does; with --try,
-/// it asks the registry for everything but the content of layers, in the same confined process as a pull, and ends with
-/// "would pull" or the reason. `offline-fs-kbc check` asks this program, and has its own findings too. Exit status: 0 fine, 1 errors.
+/// As root, it mounts and unmounts the image of one file for that. With IMAGE, it says what a pull of it would do, as
+/// `plan` does. With --try, it asks the registry for everything but the content of layers, in the same confined process
+/// as a pull, and ends with "would pull" or the reason. `offline-fs-kbc check` asks this program, and has its own
+/// findings too. Exit status: 0 fine, 1 errors.
 ///
-/// With --format json, an object a line. A finding has "severity" (error, warning or note), "code", "message" and "fix", and
-/// "image" if it is about one. Each line of a plan has "image" and "plan", a text. The last line of an image has "image",
-/// "would_pull", true or false, and "verdict", a text; of one that would be pulled also "digest", "layers", "stored" and
-/// "bytes".
+/// With --format json, an object a line. A finding has "severity" (error, warning or note), "code", "message" and
+/// "fix", and "image" if it is about one. Each line of a plan has "image" and "plan", a text. The last line of an image
+/// has "image", "would_pull", true or false, and "verdict", a text; of one that would be pulled also "digest",
+/// "layers", "stored" and "bytes".
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Check {
@@ -122,8 +123,8 @@ impl Check {
         })
     }
 
-    /// Says what a pull of the image would do; gives whether it would succeed, as far as that is known. `of_system` is the reason why none
-    /// does.
+    /// Says what a pull of the image would do; gives whether it would succeed, as far as that is known. `of_system` is
+    /// the reason why none does.
     fn image(
         &self,
         image: &str,

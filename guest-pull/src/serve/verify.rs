@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whether an image would be pulled, by the same worker in the same cage as a pull: its manifest, signatures and keys, whether the registry
-//! gives its layers, and whether the store has room for them. No layer is fetched, and nothing is stored, measured or mounted.
+//! Whether an image would be pulled, by the same worker in the same cage as a pull: its manifest, signatures and keys,
+//! whether the registry gives its layers, and whether the store has room for them. No layer is fetched, and nothing is
+//! stored, measured or mounted.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -35,8 +36,8 @@ pub struct Verified {
     pub stored: usize,
 }
 
-/// Whether the image of this plan would be pulled. `program` is started as the worker, `daemon` is the daemon's socket. What could
-/// be otherwise at the pull, and is no failure, is told to `find`.
+/// Whether the image of this plan would be pulled. `program` is started as the worker, `daemon` is the daemon's socket.
+/// What could be otherwise at the pull, and is no failure, is told to `find`.
 ///
 /// # Errors
 ///

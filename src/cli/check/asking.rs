@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Asking a registry on a build host, by another program: this one has no HTTP client, and never gets one. It is guest-pull where
-//! that is installed, and else skopeo. In a VM, guest-pull asks in its worker: [`crate::cli::check::guest_pull`].
+//! Asking a registry on a build host, by another program: this one has no HTTP client, and never gets one. It is
+//! guest-pull where that is installed, and else skopeo. In a VM, guest-pull asks in its worker:
+//! [`crate::cli::check::guest_pull`].
 
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What would make a pull fail, and what a pull of an image would do. guest-pull tells it, which reads its own configuration and mounts by
-//! itself: so this program and a pull never say different things. What needs a network or knows file systems stays there.
+//! What would make a pull fail, and what a pull of an image would do. guest-pull tells it, which reads its own
+//! configuration and mounts by itself: so this program and a pull never say different things. What needs a network or
+//! knows file systems stays there.
 
 use std::env;
 use std::ffi::OsString;
@@ -72,8 +73,8 @@ fn shown(image: &str) -> String {
 }
 
 impl Question<'_> {
-    /// Asks it, about the VM and about these images, as a pod names them. Findings go into the report; gives what it tells of each
-    /// image.
+    /// Asks it, about the VM and about these images, as a pod names them. Findings go into the report; gives what it
+    /// tells of each image.
     pub fn ask(&self, images: &[&str], report: &mut Report) -> Vec<Told> {
         let mut args: Vec<OsString> = ["check", "--format", "json"].map(OsString::from).into();
         if let Some(config) = self.config {

@@ -112,8 +112,8 @@ struct Choice {
     login: Result<Chosen, String>,
 }
 
-/// Says for each credential which login it has for the image; with `how`, what the registry makes of it, unless guest-pull has
-/// asked it. `told` is what that says.
+/// Says for each credential which login it has for the image; with `how`, what the registry makes of it, unless
+/// guest-pull has asked it. `told` is what that says.
 pub fn check(
     image: &ImageName,
     told: Told,

@@ -42,13 +42,14 @@ use crate::config::{Choice, Files, Role, Root, Sockets};
 const EXAMPLE: &str = "Example:
   offline-fs-kbc check aa-offline_fs_kbc-resources.json
   offline-fs-kbc check --image quay.io/org/app:1 --try auth.json
-  offline-fs-kbc check --root /path/to/rootfs";
+  offline-fs-kbc check --root /path/to/rootfs
+  offline-fs-kbc check --image quay.io/org/app:1 --try";
 
 /// Find every problem with the files, and what each means for a pull
 ///
 /// With FILE: files on a build host, each on its own. Without: the files that the daemon in this VM would
-/// load, and the daemon itself. Prints names and sizes, never values. Exit status: 0 fine, 1 errors (with
-/// --strict warnings too), 2 usage.
+/// load, the daemon itself, and what would keep guest-pull from pulling. Prints names and sizes, never values.
+/// Exit status: 0 fine, 1 errors (with --strict warnings too), 2 usage.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Check {
@@ -64,8 +65,8 @@ pub struct Check {
     #[arg(long, value_name = "IMAGE", value_parser = named)]
     image: Vec<(String, ImageName)>,
 
-    /// With --image: the configuration of guest-pull [default: that of the pod]
-    #[arg(long, value_name = "FILE", requires = "image", conflicts_with = "file")]
+    /// Without FILE: the configuration of guest-pull [default: that of the pod]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     cdh_config: Option<PathBuf>,
 
     /// Ask the registry of each image: in the VM for all that guest-pull needs, and say at the end whether it would pull;

@@ -47,8 +47,8 @@ pub struct Puller {
 
 /// Looks for what keeps requests for images from guest-pull.
 ///
-/// That it is not installed is a mistake for certain only where it is asked whether it would pull, as `try_it` says: kata-agents of
-/// 3.3 to 3.17 use cdh.sock too, and pull by themselves.
+/// That it is not installed is a mistake for certain only where it is asked whether it would pull, as `try_it` says:
+/// kata-agents of 3.3 to 3.17 use cdh.sock too, and pull by themselves.
 pub fn check(
     root: &Root,
     sockets: &Sockets,
@@ -59,7 +59,7 @@ pub fn check(
     let exists = |name| find_unit(root, name).is_some();
     let beside = root.root.is_none() && Path::new(&guest_pull::program()).is_absolute();
     let has = |path: &&str| root.path(path).symlink_metadata().is_ok();
-    let is_installed = beside || PROGRAMS.iter().any(|path| has(path));
+    let is_installed = beside || PROGRAMS.iter().any(has);
     let is_enabled = exists(ENABLED) && !leads_to(root, UNIT, MASK);
     let takes_place = hub == Hub::Own
         || is_this_program(root, HUB)
@@ -105,8 +105,8 @@ pub fn check(
     }
 }
 
-/// Why nobody listens for the daemon, which doesn't start guest-pull by itself where a service manager has started it; and what to
-/// do.
+/// Why nobody listens for the daemon, which doesn't start guest-pull by itself where a service manager has started it;
+/// and what to do.
 fn disabled(
     root: &Root,
     sockets: &Sockets,
