@@ -7,6 +7,7 @@
 //! itself, asks the registry ([`lookup`], [`registry`]) and makes of each layer one file ([`pull`], [`layer`], [`erofs`]),
 //! which the mounter keeps ([`store`]). docs/design.md has a picture of it, and the layers of the modules.
 
+pub mod check;
 pub mod claim;
 pub mod compression;
 pub mod config;
@@ -39,5 +40,6 @@ pub mod store;
 mod sys;
 pub mod until;
 mod upper;
+pub mod verify;
 pub mod worker;
 pub mod writable;

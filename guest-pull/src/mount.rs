@@ -28,6 +28,13 @@ use crate::store::{self, Held, Store};
 use crate::sys;
 use crate::writable::Writable;
 
+/// What to do where the kernel has no EROFS.
+pub const OF_EROFS: &str =
+    "load the module erofs, or build the kernel with CONFIG_EROFS_FS and CONFIG_EROFS_FS_ZIP";
+
+/// What to do where the kernel has no overlays.
+pub const OF_OVERLAY: &str = "load the module overlay, or build the kernel with CONFIG_OVERLAY_FS";
+
 /// Why an image can't be mounted.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -40,14 +47,13 @@ pub enum Error {
         error: io::Error,
     },
     /// The kernel has no EROFS.
-    #[error(
-        "the kernel can't mount EROFS; load the module erofs, or build the kernel with CONFIG_EROFS_FS and CONFIG_EROFS_FS_ZIP"
-    )]
+    #[error("the kernel can't mount EROFS; {OF_EROFS}")]
     NoErofs,
+    /// The kernel has EROFS, and does not take a layer.
+    #[error("the layer {0}: {1}")]
+    Layer(Digest, io::Error),
     /// The kernel has no overlayfs.
-    #[error(
-        "the kernel can't mount overlays; load the module overlay, or build the kernel with CONFIG_OVERLAY_FS"
-    )]
+    #[error("the kernel can't mount overlays; {OF_OVERLAY}")]
     NoOverlay,
     /// A path has a character that separates the overlay's options.
     #[error("{}: a path with a comma, a colon or a backslash can't be an overlay's", .0.display())]
@@ -87,7 +93,7 @@ impl Error {
     /// The file system's error, where that is the reason.
     pub fn io(&self) -> Option<&io::Error> {
         match self {
-            Self::Step { error, .. } => Some(error),
+            Self::Step { error, .. } | Self::Layer(_, error) => Some(error),
             Self::Writable(error) => Some(error.io()),
             _ => None,
         }
@@ -102,6 +108,7 @@ impl From<Error> for Failure {
                 Self::new(failure.kind, format!("{what}: {}", failure.message))
             }
             Error::NoDevice(..) => Self::new(Kind::Exhausted, format!("{what}: {error}")),
+            Error::Layer(id, error) => Self::of_io(format_args!("{what}: the layer {id}"), error),
             Error::Step { step, error } => Self::of_io(format_args!("{what}: {step}"), error),
             Error::Writable(writable) => {
                 let place = writable.path().display();
@@ -341,7 +348,7 @@ fn mount_layer(id: &Digest, file: &File, directory: &Path, by: By) -> Result<Opt
             None::<&str>,
         )
     };
-    let failed = |error: nix::Error| step(format!("the layer {id}"))(error.into());
+    let failed = |error: nix::Error| Error::Layer(*id, error.into());
     let mounted = match by {
         // By its descriptor, so that it is the file that was checked.
         By::File => mount_from(&PathBuf::from(format!(

@@ -123,6 +123,43 @@ pub struct Means<'m> {
 ///
 /// If anything of it can't be had, or isn't what its digest says. Layers that are whole stay in the store.
 pub fn pull(means: &Means<'_>, found: Found, platform: &Platform) -> Result<Pulled, Error> {
+    let Known {
+        digest,
+        layers,
+        diff_ids,
+    } = accept(means, found, platform)?;
+    for (at, diff_id) in diff_ids.iter().enumerate() {
+        // Before room is made for those that are not stored.
+        (means.ask)(&Question::Hold(*diff_id)).map_err(|failure| Error::Layer {
+            number: at + 1,
+            layers: diff_ids.len(),
+            digest: *diff_id,
+            failure,
+        })?;
+    }
+    fetch_all(means, &layers, &diff_ids)?;
+    Ok(Pulled {
+        manifest: digest,
+        layers: diff_ids,
+    })
+}
+
+/// An image whose signatures are good, and of which only the layers are missing.
+pub(crate) struct Known {
+    /// The digest of its manifest.
+    pub(crate) digest: Digest,
+    /// The blobs of its layers, the lowest first.
+    pub(crate) layers: Vec<Descriptor>,
+    /// The digests of their archives.
+    pub(crate) diff_ids: Vec<Digest>,
+}
+
+/// Checks the signatures of an image that was found, reads its configuration, and tells that it is known.
+///
+/// # Errors
+///
+/// If the policy doesn't let it in, or its configuration can't be had or used.
+pub(crate) fn accept(means: &Means<'_>, found: Found, platform: &Platform) -> Result<Known, Error> {
     let Means { client, events, .. } = means;
     let Found {
         digest,
@@ -148,19 +185,10 @@ pub fn pull(means: &Means<'_>, found: Found, platform: &Platform) -> Result<Pull
         layers: manifest.layers.len(),
         bytes: bytes.fold(0, u64::saturating_add),
     });
-    for (at, diff_id) in diff_ids.iter().enumerate() {
-        // Before room is made for those that are not stored.
-        (means.ask)(&Question::Hold(*diff_id)).map_err(|failure| Error::Layer {
-            number: at + 1,
-            layers: diff_ids.len(),
-            digest: *diff_id,
-            failure,
-        })?;
-    }
-    fetch_all(means, &manifest.layers, &diff_ids)?;
-    Ok(Pulled {
-        manifest: digest,
-        layers: diff_ids,
+    Ok(Known {
+        digest,
+        layers: manifest.layers,
+        diff_ids,
     })
 }
 

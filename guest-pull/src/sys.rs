@@ -34,11 +34,13 @@ const ATTEMPTS: usize = 100;
 /// Where loop devices are asked for.
 const CONTROL: &str = "/dev/loop-control";
 
+/// What to do where there is none.
+pub const OF_LOOP: &str = "load the module loop, unmount what is not needed, or use Linux 6.12 or later, which needs none for a \
+                           store on a disk";
+
 /// Why there is no loop device. The kernel's numbers mean something else here than of files.
 #[derive(Debug, Error)]
-#[error(
-    "{what}: {error}; load the module loop, unmount what is not needed, or use Linux 6.12 or later, which needs none"
-)]
+#[error("{what}: {error}; {OF_LOOP}")]
 pub struct NoDevice {
     what: String,
     /// What the kernel says.

@@ -16,6 +16,8 @@ mod proxy;
 
 mod attestation;
 mod bounds;
+mod check_image;
+mod check_puller;
 mod check_vm;
 mod commands;
 mod components;

@@ -382,7 +382,8 @@ fn check_finds_units_that_do_not_fit() {
     let hub_program = root.join("usr/local/bin/confidential-data-hub");
     fs::remove_file(&hub_program).unwrap();
     symlink("../../bin/offline-fs-kbc", &hub_program).unwrap();
-    assert_eq!(found(), (codes(&["unit-settings"]), Some(0)));
+    let pulls_none = "guest-pull-missing";
+    assert_eq!(found(), (codes(&["unit-settings", pulls_none]), Some(0)));
     fs::remove_file(&hub_program).unwrap();
 
     // Another agent is none of this program's business, nor is a hub where no credential was baked.

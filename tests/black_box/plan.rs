@@ -14,7 +14,7 @@ use crate::support::both::copy_to;
 use crate::support::daemon::{Daemon, Root, called_from, output};
 
 /// A key that openssl made, of whose other half nothing is known.
-const KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+pub const KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
                    MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt\n\
                    6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==\n\
                    -----END PUBLIC KEY-----\n";
@@ -111,7 +111,7 @@ fn check_tells_that_nothing_would_be_pulled() {
     let (said, code) = vm.check(&[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(
-        said.contains("nothing would be pulled: guest-pull: app.example/web:1: ")
+        said.contains("error: app.example/web:1: ")
             && said.contains("default: reject [pull-refused]"),
         "{said}"
     );

@@ -2,6 +2,7 @@
 
 //! The commands.
 
+mod check;
 mod inspect;
 mod plan;
 mod progress;
@@ -40,6 +41,7 @@ enum Which {
     Pull(pull::Pull),
     Inspect(inspect::Inspect),
     Plan(plan::Show),
+    Check(check::Check),
     Serve(serve::Serve),
     /// Fetch and parse, as the process that has no privileges
     #[command(hide = true)]
@@ -53,6 +55,7 @@ impl Command {
             Which::Pull(pull) => pull.run(),
             Which::Inspect(inspect) => inspect.run(),
             Which::Plan(plan) => plan.run(),
+            Which::Check(check) => check.run(),
             Which::Serve(serve) => serve.run(),
             Which::Worker => {
                 worker::run()?;
@@ -146,6 +149,7 @@ impl Source {
             certificates: self.certificates()?,
             proxies: Proxies::default(),
             layers_at_once: LAYERS_AT_ONCE,
+            only_verify: false,
         })
     }
 

@@ -183,6 +183,24 @@ impl Image {
     }
 }
 
+/// The configuration that a root file system has, where `path` gives the place of a path in it. Without any, it comes with
+/// a pod.
+///
+/// # Errors
+///
+/// As [`Image::read`].
+pub fn of_root(path: &dyn Fn(&Path) -> PathBuf) -> Result<Image, Failure> {
+    let files = FILES.map(|file| path(Path::new(file)));
+    if let Some(file) = files.iter().find(|file| file.exists()) {
+        return Image::read(Some(file), None);
+    }
+    let command_line = path(Path::new(COMMAND_LINE));
+    match command_line.exists() {
+        true => Image::of_command_line(&command_line),
+        false => Ok(Image::default()),
+    }
+}
+
 /// `[aa] aa_socket` of a file, which need not have an `[image]` for it.
 fn agent_socket(text: &[u8], name: &str) -> Result<PathBuf, Failure> {
     let failed =

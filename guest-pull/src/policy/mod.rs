@@ -25,7 +25,7 @@ use thiserror::Error;
 use crate::registry;
 
 pub use rules::{Rules, local_signature};
-pub use source::rules_for;
+pub use source::{refuses_all, rules_for};
 
 /// The most signatures of one image, of each kind, that are looked at. A repository that others may write to could hold up
 /// pulls with many; containers/image reads as many.

@@ -83,6 +83,11 @@ impl Policy {
         Ok(policy)
     }
 
+    /// What is asked of any image.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Vec<Requirement>> {
+        self.scopes.values().chain([&self.default])
+    }
+
     /// What is asked of the image, and the name of the scope: the longest that the image is in.
     pub(super) fn of(&self, image: &ImageName) -> (String, &[Requirement]) {
         let mut scopes = scopes(image).into_iter();

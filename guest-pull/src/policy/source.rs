@@ -109,6 +109,19 @@ pub fn rules_for(
     }
 }
 
+/// Whether a policy refuses every image, whatever its name and signatures are.
+///
+/// # Errors
+///
+/// If it isn't understood, which refuses every image too.
+pub fn refuses_all(text: &[u8]) -> Result<bool, String> {
+    let policy = Policy::parse(text)?;
+    Ok(policy.all().all(|requirements| {
+        let refuses = |it| matches!(it, &Requirement::Reject | &Requirement::Unsupported(_));
+        requirements.iter().any(refuses)
+    }))
+}
+
 /// The name of a key, and its bytes.
 fn key_text(
     key: &Key,

@@ -30,6 +30,6 @@ pub use reference::reference;
 pub(crate) use reference::{check_registry, check_repository};
 pub use resume::{Blob, is_rest};
 pub use retry_after::retry_after;
-pub use roots::{roots, system_roots, with_additional};
+pub use roots::{PLACES_OF_ROOTS, has_system_roots, roots, system_roots, with_additional};
 pub use transport::Options;
 pub use url::server;

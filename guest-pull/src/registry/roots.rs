@@ -13,6 +13,20 @@ pub fn roots(additional: &[String]) -> Result<Vec<Certificate<'static>>, usize> 
     with_additional(system_roots(), additional)
 }
 
+/// Where systems have theirs: Debian and what comes of it, Fedora and what comes of it, SUSE, Alpine.
+pub const PLACES_OF_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Whether the system has any.
+pub fn has_system_roots() -> bool {
+    let system = rustls_native_certs::load_native_certs().certs;
+    !system.is_empty()
+}
+
 /// Those of the system, or where it has none, Mozilla's, which are built in.
 pub fn system_roots() -> Vec<Certificate<'static>> {
     let system = rustls_native_certs::load_native_certs().certs;

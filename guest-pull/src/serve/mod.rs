@@ -8,6 +8,7 @@
 mod answer;
 mod progress;
 mod request;
+pub mod verify;
 
 use std::cell::{Cell, RefCell};
 use std::os::unix::net::UnixStream;
@@ -185,14 +186,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     }
     let directory = options.store.as_ref().unwrap_or(&image.work_dir);
     let store = open(directory)?;
-    let request = worker::Request {
-        places: plan.hand_over(),
-        platform: Platform::of_this_machine(),
-        certificates: image.extra_root_certificates.clone(),
-        // With their logins, as above.
-        proxies: std::mem::take(&mut image.proxies),
-        layers_at_once: image.layers_at_once,
-    };
+    let request = request_of(&mut plan, &mut image, false);
     let asked: Vec<_> = plan.asked().collect();
     let pull_layers = RefCell::new(PullLayers::new(&store));
     let progress = Progress::new(call.wants_progress, |message| {
@@ -200,7 +194,15 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     });
     let bytes = Cell::new(None);
     let service = Service {
-        answer: &|question| answer_worker(question, &pull_layers, &image, options, &asked),
+        answer: &|question| {
+            answer_worker(
+                question,
+                Some(&pull_layers),
+                &image,
+                &options.daemon,
+                &asked,
+            )
+        },
         tell: &|event| {
             if let Event::Started { bytes: all, .. } = event {
                 bytes.set(Some(all));
@@ -263,12 +265,24 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     })
 }
 
+/// What the worker is asked for. The logins of registries and proxies go along.
+fn request_of(plan: &mut Plan, image: &mut Image, only_verify: bool) -> worker::Request {
+    worker::Request {
+        places: plan.hand_over(),
+        platform: Platform::of_this_machine(),
+        certificates: image.extra_root_certificates.clone(),
+        proxies: std::mem::take(&mut image.proxies),
+        layers_at_once: image.layers_at_once,
+        only_verify,
+    }
+}
+
 /// Answers what the worker asks.
 fn answer_worker(
     question: &Question,
-    pull_layers: &RefCell<PullLayers<'_>>,
+    pull_layers: Option<&RefCell<PullLayers<'_>>>,
     image: &Image,
-    options: &Options,
+    daemon: &Path,
     asked: &[&Planned],
 ) -> Result<Answer, Failure> {
     match question {
@@ -281,7 +295,7 @@ fn answer_worker(
                 Escaped(&planned.place.registry),
                 Escaped(&planned.place.repository)
             );
-            let found = credential::fetch(&image.credential, &options.daemon, &planned.image);
+            let found = credential::fetch(&image.credential, daemon, &planned.image);
             let found = found.inspect_err(|failure| eprintln!("guest-pull: {failure}"))?;
             Ok(Answer::Login(match found {
                 Found::Login(login) => Some(login),
@@ -289,7 +303,7 @@ fn answer_worker(
             }))
         }
         Question::Key { provider, packet } => {
-            provider::unwrap_key(&options.daemon, provider, packet).map(Answer::Key)
+            provider::unwrap_key(daemon, provider, packet).map(Answer::Key)
         }
         Question::Signature(wanted) => {
             let rules = asked
@@ -297,7 +311,10 @@ fn answer_worker(
                 .filter_map(|planned| planned.place.rules.as_ref());
             policy::local_signature(rules, wanted).map(Answer::Signature)
         }
-        of_layers => pull_layers.borrow_mut().answer(of_layers),
+        of_layers => match pull_layers {
+            Some(pull_layers) => pull_layers.borrow_mut().answer(of_layers),
+            None => Err(Failure::new(Kind::Other, "nothing is stored")),
+        },
     }
 }
 

@@ -26,7 +26,7 @@ pub use making::{Making, Publishing};
 pub use notes::{MAX_NOTED_PATHS, Stored};
 pub use pull_layers::PullLayers;
 pub(crate) use room::is_in_memory;
-pub use room::{Need, Room};
+pub use room::{Need, Room, need_of};
 
 /// Why the store can't be used.
 #[derive(Debug, Error)]
@@ -104,6 +104,16 @@ impl Store {
             directory,
             layers,
             mounts,
+        })
+    }
+
+    /// The store that is there, of which nothing is made; none if there is none.
+    pub fn existing(directory: &Path) -> Option<Self> {
+        let layers = directory.join("layers");
+        layers.is_dir().then(|| Self {
+            mounts: directory.join("mounts"),
+            directory: directory.to_owned(),
+            layers,
         })
     }
 

@@ -13,14 +13,11 @@ use crate::memory::LAYERS_AT_ONCE;
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::store::notes::MAX_NOTED_PATHS;
-use crate::store::room::{FILES_OF_A_LAYER, GROWTH};
+use crate::store::room::{FILES_OF_A_LAYER, LEAST_ROOM, expected};
 use crate::store::{Claim, Error, Held, Making, Need, Publishing, Store};
 
 /// How many layers a worker can make at once: one more than it does, since it may ask before it has given one back.
 const MAX_MAKING: usize = LAYERS_AT_ONCE + 1;
-
-/// What a layer needs beside: blocks for what is small.
-const LEAST_ROOM: u64 = 1 << 20;
 
 /// How much more room a layer gets that had too little: who knows how large it becomes?
 const MORE: u64 = 2;
@@ -74,11 +71,6 @@ fn failure(error: &Error) -> Failure {
         format_args!("the store of layers: {}", error.path().display()),
         error.io(),
     )
-}
-
-/// How much room a layer is expected to take, whose blob has so many bytes.
-fn expected(bytes: u64) -> u64 {
-    bytes.saturating_mul(GROWTH).saturating_add(LEAST_ROOM)
 }
 
 fn refused(what: &str) -> Failure {

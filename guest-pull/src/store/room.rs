@@ -22,7 +22,10 @@ pub(super) const FILES_OF_A_LAYER: u64 = 4;
 
 /// How large a layer becomes, by the size of its blob: a Debian root file system takes 1.7 times as much, since it was
 /// compressed better before.
-pub(super) const GROWTH: u64 = 2;
+const GROWTH: u64 = 2;
+
+/// What a layer needs beside: blocks for what is small.
+pub(super) const LEAST_ROOM: u64 = 1 << 20;
 
 /// How many files a stored layer gives back: itself and its notes.
 const FILES_OF_A_STORED_LAYER: u64 = 2;
@@ -89,20 +92,25 @@ impl Room {
     }
 }
 
+impl Room {
+    /// In words; the files only if there are fewer than these.
+    pub fn shown(&self, few: u64) -> String {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let bytes = match (self.free, self.all) {
+            (Some(free), Some(all)) => format!("{} of {} MiB are free", mib(free), mib(all)),
+            (Some(free), None) => format!("{} MiB are free", mib(free)),
+            _ => "it has no limit".to_owned(),
+        };
+        match self.files.filter(|files| *files < few) {
+            Some(files) => format!("{bytes}, and {files} files can still be made (inodes)"),
+            None => bytes,
+        }
+    }
+}
+
 impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        match (self.free, self.all) {
-            (Some(free), Some(all)) => write!(f, "{} of {} MiB are free", mib(free), mib(all))?,
-            (Some(free), None) => write!(f, "{} MiB are free", mib(free))?,
-            _ => f.write_str("it has no limit")?,
-        }
-        match self.files {
-            Some(files) if files < FILES_OF_A_LAYER => {
-                write!(f, ", and {files} files can still be made (inodes)")
-            }
-            _ => Ok(()),
-        }
+        f.write_str(&self.shown(FILES_OF_A_LAYER))
     }
 }
 
@@ -116,7 +124,33 @@ fn available_memory() -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
+/// What layers need that are not stored, by the sizes of their blobs: as much is made room for, one by one.
+pub fn need_of(blobs: &[u64]) -> Need {
+    let sum = |bytes: &dyn Fn(u64) -> u64| {
+        let all = blobs.iter().map(|blob| bytes(*blob));
+        all.fold(0, u64::saturating_add)
+    };
+    Need {
+        bytes: sum(&expected),
+        least: sum(&|blob| blob),
+        files: FILES_OF_A_LAYER.saturating_mul(blobs.len() as u64),
+    }
+}
+
+/// How much room a layer is expected to take, whose blob has so many bytes.
+pub(super) fn expected(bytes: u64) -> u64 {
+    bytes.saturating_mul(GROWTH).saturating_add(LEAST_ROOM)
+}
+
 impl Store {
+    /// Whether there is so much room, once all layers are given up that nobody uses.
+    pub fn could_have(&self, need: Need) -> bool {
+        let (Ok(room), Ok(layers)) = (self.room(), self.by_use()) else {
+            return false;
+        };
+        can_have(room, need, &layers)
+    }
+
     /// The room of the store's file system.
     ///
     /// # Errors

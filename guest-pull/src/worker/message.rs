@@ -69,6 +69,8 @@ pub struct Request {
     pub proxies: Proxies,
     /// How many layers are fetched at once.
     pub layers_at_once: usize,
+    /// Whether no layer is fetched: whether a pull would succeed is all that is asked.
+    pub only_verify: bool,
 }
 
 /// The layers that the worker has put into the store.
@@ -156,6 +158,7 @@ impl Request {
         let request = json!({
             "places": places, "platform": self.platform.to_string(), "certificates": self.certificates,
             "proxies": self.proxies.to_json(), "layers_at_once": self.layers_at_once,
+            "only_verify": self.only_verify,
         });
         text_of(&request)
     }
@@ -172,6 +175,7 @@ impl Request {
             certificates: certificates.collect::<Option<_>>()?,
             proxies: Proxies::of_json(&value["proxies"])?,
             layers_at_once: value["layers_at_once"].as_u64()?.try_into().ok()?,
+            only_verify: value["only_verify"].as_bool()?,
         })
     }
 }
@@ -560,6 +564,7 @@ mod tests {
                 ..Proxies::default()
             },
             layers_at_once: 2,
+            only_verify: true,
         };
         let text = request.to_json();
         assert!(!text.contains('\n'));

@@ -26,6 +26,7 @@ pub use crate::failure::{Failure, Kind};
 use crate::pull::{self, Found, Means};
 use crate::registry::{self, Client, Options};
 use crate::sys;
+use crate::verify;
 use confinement::{Confinement, Part};
 use message::{confinement_to_json, failure_to_json};
 
@@ -102,7 +103,10 @@ fn pull(
         events: &|event| mounter.tell(event),
         ask: &|question| mounter.ask(question),
     };
-    let pulled = pull::pull(&means, found, &request.platform);
+    let pulled = match request.only_verify {
+        true => verify::verify(&means, found, &request.platform),
+        false => pull::pull(&means, found, &request.platform),
+    };
     let pulled = pulled.map_err(|error| Failure::new(error.kind(), error.to_string()).at(place))?;
     Ok(Outcome {
         place,

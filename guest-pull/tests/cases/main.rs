@@ -59,6 +59,7 @@ mod archives_taken;
 mod bad_networks;
 mod both;
 mod bundles;
+mod check;
 mod clean_up;
 mod compression;
 mod configuration;

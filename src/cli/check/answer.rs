@@ -2,18 +2,8 @@
 
 //! What a registry is asked, and what it answers, whichever program asks.
 
-use std::path::PathBuf;
-
 use offline_fs_kbc::credential::Login;
 use offline_fs_kbc::text::Escaped;
-
-/// How the registry is asked.
-pub struct Options {
-    /// The directory of the registry's CA.
-    pub cert_dir: Option<PathBuf>,
-    /// Whether TLS is not verified, nor needed.
-    pub plain_http: bool,
-}
 
 /// What the registry makes of a login.
 pub enum Answer {

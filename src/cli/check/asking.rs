@@ -1,27 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Asking a registry, by another program: this one has no HTTP client, and never gets one. It is guest-pull where that is
-//! installed, and else skopeo.
+//! Asking a registry on a build host, by another program: this one has no HTTP client, and never gets one. It is
+//! guest-pull where that is installed, and else skopeo. In a VM, guest-pull asks in its worker:
+//! [`crate::cli::check::guest_pull`].
 
-use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use offline_fs_kbc::child;
 use offline_fs_kbc::credential::Login;
 use offline_fs_kbc::credential::image::ImageName;
+use offline_fs_kbc::resource::problem::{Problem, Severity};
+use offline_fs_kbc::text::{Escaped, Quoted};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::cli::check::answer::{Answer, INPUT, Options, shown};
-#[cfg(feature = "tools")]
-use crate::cli::check::skopeo::ask as without_guest_pull;
+use crate::cli::check::Options;
+use crate::cli::check::answer::{Answer, INPUT, shown};
+use crate::cli::check::guest_pull::program as guest_pull;
+use crate::cli::check::report::Report;
+use crate::cli::check::skopeo;
 
-/// Asks the image's registry for its manifest, with this login, which is that of the entry, or none.
+/// Asks the image's registry for its manifest, with this login, which is that of the entry, or none; and reports what it
+/// made of it. Gives that in a word.
 pub fn ask(
+    image: &ImageName,
+    login: Option<&Login>,
+    entry: Option<&str>,
+    options: &Options,
+    file: Option<&Path>,
+    report: &mut Report,
+) -> &'static str {
+    let answer = answer(image, login, entry, options);
+    tell(image, login, &answer, file, report);
+    answer.word()
+}
+
+fn answer(
     image: &ImageName,
     login: Option<&Login>,
     entry: Option<&str>,
@@ -32,20 +50,7 @@ pub fn ask(
         Err(error) => return Answer::NotAsked(format!("no memory for its file: {error}")),
     };
     by_guest_pull(image, login, options, &file)
-        .unwrap_or_else(|| without_guest_pull(image, login, options, &file))
-}
-
-/// No image has skopeo, so only the build host's program asks it.
-#[cfg(not(feature = "tools"))]
-fn without_guest_pull(_: &ImageName, _: Option<&Login>, _: &Options, _: &File) -> Answer {
-    Answer::NotAsked("there is no guest-pull here".to_owned())
-}
-
-/// The program guest-pull: beside this one, as an image has it, or in PATH.
-pub fn guest_pull() -> OsString {
-    let beside = env::current_exe().map(|path| path.with_file_name("guest-pull"));
-    let beside = beside.ok().filter(|path| path.exists());
-    beside.map_or_else(|| "guest-pull".into(), PathBuf::into_os_string)
+        .unwrap_or_else(|| skopeo::ask(image, login, options, &file))
 }
 
 /// What guest-pull says; none if it is not installed.
@@ -124,4 +129,52 @@ fn in_memory(content: &[u8]) -> io::Result<File> {
     let mut file = File::from(descriptor);
     file.write_all(content)?;
     Ok(file)
+}
+
+/// Says what the registry made of it.
+fn tell(
+    image: &ImageName,
+    login: Option<&Login>,
+    answer: &Answer,
+    file: Option<&Path>,
+    report: &mut Report,
+) {
+    let registry = Escaped(&image.registry);
+    let who = match login {
+        Some(login) => format!("the login of {}", Quoted(&login.user)),
+        None => "an anonymous pull".to_owned(),
+    };
+    let (code, what, fix) = match answer {
+        Answer::Accepted => {
+            report.line(format!("{image}: {registry} accepts {who}"));
+            return;
+        }
+        Answer::NoImage(said) => (
+            "image-missing",
+            format!("{registry} accepts {who}, but has no such image: {said}"),
+            "fix the image's name".to_owned(),
+        ),
+        Answer::Refused(said) => (
+            "image-refused",
+            format!("{registry} refuses {who}: {said}"),
+            match login {
+                Some(_) => format!(
+                    "a wrong password, or no right to this image: `skopeo login --authfile auth.json {registry}`"
+                ),
+                None => format!("give it a login: `skopeo login --authfile auth.json {registry}`"),
+            },
+        ),
+        Answer::NotAsked(said) => (
+            "skopeo",
+            format!("{registry} was not asked: {said}"),
+            "--try asks by guest-pull or skopeo: `apt-get install skopeo` or `dnf install skopeo`"
+                .to_owned(),
+        ),
+        Answer::Unreachable(said) => (
+            "image-unreachable",
+            format!("{registry} can't be asked: {said}"),
+            "look at name, port, network and certificate (--cert-dir, --plain-http)".to_owned(),
+        ),
+    };
+    report.find(file, Problem::of_file(Severity::Error, code, what, fix));
 }

@@ -16,8 +16,10 @@ use offline_fs_kbc::text::{Escaped, Quoted, RegistryName};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::cli::check::answer::{Answer, Options};
-use crate::cli::check::asking;
+use crate::cli::check::Options;
+#[cfg(feature = "tools")]
+use crate::cli::check::asking::ask;
+use crate::cli::check::guest_pull::Told;
 use crate::cli::check::report::Report;
 
 /// How many registries are listed where none fits.
@@ -110,11 +112,11 @@ struct Choice {
     login: Result<Chosen, String>,
 }
 
-/// Says for each credential which login it has for the image; with `how`, what the registry makes of it. `plan` is what
-/// guest-pull says.
+/// Says for each credential which login it has for the image; with `how`, what the registry makes of it, unless
+/// guest-pull has asked it. `told` is what that says.
 pub fn check(
     image: &ImageName,
-    plan: Option<Vec<String>>,
+    told: Told,
     credentials: &[Option<Credential>],
     how: Option<&Options>,
     report: &mut Report,
@@ -127,13 +129,13 @@ pub fn check(
             Ok(chosen) => credential.file_of(&chosen.key),
             Err(_) => &credential.file,
         };
-        check_one(image, plan.clone(), &choice, Some(file), how, report);
+        check_one(image, &told, &choice, Some(file), how, report);
     }
     if !any {
         let none = Choice {
             login: Err("there is no credential".to_owned()),
         };
-        check_one(image, plan, &none, None, how, report);
+        check_one(image, &told, &none, None, how, report);
     }
 }
 
@@ -171,7 +173,7 @@ fn choose(image: &ImageName, credential: &Credential) -> Choice {
 
 fn check_one(
     image: &ImageName,
-    plan: Option<Vec<String>>,
+    of_guest_pull: &Told,
     choice: &Choice,
     file: Option<&Path>,
     how: Option<&Options>,
@@ -179,9 +181,18 @@ fn check_one(
 ) {
     let mut told =
         json!({"image": image.to_string(), "file": file.map(|file| file.display().to_string())});
-    if let Some(plan) = plan {
+    let Told { plan, verdict } = of_guest_pull;
+    if !plan.is_empty() {
         told["pull"] = json!(plan);
     }
+    if let Some(verdict) = verdict {
+        told["verdict"] = json!(verdict.text);
+        for (name, value) in &verdict.members {
+            told[*name] = value.clone();
+        }
+        report.verdict(&verdict.text);
+    }
+    let how = how.filter(|_| verdict.is_none());
     match &choice.login {
         Ok(Chosen {
             key, login, step, ..
@@ -222,57 +233,30 @@ fn check_one(
         let chosen = choice.login.as_ref().ok();
         let login = chosen.map(|chosen| &chosen.login);
         let entry = chosen.map(|chosen| chosen.entry.as_str());
-        let answer = asking::ask(image, login, entry, options);
-        told["answer"] = json!(answer.word());
-        tell(image, login, &answer, file, report);
+        told["answer"] = json!(ask(image, login, entry, options, file, report));
     }
     report.image(told);
 }
 
-/// Says what the registry made of it.
-fn tell(
+/// An image's binary asks no registry: in a VM, guest-pull does.
+#[cfg(not(feature = "tools"))]
+fn ask(
     image: &ImageName,
-    login: Option<&Login>,
-    answer: &Answer,
+    _: Option<&Login>,
+    _: Option<&str>,
+    _: &Options,
     file: Option<&Path>,
     report: &mut Report,
-) {
-    let registry = Escaped(&image.registry);
-    let who = match login {
-        Some(login) => format!("the login of {}", Quoted(&login.user)),
-        None => "an anonymous pull".to_owned(),
-    };
-    let (code, what, fix) = match answer {
-        Answer::Accepted => {
-            report.line(format!("{image}: {registry} accepts {who}"));
-            return;
-        }
-        Answer::NoImage(said) => (
-            "image-missing",
-            format!("{registry} accepts {who}, but has no such image: {said}"),
-            "fix the image's name".to_owned(),
+) -> &'static str {
+    let problem = Problem::of_file(
+        Severity::Error,
+        "guest-pull-missing",
+        format!(
+            "{} was not asked: here only guest-pull asks, for what a pull needs",
+            Escaped(&image.registry)
         ),
-        Answer::Refused(said) => (
-            "image-refused",
-            format!("{registry} refuses {who}: {said}"),
-            match login {
-                Some(_) => format!(
-                    "a wrong password, or no right to this image: `skopeo login --authfile auth.json {registry}`"
-                ),
-                None => format!("give it a login: `skopeo login --authfile auth.json {registry}`"),
-            },
-        ),
-        Answer::NotAsked(said) => (
-            "skopeo",
-            format!("{registry} was not asked: {said}"),
-            "--try asks by guest-pull or skopeo: `apt-get install skopeo` or `dnf install skopeo`"
-                .to_owned(),
-        ),
-        Answer::Unreachable(said) => (
-            "image-unreachable",
-            format!("{registry} can't be asked: {said}"),
-            "look at name, port, network and certificate (--cert-dir, --plain-http)".to_owned(),
-        ),
-    };
-    report.find(file, Problem::of_file(Severity::Error, code, what, fix));
+        "install guest-pull, and leave out FILE; or try it on a build host",
+    );
+    report.find(file, problem);
+    "not asked"
 }

@@ -2,14 +2,17 @@
 
 //! `check`: every problem at once, before a pod finds it.
 
+#[cfg(feature = "tools")]
 mod answer;
+#[cfg(feature = "tools")]
 mod asking;
 #[cfg(feature = "tools")]
 mod build_host;
 mod files;
+mod guest_pull;
 mod image;
 mod other;
-mod plan;
+mod puller;
 pub mod report;
 #[cfg(feature = "tools")]
 mod skopeo;
@@ -27,9 +30,10 @@ use offline_fs_kbc::credential::image::{ImageName, NotAnImage};
 use offline_fs_kbc::resource::file::Kind;
 use offline_fs_kbc::resource::form::Form;
 use offline_fs_kbc::resource::name::{CREDENTIAL, Name};
-use offline_fs_kbc::resource::problem::Severity;
+use offline_fs_kbc::resource::problem::{Problem, Severity};
 
 use crate::cli::check::files::What;
+use crate::cli::check::guest_pull::{Question, Told};
 use crate::cli::check::report::{Format, Report};
 use crate::cli::serve::Switch;
 use crate::config::{Choice, Files, Role, Root, Sockets};
@@ -38,13 +42,14 @@ use crate::config::{Choice, Files, Role, Root, Sockets};
 const EXAMPLE: &str = "Example:
   offline-fs-kbc check aa-offline_fs_kbc-resources.json
   offline-fs-kbc check --image quay.io/org/app:1 --try auth.json
-  offline-fs-kbc check --root /path/to/rootfs";
+  offline-fs-kbc check --root /path/to/rootfs
+  offline-fs-kbc check --image quay.io/org/app:1 --try";
 
 /// Find every problem with the files, and what each means for a pull
 ///
 /// With FILE: files on a build host, each on its own. Without: the files that the daemon in this VM would
-/// load, and the daemon itself. Prints names and sizes, never values. Exit status: 0 fine, 1 errors (with
-/// --strict warnings too), 2 usage.
+/// load, the daemon itself, and what would keep guest-pull from pulling. Prints names and sizes, never values.
+/// Exit status: 0 fine, 1 errors (with --strict warnings too), 2 usage.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Check {
@@ -60,21 +65,17 @@ pub struct Check {
     #[arg(long, value_name = "IMAGE", value_parser = named)]
     image: Vec<(String, ImageName)>,
 
-    /// With --image: the configuration of guest-pull [default: that of the pod]
-    #[arg(long, value_name = "FILE", requires = "image", conflicts_with = "file")]
+    /// Without FILE: the configuration of guest-pull [default: that of the pod]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     cdh_config: Option<PathBuf>,
 
-    /// Ask the registry of each image with that login alone, by guest-pull or skopeo
+    /// Ask the registry of each image: in the VM for all that guest-pull needs, and say at the end whether it would pull;
+    /// elsewhere for the manifest, with that login alone, by guest-pull or skopeo
     #[arg(long = "try", requires = "image")]
     try_it: bool,
 
-    /// With --try: certificates of the registry's CA
-    #[arg(long, value_name = "DIR", requires = "try_it")]
-    cert_dir: Option<PathBuf>,
-
-    /// With --try: the registry has no TLS, or an unknown certificate
-    #[arg(long, requires = "try_it")]
-    plain_http: bool,
+    #[command(flatten)]
+    how: Options,
 
     /// Whether the daemon repairs the credential: the same setting as that of `serve`
     #[arg(long, value_name = "on|off", default_value = "on")]
@@ -96,6 +97,20 @@ pub struct Check {
 
     #[command(flatten)]
     root: Root,
+}
+
+/// How a registry is asked on a build host.
+#[derive(Args, Default, PartialEq, Eq)]
+struct Options {
+    /// With --try: certificates of the registry's CA
+    #[cfg(feature = "tools")]
+    #[arg(long, value_name = "DIR", requires = "try_it")]
+    cert_dir: Option<PathBuf>,
+
+    /// With --try: the registry has no TLS, or an unknown certificate
+    #[cfg(feature = "tools")]
+    #[arg(long, requires = "try_it")]
+    plain_http: bool,
 }
 
 /// What a file is.
@@ -161,41 +176,71 @@ fn named(text: &str) -> Result<(String, ImageName), NotAnImage> {
 }
 
 impl Check {
+    /// Checks this VM, or a root file system; gives the credential that is served, and what guest-pull tells of each image.
+    fn vm(&self, repairs: bool, report: &mut Report) -> (Option<image::Credential>, Vec<Told>) {
+        let (sockets, root) = (&self.sockets, &self.root);
+        let (credential, served_by) = vm::check(&self.files, sockets, root, repairs, report);
+        let puller = puller::check(root, sockets, served_by, self.try_it, report);
+        let hub = match &sockets.cdh_sock {
+            Some(Choice::At(address)) => Some(address.clone()),
+            Some(Choice::Off) => None,
+            None => root.socket(Role::ConfidentialDataHub).ok(),
+        };
+        let images: Vec<_> = self.image.iter().map(|(text, _)| text.as_str()).collect();
+        let mut refused = puller.reason;
+        // A pull takes none of that from the command line.
+        let try_it = self.try_it && self.how == Options::default();
+        let mut told = match hub {
+            Some(hub) if puller.is_installed && (root.root.is_some() || hub.path().exists()) => {
+                let question = Question {
+                    root: root.root.as_deref(),
+                    hub: &hub,
+                    config: self.cdh_config.as_deref(),
+                    try_it,
+                };
+                question.ask(&images, report)
+            }
+            Some(_) if puller.is_installed && try_it => {
+                let what = "nobody has cdh.sock, by which kata-agent asks for images";
+                let fix = "`systemctl start offline-fs-kbc-cdh.socket`, or attestation-agent.service in peer pods";
+                report.find(
+                    None,
+                    Problem::of_file(Severity::Error, "hub-absent", what, fix),
+                );
+                refused = refused.or(Some(what));
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+        if let Some(reason) = refused.filter(|_| try_it && root.root.is_none()) {
+            told.resize_with(images.len(), Told::default);
+            for told in &mut told {
+                told.refuse(reason);
+            }
+        }
+        (credential, told)
+    }
+
     /// Prints what is there and what is wrong with it.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         crate::process::harden()?;
         let mut report = Report::default();
         let repairs = self.repair_credential == Switch::On;
-        let credentials = if self.file.is_empty() {
-            vec![vm::check(
-                &self.files,
-                &self.sockets,
-                &self.root,
-                repairs,
-                &mut report,
-            )]
+        let (credentials, told) = if self.file.is_empty() {
+            let (credential, told) = self.vm(repairs, &mut report);
+            (vec![credential], told)
         } else {
             let files = self.file.iter();
-            files
+            let credentials = files
                 .map(|path| files::check(path, self.kind, repairs, &mut report))
-                .collect()
+                .collect();
+            (credentials, Vec::new())
         };
-        let how = self.try_it.then_some(answer::Options {
-            cert_dir: self.cert_dir,
-            plain_http: self.plain_http,
-        });
-        let hub = match &self.sockets.cdh_sock {
-            Some(Choice::At(address)) => Some(address.clone()),
-            Some(Choice::Off) => None,
-            None => self.root.socket(Role::ConfidentialDataHub).ok(),
-        };
-        // Not of a root file system, whose configuration comes with a pod.
-        let hub = hub.filter(|_| self.file.is_empty() && self.root.root.is_none());
-        for (text, name) in &self.image {
-            let plan = hub
-                .as_ref()
-                .and_then(|hub| plan::check(text, hub, self.cdh_config.as_deref(), &mut report));
-            image::check(name, plan, &credentials, how.as_ref(), &mut report);
+        let how = self.try_it.then_some(self.how);
+        let mut told = told.into_iter();
+        for (_, name) in &self.image {
+            let told = told.next().unwrap_or_default();
+            image::check(name, told, &credentials, how.as_ref(), &mut report);
         }
         super::print(report.render(self.format))?;
         let failing = match self.strict {

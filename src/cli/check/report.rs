@@ -29,6 +29,8 @@ pub struct Report {
     lines: Vec<Line>,
     images: Vec<Value>,
     served: Vec<Value>,
+    /// Whether images would be pulled: the last lines.
+    verdicts: Vec<String>,
 }
 
 enum Line {
@@ -53,6 +55,11 @@ impl Report {
     /// Adds what a client does for an image.
     pub fn image(&mut self, value: Value) {
         self.images.push(value);
+    }
+
+    /// Adds whether an image would be pulled.
+    pub fn verdict(&mut self, text: &str) {
+        self.verdicts.push(text.to_owned());
     }
 
     /// Adds what a daemon serves of a file: what clients can ask for.
@@ -131,6 +138,10 @@ impl Report {
                 count(warnings, "warning", "warnings")
             ),
         });
+        for verdict in &self.verdicts {
+            text.push_str(verdict);
+            text.push('\n');
+        }
         text
     }
 

@@ -10,7 +10,8 @@ use offline_fs_kbc::child;
 use offline_fs_kbc::credential::Login;
 use offline_fs_kbc::credential::image::ImageName;
 
-use crate::cli::check::answer::{Answer, INPUT, Options, shown};
+use crate::cli::check::Options;
+use crate::cli::check::answer::{Answer, INPUT, shown};
 
 /// How long a registry may take, as skopeo takes it: longer than any client waits.
 const LIMIT: &str = "60s";

@@ -38,14 +38,14 @@ const PROGRAMS: [&str; 3] = [
 ];
 
 /// The component that pulls images.
-const HUB: &str = "confidential-data-hub";
+pub(super) const HUB: &str = "confidential-data-hub";
 
 /// The setting by which the upstream's unit gives the stock confidential-data-hub its credential.
 const HUB_CREDENTIAL: &[u8] =
     b"CDH_DEFAULT_IMAGE_AUTHENTICATED_REGISTRY_CREDENTIALS=file:///run/peerpod/auth.json";
 
 /// Where a masked unit leads.
-const MASK: &str = "null";
+pub(super) const MASK: &str = "null";
 
 /// What repairs the first two problems.
 const FIX: &str =
@@ -57,10 +57,7 @@ pub fn check(root: &Root, snapshot: &Snapshot, report: &mut Report) {
         report.find(None, Problem::of_file(severity, code, what, fix));
     };
     let exists = |name: &str| find_unit(root, name).is_some();
-    let leads_to = |name: &str, end| {
-        let target = find_unit(root, name).and_then(|path| path.read_link().ok());
-        target.is_some_and(|target| target.ends_with(end))
-    };
+    let leads_to = |name: &str, end| leads_to(root, name, end);
     if exists("attestation-agent.path") && !leads_to("attestation-agent.path", MASK) {
         if OWN.into_iter().any(exists) {
             find(
@@ -114,8 +111,14 @@ pub fn check(root: &Root, snapshot: &Snapshot, report: &mut Report) {
     }
 }
 
+/// Whether a unit is a link to a file of this name.
+pub(super) fn leads_to(root: &Root, name: &str, end: &str) -> bool {
+    let target = find_unit(root, name).and_then(|path| path.read_link().ok());
+    target.is_some_and(|target| target.ends_with(end))
+}
+
 /// The path of a unit, of a drop-in, or of a link that enables a unit.
-fn find_unit(root: &Root, name: &str) -> Option<PathBuf> {
+pub(super) fn find_unit(root: &Root, name: &str) -> Option<PathBuf> {
     let mut paths = PLACES.iter().map(|place| root.path(place).join(name));
     // A link that enables a unit is absolute, so it leads nowhere below another root.
     paths.find(|path| path.symlink_metadata().is_ok())
@@ -132,9 +135,15 @@ fn reads_auth_file(root: &Root) -> bool {
 }
 
 /// Whether the component of this name is this program.
-fn is_this_program(root: &Root, name: &str) -> bool {
+pub(super) fn is_this_program(root: &Root, name: &str) -> bool {
     let identity = |path: &str| Identity::of(&root.path(path)).ok();
-    let component = identity(&format!("/usr/local/bin/{name}"));
+    let path = format!("/usr/local/bin/{name}");
+    // An absolute link leads nowhere below another root.
+    let target = root.path(&path).read_link();
+    if target.is_ok_and(|target| target.ends_with("offline-fs-kbc")) {
+        return true;
+    }
+    let component = identity(&path);
     component.is_some() && PROGRAMS.into_iter().any(|path| identity(path) == component)
 }
 

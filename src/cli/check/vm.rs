@@ -13,19 +13,20 @@ use offline_fs_kbc::server::listener::Address;
 use offline_fs_kbc::text::count;
 
 use crate::cli::check::image::Credential;
+use crate::cli::check::puller::Hub;
 use crate::cli::check::report::Report;
 use crate::cli::check::units;
 use crate::cli::{findings, status};
-use crate::config::{self, Component, Files, Role, Root, Sockets, kbc};
+use crate::config::{self, Choice, Component, Files, Role, Root, Sockets, kbc};
 
-/// Checks all of it; gives the credential that is served, by a daemon that repairs it or not.
+/// Checks all of it; gives the credential that is served, by a daemon that repairs it or not, and who has cdh.sock.
 pub fn check(
     files: &Files,
     sockets: &Sockets,
     root: &Root,
     repairs: bool,
     report: &mut Report,
-) -> Option<Credential> {
+) -> (Option<Credential>, Hub) {
     let credentials = config::credentials().or_else(|| root.credentials_of_unit());
     let store = Store::new(files.sources(root, credentials));
     store.refresh();
@@ -67,9 +68,9 @@ pub fn check(
         );
     }
     units::check(root, &snapshot, report);
-    check_daemon(sockets, root, &snapshot, report);
+    let hub = check_daemon(sockets, root, &snapshot, report);
     report.serve(&served);
-    credential
+    (credential, hub)
 }
 
 fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {
@@ -108,14 +109,19 @@ fn check_file(file: &FileStatus, snapshot: &Snapshot, report: &mut Report) {
     }
 }
 
-/// Looks whether the daemon runs, and whether it serves what was looked at here.
-fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mut Report) {
+/// Looks whether the daemon runs, and whether it serves what was looked at here; gives who has cdh.sock.
+fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mut Report) -> Hub {
     let mut addresses = match sockets.clone().addresses(root, Component::AttestationAgent) {
         Ok(addresses) => addresses.into_iter().map(|(address, _)| address).collect(),
         Err(_) => Vec::new(),
     };
     // It is off by default, and may be on by the unit's flags.
     let hub = root.socket(Role::ConfidentialDataHub).ok();
+    let at = match &sockets.cdh_sock {
+        Some(Choice::At(address)) => Some(address.clone()),
+        _ => hub.clone(),
+    };
+    let mut served_by = Hub::None;
     let hub = hub.filter(|hub| !addresses.contains(hub));
     addresses.extend(hub.clone());
     let existing: Vec<&Address> = addresses.iter().filter(|at| at.path().exists()).collect();
@@ -137,7 +143,15 @@ fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mu
     }
     let mut told = false;
     for address in existing {
-        match status::fetch(address) {
+        let fetched = status::fetch(address);
+        if Some(address) == at.as_ref() {
+            served_by = match &fetched {
+                Ok(_) => Hub::Own,
+                Err(error) if format!("{error:#}").contains(status::OTHER) => Hub::Other,
+                Err(_) => Hub::None,
+            };
+        }
+        match fetched {
             Ok(status) if told => {
                 report.line(format!("on {address} too, pid {}", status.pid));
             }
@@ -176,6 +190,7 @@ fn check_daemon(sockets: &Sockets, root: &Root, snapshot: &Snapshot, report: &mu
             Err(error) => report.find(None, silent(address, hub.as_ref(), &error)),
         }
     }
+    served_by
 }
 
 /// What it means that this program's daemon doesn't answer at an address. `hub` is the address of cdh.sock, if

@@ -63,9 +63,15 @@ impl Registry {
     }
 
     /// The same registry with TLS, by a certificate of a CA of its own, which is in [`Registry::cert_dir`].
-    pub fn with_tls(mut self) -> Self {
+    pub fn with_tls(self) -> Self {
+        self.with_tls_from(2000)
+    }
+
+    /// The same, with a certificate that is valid from this year on.
+    pub fn with_tls_from(mut self, year: i32) -> Self {
         self.end();
         let mut name = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        name.not_before = rcgen::date_time_ymd(year, 1, 1);
         name.distinguished_name = rcgen::DistinguishedName::new();
         let key = rcgen::KeyPair::generate().unwrap();
         let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
