@@ -479,10 +479,11 @@ test-reproducible:
 audit: $(DENY) $(AUDITOR)
 	$(TOOL_PATH) release/audit
 
-# Every crate of the image build, as CycloneDX.
+# Every crate of the image build and of guest-pull, as CycloneDX.
 sbom:
 	@mkdir -p target/dist
 	release/sbom $(TRIPLE) > target/dist/$(NAME).cdx.json
+	release/sbom $(TRIPLE) guest-pull > target/dist/guest-pull.cdx.json
 
 # Makes the files of a release, from the tag VERSION or from HEAD: docs/release.md.
 dist: $(AUDITOR)
