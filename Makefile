@@ -22,7 +22,7 @@
 # make manual     man pages and completions; make test-manual checks them
 # make fuzz       the fuzz targets, FUZZ_SECONDS each; make fuzz-short takes three minutes for all
 # make audit      licences, sources and duplicates of the crates
-# make dist       the files of a release: docs/release.md
+# make dist       the files of a release: docs/release.md; make publish-dry-run packs and builds its crates
 
 CARGO ?= cargo
 # The oldest cargo that builds the program; rust-version in Cargo.toml is the same.
@@ -454,7 +454,7 @@ clean:
 
 # --- Manual, fuzzing, supply chain and release -----------------------------------------------------
 
-.PHONY: manual image-manual test-manual install-manual uninstall-manual fuzz fuzz-short test-reproducible audit sbom dist test-other
+.PHONY: manual image-manual test-manual install-manual uninstall-manual fuzz fuzz-short test-reproducible audit sbom publish-dry-run dist test-other
 
 # `make install` installs the manual if it was made; an image does not need it.
 MANUAL ?= target/manual
@@ -527,10 +527,15 @@ test-reproducible:
 audit: $(DENY) $(AUDITOR)
 	$(TOOL_PATH) release/audit
 
-# Every crate of the image build, as CycloneDX.
+# Every crate of the image build and of guest-pull, as CycloneDX.
 sbom:
 	@mkdir -p target/dist
 	release/sbom $(TRIPLE) > target/dist/$(NAME).cdx.json
+	release/sbom $(TRIPLE) guest-pull > target/dist/guest-pull.cdx.json
+
+# Packs the crates as crates.io would get them, and builds each from its package.
+publish-dry-run: check-cargo
+	$(CARGO) publish --workspace --locked --dry-run
 
 # Makes the files of a release, from the tag VERSION or from HEAD: docs/release.md.
 dist: $(AUDITOR)

@@ -84,29 +84,36 @@ fn every_direct_dependency_is_explained() {
     }
 }
 
-/// The bill of materials lists exactly the crates of the image build.
+/// The bills of materials list exactly the crates of the image build, and of guest-pull.
 #[test]
-fn the_sbom_lists_what_cargo_tree_lists() {
+fn the_sboms_list_what_cargo_tree_lists() {
+    sbom_is_right("offline-fs-kbc", &["--no-default-features"]);
+    sbom_is_right("guest-pull", &[]);
+}
+
+fn sbom_is_right(package: &str, features: &[&str]) {
     let triple = triple();
     let tree = |edges: &str| -> BTreeSet<String> {
         let args = [
             "tree",
             "--locked",
-            "--no-default-features",
             "--prefix=none",
+            "--package",
+            package,
             "--target",
+            &triple,
         ];
-        let args = [&args[..], &[&triple, "--edges", edges]].concat();
+        let args = [&args[..], features, &["--edges", edges]].concat();
         let tree = output(env!("CARGO"), &args);
         let crates = tree.lines().filter(|line| !line.is_empty());
         crates
             .map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "))
             .collect()
     };
-    let sbom = output("release/sbom", &[&triple]);
+    let sbom = output("release/sbom", &[&triple, package]);
     assert_eq!(
         sbom,
-        output("release/sbom", &[&triple]),
+        output("release/sbom", &[&triple, package]),
         "it changes from run to run"
     );
     let sbom: Value = serde_json::from_str(&sbom).unwrap();
@@ -134,6 +141,66 @@ fn the_sbom_lists_what_cargo_tree_lists() {
             component["licenses"][0]["expression"].is_string(),
             "{component}"
         );
+    }
+}
+
+/// Packages for crates.io have what their build needs: all sources, and what build scripts read. They have nothing else, and
+/// no other crates of the workspace are published.
+#[test]
+fn published_crates_have_their_sources_and_nothing_else() {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let published: BTreeSet<_> = packages
+        .filter(|package| package["source"].is_null() && package["publish"].is_null())
+        .map(|package| package["name"].as_str().unwrap())
+        .collect();
+    let crates: [(&str, &str, &[&str]); 3] = [
+        ("guest-pull", "guest-pull/", &["src", "build.rs", "LICENSE"]),
+        (
+            "offline-fs-kbc",
+            "",
+            &["src", "man", "LICENSE", "README.md", "CHANGELOG.md"],
+        ),
+        (
+            "offline-fs-kbc-common",
+            "common/",
+            &["src", "protos", "build.rs", "LICENSE"],
+        ),
+    ];
+    let version = &ours(&metadata, "offline-fs-kbc")["version"];
+    assert_eq!(published, crates.iter().map(|(name, ..)| *name).collect());
+    for (name, directory, parts) in crates {
+        let args = ["package", "--list", "--allow-dirty", "--package", name];
+        let listed = output(env!("CARGO"), &args);
+        // What cargo adds.
+        let added = [
+            ".cargo_vcs_info.json",
+            "Cargo.lock",
+            "Cargo.toml",
+            "Cargo.toml.orig",
+            "README.md",
+        ];
+        let listed: BTreeSet<_> = listed
+            .lines()
+            .filter(|file| !added.contains(file))
+            .collect();
+        let paths: Vec<_> = parts
+            .iter()
+            .map(|part| format!("{directory}{part}"))
+            .collect();
+        let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+        let found = output("find", &[&paths[..], &["!", "-type", "d"]].concat());
+        let wanted: BTreeSet<_> = found
+            .lines()
+            .map(|file| file.strip_prefix(directory).unwrap())
+            .filter(|file| !added.contains(file))
+            .collect();
+        assert_eq!(listed, wanted, "{name}");
+        let ours = ours(&metadata, name);
+        for member in ["description", "license", "readme"] {
+            assert!(ours[member].is_string(), "{name}: {member}");
+        }
+        assert_eq!(&ours["version"], version, "{name}");
     }
 }
 

@@ -239,7 +239,7 @@ fn in_an_image(tool: &str, [install, upgrade, erase]: [&[&str]; 3], made: &TempD
     // guest-pull goes, and with it the hub's place.
     on(&root, tool, erase, &names[..1]);
     assert!(!links(root.path()).iter().any(|link| link.contains("cdh")));
-    assert!(!left(&root).iter().any(|file| file.contains("hub")));
+    assert!(!left(&root).iter().any(|file| file.contains("data-hub")));
     assert!(root.path().join("usr/bin/offline-fs-kbc").exists());
     // Both at once, in the wrong order.
     on(&root, tool, erase, &names[1..]);
