@@ -17,10 +17,10 @@ use zeroize::Zeroizing;
 use crate::encoding::{Gunzip, gunzip, is_gzip};
 use crate::json::{Places, Position};
 use crate::lint::component;
-use crate::resource::base64 as encoded;
 use crate::resource::problem::{Problem, Severity};
 use crate::text::EntryName;
 use crate::toml;
+use common::base64 as encoded;
 
 /// The largest initdata that is read. The policies that genpolicy writes have some hundred KiB.
 pub const MAX_BYTES: usize = 4 << 20;

@@ -11,10 +11,10 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::json::{self, Position};
-use crate::resource::base64;
 use crate::resource::name::{ALIASES, Name};
 use crate::resource::problem::{Problem, Severity};
 use crate::text::{EntryName, count};
+use common::base64;
 use node::{Node, Value};
 
 /// The largest manifest that is read. One Secret has at most 1 MiB, in base64 a third more; a List has several.

@@ -6,11 +6,11 @@
 //! Bytes flow one way: **files → store → service → socket**.
 //!
 //! - [`json`] splits a JSON object into its members, with their positions and without copying values.
-//! - [`resource`] reads the files and holds the snapshot that is served.
+//! - [`resource`] reads the files, repairs a credential that clients would reject, and holds the snapshot that is served.
 //! - [`keyprovider`] unwraps image layers' keys and [`sealedsecret`] opens sealed secrets; the caller gives
 //!   both of them the key.
-//! - [`credential`] reads `auth.json` as clients do, and repairs what they would reject; [`lint`] finds what
-//!   is wrong with resources.
+//! - [`credential`] merges the credentials of several files and has what is served of them; [`lint`] finds what is wrong
+//!   with resources.
 //! - `kubernetes` and `initdata` read, on a build host, what people have in place of an auth.json or a cdh.toml.
 //! - `userdata` writes the cloud-config by which a cloud hands a resources file to a VM, and reads user data in all forms as
 //!   cloud-init reads it, on a build host.
@@ -24,8 +24,8 @@
 //! - [`client`] is a ttrpc client for one request.
 //! - [`toml`] parses configuration files of limited depth.
 //!
-//! `resource` does not depend on ttrpc, and `server` does not depend on `resource`; `rpc` depends on both and
-//! connects them. The library takes listeners and a shutdown signal; the binary owns the sockets, the signals
+//! docs/design.md has the layers. `resource` does not depend on ttrpc, and `server` does not depend on `resource`; `rpc`
+//! depends on both and connects them. The library takes listeners and a shutdown signal; the binary owns the sockets, the signals
 //! and the environment.
 
 pub mod child;

@@ -13,8 +13,8 @@ use p256::ecdsa::{Signature, VerifyingKey};
 use thiserror::Error;
 
 use crate::json;
-use crate::resource::base64;
 use crate::text::Quoted;
+use common::base64;
 
 /// The most members of a header, a payload or a key. A dozen are known.
 const MAX_MEMBERS: usize = 100;

@@ -4,7 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -278,7 +278,7 @@ fn sources_below(directory: &str) -> Vec<(String, String)> {
 /// The paths below `crate` that a source names, with one level of braces expanded.
 fn named_paths(text: &str) -> Vec<String> {
     let mut paths = Vec::new();
-    for root in ["crate::", "offline_fs_kbc::"] {
+    for root in ["crate::", "offline_fs_kbc::", "guest_pull::"] {
         for (at, _) in text.match_indices(root) {
             let rest = &text[at + root.len()..];
             let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
@@ -297,17 +297,25 @@ fn named_paths(text: &str) -> Vec<String> {
     paths
 }
 
-/// Modules that import each other can't be understood separately. A module and its submodules count as one.
-#[test]
-fn no_two_modules_import_each_other() {
+/// Whether `a` is a submodule of `b`.
+fn is_within(a: &str, b: &str) -> bool {
+    a.strip_prefix(b).is_some_and(|rest| rest.starts_with("::"))
+}
+
+/// Where the programs' sources are: the daemon's, and guest-pull's.
+const PROGRAMS: [&str; 2] = ["src", "guest-pull/src"];
+
+/// The modules of a program, each with those that it imports, but for its submodules and what it is a submodule of.
+type Imports = BTreeMap<String, BTreeSet<String>>;
+
+fn imports(directory: &str) -> Imports {
     let module = |path: &str| {
-        let path = path.strip_prefix("src/").unwrap().strip_suffix(".rs");
-        let path = path.unwrap().replace('/', "::");
+        let path = &path[directory.len() + 1..path.len() - ".rs".len()];
+        let path = path.replace('/', "::");
         path.strip_suffix("::mod").unwrap_or(&path).to_owned()
     };
-    let sources = sources_below("src");
+    let sources = sources_below(directory);
     let modules: BTreeSet<String> = sources.iter().map(|(path, _)| module(path)).collect();
-    let is_within = |a: &str, b: &str| a.starts_with(&format!("{b}::"));
     let imports = |path: &str, text: &str| -> BTreeSet<String> {
         let own = module(path);
         let found = named_paths(text).into_iter().filter_map(|mut named| {
@@ -320,19 +328,174 @@ fn no_two_modules_import_each_other() {
             .filter(|named| *named != own && !is_within(named, &own) && !is_within(&own, named))
             .collect()
     };
-    let mut graph: std::collections::BTreeMap<String, BTreeSet<String>> = sources
+    let graph = sources
         .iter()
-        .map(|(path, text)| (module(path), imports(path, text)))
-        .collect();
-    assert!(graph["cli::serve"].contains("resource::store"), "{graph:?}");
-    // Remove modules that import none of the remaining ones, until nothing or a cycle is left.
-    loop {
-        let left: BTreeSet<String> = graph.keys().cloned().collect();
-        let before = graph.len();
-        graph.retain(|_, imports| imports.iter().any(|import| left.contains(import)));
-        if graph.len() == before {
-            break;
+        .map(|(path, text)| (module(path), imports(path, text)));
+    graph.collect()
+}
+
+/// Modules that import each other can't be understood separately. A module and its submodules count as one.
+#[test]
+fn no_two_modules_import_each_other() {
+    for (program, known) in [
+        ("src", ("cli::serve", "resource::store")),
+        ("guest-pull/src", ("worker::start", "pull")),
+    ] {
+        let mut graph = imports(program);
+        assert!(graph[known.0].contains(known.1), "{graph:?}");
+        // Remove modules that import none of the remaining ones, until nothing or a cycle is left.
+        loop {
+            let left: BTreeSet<String> = graph.keys().cloned().collect();
+            let before = graph.len();
+            graph.retain(|_, imports| imports.iter().any(|import| left.contains(import)));
+            if graph.len() == before {
+                break;
+            }
+        }
+        assert!(graph.is_empty(), "these import each other: {graph:#?}");
+    }
+}
+
+/// The part of docs/design.md below a heading.
+fn of_design(heading: &str) -> String {
+    let design = read("docs/design.md");
+    let start = format!("\n## {heading}\n");
+    let part = design.split_once(&start).expect(heading).1;
+    part.split("\n## ").next().unwrap().to_owned()
+}
+
+/// docs/design.md lists the modules of each program in layers. Each is in one of them, and imports only from lower ones.
+#[test]
+fn modules_import_from_lower_layers() {
+    let section = of_design("Layers");
+    for program in PROGRAMS {
+        let start = format!("\n```text\n{program}/\n");
+        let list = section.split_once(&start).expect(program).1;
+        let list = list.split("```").next().unwrap();
+        let mut layers = BTreeMap::new();
+        for (number, line) in list.lines().enumerate() {
+            let modules = line.trim().split("  ").next().unwrap();
+            for module in modules.split(" · ") {
+                let before = layers.insert(module.to_owned(), number);
+                assert_eq!(before, None, "{program}: {module} comes twice");
+            }
+        }
+        let top = |module: &str| module.split("::").next().unwrap().to_owned();
+        let mut modules = BTreeSet::new();
+        for (module, imports) in imports(program) {
+            let own = top(&module);
+            // The root of the library only names the others.
+            if own == "lib" {
+                continue;
+            }
+            let layer = layers.get(&own);
+            let layer = layer.unwrap_or_else(|| panic!("{program}: {own} has no layer"));
+            for import in imports.iter().filter(|import| top(import) != own) {
+                let other = top(import);
+                assert!(
+                    layers.get(&other).is_some_and(|below| below > layer),
+                    "{program}: {module} imports {import}, which is not in a lower layer"
+                );
+            }
+            modules.insert(own);
+        }
+        let listed: BTreeSet<_> = layers.into_keys().collect();
+        assert_eq!(listed, modules, "{program}");
+    }
+}
+
+/// The pictures in docs/design.md: modules that an arrow connects are there, and one of the two imports the other.
+#[test]
+fn the_arrows_of_the_two_ways_are_imports() {
+    let graphs = PROGRAMS.map(imports);
+    let is_part = |module: &str, whole: &str| module == whole || is_within(module, whole);
+    let imports = |graph: &Imports, from: &str, to: &str| {
+        let mut importing = graph.iter().filter(|(module, _)| is_part(module, from));
+        importing.any(|(_, imports)| imports.iter().any(|import| is_part(import, to)))
+    };
+    let section = of_design("The two ways");
+    let pictures = section.split("```").skip(1).step_by(2);
+    let mut arrows = 0;
+    for line in pictures.flat_map(str::lines) {
+        let ends: Vec<_> = line.split(" ─> ").collect();
+        for pair in ends.windows(2) {
+            let from = pair[0].split_whitespace().last().unwrap();
+            let to = pair[1].split_whitespace().next().unwrap();
+            let mut graphs = graphs.iter();
+            let is_import =
+                graphs.any(|graph| imports(graph, from, to) || imports(graph, to, from));
+            assert!(is_import, "{from} ─> {to}: neither imports the other");
+            arrows += 1;
         }
     }
-    assert!(graph.is_empty(), "these import each other: {graph:#?}");
+    assert!(arrows > 30, "{arrows}");
+}
+
+/// The most lines of a file: what a reader can have in mind.
+const MAX_LINES: usize = 600;
+
+/// No file that people read is too long to be read. Lock files, generated inputs and licences are not written by hand.
+#[test]
+fn no_file_is_too_long() {
+    let files = output("git", &["ls-files"]);
+    let is_written = |path: &&str| {
+        !path.ends_with(".lock") && !path.starts_with("fuzz/corpus/") && !path.contains("/vectors/")
+    };
+    let mut checked = 0;
+    for path in files.lines().filter(is_written) {
+        let Ok(text) = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)) else {
+            // A recording, or a file that is removed and not committed yet.
+            continue;
+        };
+        let lines = text.lines().count();
+        assert!(
+            lines <= MAX_LINES,
+            "{path} has {lines} lines, more than {MAX_LINES}: split it"
+        );
+        checked += 1;
+    }
+    assert!(checked > 300, "{checked}");
+}
+
+/// The anchor of a heading, as the pages of code hosts make it.
+fn anchor(heading: &str) -> String {
+    let is_kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+    let kept = heading
+        .trim()
+        .to_lowercase()
+        .chars()
+        .filter(is_kept)
+        .collect::<String>();
+    kept.replace(' ', "-")
+}
+
+/// Each link of a document to another one leads somewhere: to a file, and to a heading in it.
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut links = 0;
+    for page in output("git", &["ls-files", "*.md"]).lines() {
+        let text = read(page);
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap();
+            if target.contains("://") {
+                continue;
+            }
+            let (file, fragment) = target.split_once('#').unwrap_or((target, ""));
+            let directory = Path::new(page).parent().unwrap();
+            let file = match file {
+                "" => page.into(),
+                file => directory.join(file),
+            };
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file);
+            assert!(path.exists(), "{page}: {target}");
+            if !fragment.is_empty() {
+                let text = fs::read_to_string(&path).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                let has = headings.any(|line| anchor(line.trim_start_matches('#')) == fragment);
+                assert!(has, "{page}: {target}: no such heading");
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 50, "{links}");
 }

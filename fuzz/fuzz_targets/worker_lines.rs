@@ -11,7 +11,7 @@ use guest_pull::question::Question;
 use guest_pull::store::Stored;
 use guest_pull::worker::Request;
 use guest_pull::worker::message::{
-    answer_to_json, cage_to_json, failure_to_json, outcome, parse_answer, parse_cage, parse_failure,
+    answer_to_json, confinement_to_json, failure_to_json, outcome, parse_answer, parse_confinement, parse_failure,
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -63,10 +63,10 @@ fn said(text: &[u8]) {
         let cut = parse_failure(&line).expect("what is written is a failure");
         assert_eq!(parse_failure(&failure_to_json(&cut)), Some(cut));
     }
-    if let Some(cage) = parse_cage(&value) {
-        let line = cage_to_json(&cage);
-        let again = parse_cage(&line).expect("what is written is a cage");
-        assert_eq!(cage_to_json(&again), line);
+    if let Some(confinement) = parse_confinement(&value) {
+        let line = confinement_to_json(&confinement);
+        let again = parse_confinement(&line).expect("what is written is a confinement");
+        assert_eq!(confinement_to_json(&again), line);
     }
 }
 

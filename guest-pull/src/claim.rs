@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::layer::{MAX_NOTES_BYTES, Summary};
-use crate::question::{Answer, Ask, Question};
-use crate::store::{Files, MAX_NOTED_PATHS, Stored};
+use crate::question::{Answer, Ask, Files, Question};
+use crate::store::{MAX_NOTED_PATHS, Stored};
 
 /// The pause until the mounter is asked again for a layer that another pull is making: that takes a second or more.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Pulls container images into compressed read-only layers, and mounts them.
+//!
+//! A pull is two processes. The mounter ([`serve`], or a person's command) finds out what is to be done ([`plan`]), starts
+//! the worker and answers its questions ([`worker`], [`question`]), and mounts the layers ([`mount`]). The worker confines
+//! itself, asks the registry ([`lookup`], [`registry`]) and makes of each layer one file ([`pull`], [`layer`], [`erofs`]),
+//! which the mounter keeps ([`store`]). docs/design.md has a picture of it, and the layers of the modules.
 
 pub mod check;
 pub mod claim;

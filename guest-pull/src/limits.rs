@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the mounter sets for itself before a pull. The worker has limits of its own: [`crate::worker::cage`].
+//! What the mounter sets for itself before a pull. The worker has limits of its own: [`crate::worker::confinement`].
 
 use std::fs;
 

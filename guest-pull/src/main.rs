@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command line: `serve` for the daemon, `pull` and `inspect` for a person.
+//! The program: hardens the process, runs the command, and prints its error.
 
 mod cli;
 

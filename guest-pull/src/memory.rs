@@ -19,8 +19,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// How many layers are made at once at most.
-pub const MAX_LAYERS: usize = 3;
+/// How many layers of one image are fetched and made at once: unless configured, as the stock puller does, and at most. More
+/// would not be faster on two processors, and each takes its memory.
+pub const LAYERS_AT_ONCE: usize = 3;
 
 /// The largest window of zstd of a layer that is made beside others, as an exponent of two: 8 MiB.
 pub const SHARED_WINDOW: u32 = 23;

@@ -24,9 +24,9 @@ use crate::digest::Digest;
 pub use crate::directories::Check;
 use crate::failure::{Failure, Kind};
 use crate::links;
-use crate::store::{Held, Store};
+use crate::store::{self, Held, Store};
 use crate::sys;
-use crate::writable::{self, Writable};
+use crate::writable::Writable;
 
 /// What to do where the kernel has no EROFS.
 pub const OF_EROFS: &str =
@@ -72,7 +72,7 @@ pub enum Error {
     NoThread(Failure),
     /// There is no place for the writable layer.
     #[error("the writable layer: {0}")]
-    Writable(#[from] writable::Error),
+    Writable(#[from] store::Error),
 }
 
 fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
@@ -94,7 +94,7 @@ impl Error {
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Step { error, .. } | Self::Layer(_, error) => Some(error),
-            Self::Writable(error) => Some(&error.error),
+            Self::Writable(error) => Some(error.io()),
             _ => None,
         }
     }
@@ -113,7 +113,7 @@ impl From<Error> for Failure {
             Error::Writable(writable) => {
                 let place = writable.path().display();
                 let what = format_args!("{what}: the writable layer: {place}");
-                Self::of_io(what, &writable.error)
+                Self::of_io(what, writable.io())
             }
             _ => Self::new(Kind::Other, format!("{what}: {error}")),
         }

@@ -19,7 +19,7 @@ use crate::erofs;
 use crate::failure::{Failure, Kind, shortened};
 use crate::layer;
 use crate::lookup::{self, configuration, of_registry, warn_of_platform};
-use crate::memory::{MAX_LAYERS, STACK, Turn, Turns};
+use crate::memory::{STACK, Turn, Turns};
 use crate::pipe::Pipe;
 use crate::policy::{self, Rules};
 use crate::question::{Ask, Question};
@@ -28,10 +28,7 @@ use crate::registry::platform::Platform;
 use crate::registry::{self, Client};
 
 pub use crate::lookup::{Found, find};
-
-/// How many layers of one image are fetched at once unless configured, as the stock puller does. More would not be faster
-/// on two processors, and each takes its memory.
-pub const LAYERS_AT_ONCE: usize = MAX_LAYERS;
+pub use crate::memory::LAYERS_AT_ONCE;
 
 /// Nothing of an encrypted layer counts then, whatever else is wrong with it.
 const WRONG_HMAC: &str = "it is encrypted, and its HMAC is wrong: it was changed since it was encrypted, or was encrypted with \
@@ -271,7 +268,7 @@ fn fetch_all(means: &Means<'_>, layers: &[Descriptor], diff_ids: &[Digest]) -> R
         }
     };
     thread::scope(|scope| {
-        for _ in 1..means.at_once.min(layers.len()).min(MAX_LAYERS) {
+        for _ in 1..means.at_once.min(layers.len()).min(LAYERS_AT_ONCE) {
             // Without one, there are fewer at once.
             let _ = thread::Builder::new()
                 .stack_size(STACK)

@@ -2,12 +2,14 @@
 
 //! What the worker asks the mounter for: layers' files, and what only the daemon has. Nothing else is answered.
 
+use std::fs::File;
+use std::io;
+
 use zeroize::Zeroizing;
 
 use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::registry::Login;
-use crate::store::Files;
 
 /// What the worker asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub enum Question {
     Finish(Digest),
     /// The layer can't be made.
     Release(Digest),
-    /// To hold a layer, if it is stored, so that it is not given up for the room of another one.
+    /// To hold a layer, if it is stored, so that it is not evicted for the room of another one.
     Hold(Digest),
     /// More room in the store for a layer that had too little.
     Room(Digest),
@@ -67,6 +69,32 @@ pub enum Answer {
     Make(Files),
     /// It is done; of room, whether there is more now; of a layer to hold, whether it is stored.
     Done(bool),
+}
+
+/// The files of a layer that is being made, all empty at first. Who has them can write these, and no other.
+#[derive(Debug)]
+pub struct Files {
+    /// Becomes the layer.
+    pub layer: File,
+    /// Becomes the notes about it.
+    pub notes: File,
+    /// For what need not stay. It has no name.
+    pub scratch: File,
+}
+
+impl Files {
+    /// The same files again.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            layer: self.layer.try_clone()?,
+            notes: self.notes.try_clone()?,
+            scratch: self.scratch.try_clone()?,
+        })
+    }
 }
 
 /// Answers the worker.

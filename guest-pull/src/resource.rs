@@ -55,6 +55,38 @@ impl fmt::Display for Source {
     }
 }
 
+/// A text that the configuration has, or names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// The text itself.
+    Inline(String),
+    /// Where it is.
+    At(Source),
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(_) => f.write_str("in the configuration"),
+            Self::At(source) => source.fmt(f),
+        }
+    }
+}
+
+impl Text {
+    /// Gets the text, which there must be; `what` names it in messages.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be had, or there is none where it should be.
+    pub fn fetch(&self, daemon: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        match self {
+            Self::Inline(text) => Ok(Zeroizing::new(text.as_bytes().to_vec())),
+            Self::At(source) => fetch_required(source, daemon, what),
+        }
+    }
+}
+
 /// Gets a resource, from the daemon at the socket `daemon` if it has it; none if there is none. `what` names it in
 /// messages: `the credential`.
 ///

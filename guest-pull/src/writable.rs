@@ -15,49 +15,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::fs::statfs;
-use thiserror::Error;
 
-use crate::store::{Store, is_at};
-
-/// File systems in memory: `TMPFS_MAGIC` and `RAMFS_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
-pub(crate) const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
-
-/// Whether a file system is in memory: the one of this directory.
-///
-/// # Errors
-///
-/// If the kernel refuses.
-pub fn is_in_memory(directory: &Path) -> io::Result<bool> {
-    // The type has another width on each architecture; the numbers fit all.
-    Ok(IN_MEMORY.contains(&(statfs(directory)?.f_type as u32)))
-}
+use crate::store::{Error, Store, at, is_at, is_in_memory};
 
 /// How many random bytes a name has. A name is never used twice, and overlays are found by it.
 const NAME_BYTES: usize = 16;
-
-/// Why there is no place for a writable layer.
-#[derive(Debug, Error)]
-#[error("{}: {error}", path.display())]
-pub struct Error {
-    path: PathBuf,
-    /// What is wrong.
-    pub error: io::Error,
-}
-
-impl Error {
-    /// The file or directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-fn at(path: &Path) -> impl Fn(io::Error) -> Error {
-    let path = path.to_owned();
-    move |error| Error {
-        path: path.clone(),
-        error,
-    }
-}
 
 /// Directories for a writable layer. They are removed when this is dropped, unless they are kept.
 #[derive(Debug)]
@@ -79,8 +41,9 @@ impl Writable {
     ///
     /// If they can't be made, or the bundle has files of an earlier pull.
     pub fn make(store: &Store, bundle: &Path) -> Result<Self, Error> {
-        let is_in_memory = is_in_memory(store.directory()).map_err(at(store.directory()))?;
-        let mut writable = match is_in_memory {
+        let status =
+            statfs(store.directory()).map_err(|error| at(store.directory())(error.into()))?;
+        let mut writable = match is_in_memory(&status) {
             true => {
                 remove_unused(bundle);
                 Self::of(bundle, Vec::new(), None)

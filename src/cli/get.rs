@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use offline_fs_kbc::proto::{api, getresource};
+use offline_fs_kbc::resource::name::KBC_NAME;
 use offline_fs_kbc::resource::name::Name;
-use offline_fs_kbc::rpc::getresource::KBC_NAME;
 use offline_fs_kbc::server::listener::Address;
 use zeroize::Zeroizing;
 

@@ -165,10 +165,10 @@ fn text(address: &Address, status: &GetResponse) -> String {
     let mut confined = None;
     for pull in &status.pulls {
         let _ = writeln!(text, "  {}: {}", pull.image, describe_pull(pull));
-        let cage = cage(pull);
-        if cage.is_some() && cage != confined {
-            let _ = writeln!(text, "    {}", cage.as_deref().unwrap_or_default());
-            confined = cage;
+        let confinement = confinement(pull);
+        if confinement.is_some() && confinement != confined {
+            let _ = writeln!(text, "    {}", confinement.as_deref().unwrap_or_default());
+            confined = confinement;
         }
     }
     if !status.recent.is_empty() {
@@ -248,7 +248,7 @@ fn describe_pull(pull: &Pull) -> String {
 }
 
 /// What confines the worker of a pull, and what should and does not; none if guest-pull has not said it.
-fn cage(pull: &Pull) -> Option<String> {
+fn confinement(pull: &Pull) -> Option<String> {
     let progress = &pull.progress;
     let [holding, lacking] = [&progress.confined_by, &progress.not_confined_by].map(|names| {
         let names: Vec<_> = names.split_whitespace().collect();

@@ -5,7 +5,7 @@
 use std::env;
 
 use offline_fs_kbc::resource::file;
-use offline_fs_kbc::rpc::getresource::KBC_NAME;
+use offline_fs_kbc::resource::name::KBC_NAME;
 use offline_fs_kbc::text::Quoted;
 
 use crate::config::Root;

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::credential::AuthFile;
 use crate::credential::find::canonical_key;
-use crate::credential::repair::object;
+use crate::resource::repair::object;
 
 /// Several credentials as one.
 pub struct Merged {

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::credential::AuthFile;
 use crate::credential::merge::{Merged, merge};
-use crate::credential::repair::{Served, repair};
 use crate::resource::name::{CREDENTIAL, Name};
+use crate::resource::repair::{Served, repair};
 use crate::resource::secret::Secret;
 use crate::resource::snapshot::{FileState, Outcome, Resource, Snapshot};
 use crate::text::RegistryName;

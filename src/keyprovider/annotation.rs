@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 
 use crate::json;
 use crate::keyprovider::Error;
-use crate::resource::base64;
 use crate::text::Quoted;
+use common::base64;
 
 /// The most members of a packet. Eight are known.
 const MAX_MEMBERS: usize = 100;

@@ -13,8 +13,8 @@ use crate::keyprovider::annotation::Packet;
 use crate::keyprovider::parameters::{self, PROVIDER, Parameters};
 use crate::keyprovider::protocol::{self, MAX_MEMBERS};
 use crate::keyprovider::{Error as Fault, KEY_BYTES, cipher};
-use crate::resource::base64 as encoded;
 use crate::text::Quoted;
+use common::base64 as encoded;
 
 /// The largest request that is read. A layer's key with its parameters is under 4 KiB; the caller's own
 /// private keys, which ocicrypt adds, are a few KiB each.

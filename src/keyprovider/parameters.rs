@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use crate::json;
 use crate::keyprovider::cipher::Algorithm;
 use crate::keyprovider::protocol::MAX_MEMBERS;
-use crate::resource::base64;
 use crate::text::Quoted;
+use common::base64;
 
 /// The provider's name in requests and in an image's annotations: the one that clients in a pod VM look for.
 pub const PROVIDER: &str = "attestation-agent";

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use crate::json::{self, Member};
 use crate::keyprovider::Error;
 use crate::keyprovider::annotation::Packet;
-use crate::resource::base64;
+use common::base64;
 
 /// The most members of an object of the protocol.
 pub(super) const MAX_MEMBERS: usize = 100;

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::keys::Keys;
 use super::registries::{registries_table, sigstore, strings, unknown, unread};
+use crate::resource::name::KBC_NAME;
 use crate::resource::problem::{Problem, Severity};
-use crate::rpc::getresource::KBC_NAME;
 use crate::text::EntryName;
 use crate::{lint, toml};
 

@@ -15,6 +15,7 @@ pub mod name;
 pub mod parse;
 mod parsed;
 pub mod problem;
+pub mod repair;
 pub mod secret;
 pub mod snapshot;
 pub mod store;

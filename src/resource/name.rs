@@ -19,6 +19,9 @@ pub const ALIASES: [(&str, &str); 5] = [
     ("Cosign Key", "default/cosign-public-key/test"),
 ];
 
+/// The name of this KBC in clients' configuration and requests.
+pub const KBC_NAME: &str = "offline_fs_kbc";
+
 /// The path of the registry credential.
 pub const CREDENTIAL: &str = "default/credential/test";
 

@@ -4,7 +4,6 @@
 
 use zeroize::Zeroizing;
 
-use crate::credential::repair::{Served, repair};
 use crate::json::{self, Fault};
 use crate::resource::entries::Entries;
 use crate::resource::file::Kind;
@@ -12,6 +11,7 @@ use crate::resource::form::{self, Form};
 use crate::resource::name::{CREDENTIAL, Name};
 use crate::resource::parsed::{Parsed, Reading};
 use crate::resource::problem::{Problem, Severity};
+use crate::resource::repair::{Served, repair};
 use crate::resource::secret::Secret;
 
 /// The most entries of one file, far above any use, so that memory for names is bounded too.

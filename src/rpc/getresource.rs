@@ -10,15 +10,13 @@ use protobuf::rt::compute_raw_varint64_size;
 
 use crate::json;
 use crate::proto::getresource::{GetResourceRequest, GetResourceResponse};
+use crate::resource::name::KBC_NAME;
 use crate::resource::store::Store;
 use crate::rpc::lookup::{self, Client};
 use crate::rpc::status;
 use crate::server::method::{Method, Notes, Result};
 use crate::server::output::response_bytes;
 use crate::text::Quoted;
-
-/// The name of this KBC in clients' configuration and requests.
-pub const KBC_NAME: &str = "offline_fs_kbc";
 
 /// The most members of a resource description, which has two.
 const MAX_DESCRIPTION_MEMBERS: usize = 100;

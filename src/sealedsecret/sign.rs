@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::json;
 use crate::random;
-use crate::resource::base64;
 use crate::sealedsecret::MAX_MEMBERS;
+use common::base64;
 
 /// The length of a coordinate and of a private key on P-256, in bytes.
 const SCALAR_BYTES: usize = 32;

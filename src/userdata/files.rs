@@ -6,12 +6,12 @@ use zeroize::Zeroizing;
 
 use crate::encoding::{Gunzip, MAX_BYTES, base64_as_python, gunzip};
 use crate::json::Position;
-use crate::resource::base64;
 use crate::resource::problem::{Problem, Severity};
 use crate::text::{EntryName, count};
 use crate::userdata::part::Found;
 use crate::userdata::{RESOURCES_PATH, SERVED};
 use crate::yaml::{Node, Type, Value, integer};
+use common::base64;
 
 /// A file that user data writes.
 pub struct Written {

@@ -8,13 +8,13 @@ use std::rc::Rc;
 use zeroize::Zeroizing;
 
 use crate::encoding::{Gunzip, MAX_BYTES, gunzip, is_gzip};
-use crate::resource::base64;
 use crate::resource::problem::{Problem, Severity};
 use crate::userdata::files::{self, Written};
 use crate::userdata::merge::{Mergers, Outcome};
 use crate::userdata::part::{Found, Kind, Part, label};
 use crate::userdata::{FIRST_LINE, PLATFORMS, mime, peerpod};
 use crate::yaml::{self, Node, Source, Value};
+use common::base64;
 
 /// How many parts an archive has at most that are read.
 const MAX_ARCHIVED: usize = 100;

@@ -149,14 +149,14 @@ fn the_status_shows_what_confines_the_workers() {
     let _daemon = root.start_hub();
     let mut client = hub(&root);
     let all = "namespaces limits user capabilities landlock system-calls";
-    let cages = [
+    let confinements = [
         ("r.example/old", "", ""),
         ("r.example/a", all, ""),
         ("r.example/b", all, ""),
         ("r.example/c", "limits user\n", "landlock"),
         ("r.example/d", "", "user"),
     ];
-    for (stream_id, (image, confined_by, not_confined_by)) in (1..).step_by(2).zip(cages) {
+    for (stream_id, (image, confined_by, not_confined_by)) in (1..).step_by(2).zip(confinements) {
         client.send(&pull_frame(stream_id, image, 0));
         let mut passed = socket.next();
         passed.tell(&Progress {

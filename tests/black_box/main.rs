@@ -9,6 +9,8 @@
 
 #[path = "../../guest-pull/tests/support/agent.rs"]
 mod agent;
+#[path = "../../guest-pull/tests/support/marked.rs"]
+mod marked;
 #[path = "../../guest-pull/tests/support/proxy.rs"]
 mod proxy;
 

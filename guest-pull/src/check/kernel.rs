@@ -7,12 +7,13 @@ use std::fs;
 use std::path::Path;
 
 use nix::unistd::geteuid;
+use rustix::fs::statfs;
 
 use crate::check::store::nearest;
 use crate::check::{Finding, Root, trial};
 use crate::mount::{Error, OF_EROFS, OF_OVERLAY};
+use crate::store::is_in_memory;
 use crate::sys::OF_LOOP;
-use crate::writable::is_in_memory;
 
 /// What the kernel has built in or loaded: proc_filesystems(5), proc_devices(5).
 const FILE_SYSTEMS: &str = "/proc/filesystems";
@@ -155,7 +156,7 @@ pub(super) fn look(root: Root<'_>, work_dir: &Path, has_store: bool) -> Vec<Find
     }
     // In an image that is being built, nothing is mounted yet: a VM's /run is in memory.
     let is_in_memory = root.other.is_some() && work_dir.starts_with("/run")
-        || place.is_some_and(|(place, _)| is_in_memory(&place).unwrap_or(false));
+        || place.is_some_and(|(place, _)| statfs(&place).is_ok_and(|status| is_in_memory(&status)));
     kernels
         .iter()
         .flat_map(|kernel| by_lists(kernel, is_in_memory))

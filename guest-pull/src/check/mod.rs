@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::config::{self, Image, Text};
+use crate::config::{self, Image};
 use crate::failure::Failure;
 use crate::policy;
 use crate::registry::{PLACES_OF_ROOTS, has_system_roots};
-use crate::resource::Source;
+use crate::resource::{Source, Text};
 
 pub use store::{LEAST_FILES, LEAST_ROOM, nearest};
 

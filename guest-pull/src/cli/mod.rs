@@ -24,7 +24,7 @@ use guest_pull::pull::LAYERS_AT_ONCE;
 use guest_pull::question::{Answer, Question};
 use guest_pull::registry::platform::Platform;
 use guest_pull::registry::{self, Client, Login, Options};
-use guest_pull::store::Shelf;
+use guest_pull::store::PullLayers;
 use guest_pull::worker::{self, Failure, Kind, Place, Request};
 use zeroize::Zeroizing;
 
@@ -157,7 +157,7 @@ impl Source {
     fn answer(
         &self,
         question: &Question,
-        shelf: &RefCell<Shelf<'_>>,
+        pull_layers: &RefCell<PullLayers<'_>>,
         daemon: Option<&Path>,
     ) -> Result<Answer, Failure> {
         match question {
@@ -175,7 +175,7 @@ impl Source {
             }
             // There is no policy.
             Question::Signature(_) => Err(Failure::new(Kind::Other, "no rule wants a signature")),
-            of_layers => shelf.borrow_mut().answer(of_layers),
+            of_layers => pull_layers.borrow_mut().answer(of_layers),
         }
     }
 

@@ -13,9 +13,9 @@ use guest_pull::failure::{Failure, Kind};
 use guest_pull::limits;
 use guest_pull::mount::{self, By};
 use guest_pull::pull::Event;
-use guest_pull::store::{Shelf, Store};
+use guest_pull::store::{PullLayers, Store};
 use guest_pull::until::Until;
-use guest_pull::worker::cage::Cage;
+use guest_pull::worker::confinement::Confinement;
 use guest_pull::worker::{self, Service};
 use guest_pull::writable;
 use nix::unistd::geteuid;
@@ -53,9 +53,9 @@ pub struct Pull {
 
 impl Pull {
     /// A person who isn't root knows that some parts take root.
-    fn log_cage(cage: &Cage) {
+    fn log_confinement(confinement: &Confinement) {
         if geteuid().is_root() {
-            worker::log_cage(cage);
+            worker::log_confinement(confinement);
         }
     }
 
@@ -75,23 +75,23 @@ impl Pull {
         let bytes = Cell::new(None);
         // The program itself, even if its file was replaced.
         let program = Path::new("/proc/self/exe");
-        let shelf = RefCell::new(Shelf::new(&store));
+        let pull_layers = RefCell::new(PullLayers::new(&store));
         let daemon = self.cdh_sock.as_deref();
         let service = Service {
-            answer: &|question| self.source.answer(question, &shelf, daemon),
+            answer: &|question| self.source.answer(question, &pull_layers, daemon),
             tell: &|event| {
                 if let Event::Started { bytes: all, .. } = event {
                     bytes.set(Some(all));
                 }
                 progress.tell(event);
             },
-            confined: &|cage| Self::log_cage(cage),
+            confined: &|confinement| Self::log_confinement(confinement),
         };
         let pulled = worker::start(program, request, &Until::default(), &service);
         progress.end();
-        let mut shelf = shelf.into_inner();
+        let mut pull_layers = pull_layers.into_inner();
         let pulled = pulled.map_err(|mut failure| {
-            shelf.give_back();
+            pull_layers.give_back();
             if failure.kind == Kind::NoRoom {
                 let room = store.shortage(bytes.get());
                 let advice = format!("; {room}; take a larger disk (--store)");
@@ -100,7 +100,7 @@ impl Pull {
             failure
         });
         let pulled = pulled.with_context(|| self.source.image.to_string())?;
-        let layers = shelf.take(&pulled.layers)?;
+        let layers = pull_layers.take(&pulled.layers)?;
         let files: Vec<_> = pulled.layers.iter().map(|id| store.path(id)).collect();
         let mut rootfs = None;
         match &self.bundle {

@@ -2,10 +2,10 @@
 
 //! The kernel command line, which counts where there is no `cdh.toml`.
 
+use crate::config::Image;
 use crate::config::table::{exceptions, proxy};
-use crate::config::{Image, Text};
 use crate::failure::{Failure, Kind};
-use crate::resource::Source;
+use crate::resource::{Source, Text};
 
 /// How it is named.
 pub const NAME: &str = "the kernel command line";

@@ -17,13 +17,12 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use common::toml::{self, MAX_COMPONENT_BYTES};
-use zeroize::Zeroizing;
 
 use crate::credential;
 use crate::failure::{Failure, Kind};
+use crate::memory::LAYERS_AT_ONCE;
 use crate::proxy::Proxies;
-use crate::pull::LAYERS_AT_ONCE;
-use crate::resource::{self, Source};
+use crate::resource::{Source, Text};
 
 pub use registries::{Location, Registries};
 
@@ -73,38 +72,6 @@ pub struct Image {
     pub agent_socket: PathBuf,
     /// What is ignored.
     pub warnings: Vec<String>,
-}
-
-/// A text that the configuration has, or names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Text {
-    /// The text itself.
-    Inline(String),
-    /// Where it is.
-    At(Source),
-}
-
-impl fmt::Display for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inline(_) => f.write_str("in the configuration"),
-            Self::At(source) => source.fmt(f),
-        }
-    }
-}
-
-impl Text {
-    /// Gets the text, which there must be; `what` names it in messages.
-    ///
-    /// # Errors
-    ///
-    /// If it can't be had, or there is none where it should be.
-    pub fn fetch(&self, daemon: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        match self {
-            Self::Inline(text) => Ok(Zeroizing::new(text.as_bytes().to_vec())),
-            Self::At(source) => resource::fetch_required(source, daemon, what),
-        }
-    }
 }
 
 impl Default for Image {

@@ -8,13 +8,10 @@ use common::text::Escaped;
 use serde_json::{Map, Value};
 use ureq::tls::{PemItem, parse_pem};
 
-use crate::config::{Image, Registries, Text};
-use crate::memory::MAX_LAYERS;
+use crate::config::{Image, Registries};
+use crate::memory::LAYERS_AT_ONCE;
 use crate::proxy::{Exceptions, Proxy};
-use crate::resource::Source;
-
-/// The most layers of one image that are fetched at once, whatever is configured: the worker's memory has room for so many.
-const MAX_LAYERS_AT_ONCE: usize = MAX_LAYERS;
+use crate::resource::{Source, Text};
 
 /// A key that has a value which it can't have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +64,9 @@ pub fn take(image: &mut Image, value: Value) -> Result<(), Wrong> {
                 let number = value.as_u64().filter(|number| *number > 0);
                 let number = number.ok_or_else(|| wrong("a number above 0"))?;
                 image.layers_at_once = usize::try_from(number).unwrap_or(usize::MAX);
-                if image.layers_at_once > MAX_LAYERS_AT_ONCE {
-                    image.layers_at_once = MAX_LAYERS_AT_ONCE;
-                    let text = format!("{name}: {MAX_LAYERS_AT_ONCE} are fetched at once at most");
+                if image.layers_at_once > LAYERS_AT_ONCE {
+                    image.layers_at_once = LAYERS_AT_ONCE;
+                    let text = format!("{name}: {LAYERS_AT_ONCE} are fetched at once at most");
                     image.warnings.push(text);
                 }
             }

@@ -8,10 +8,7 @@ use common::text::{Escaped, Quoted};
 
 use crate::encryption::{OURS, other};
 use crate::failure::{Failure, Kind};
-use crate::registry::manifest::Descriptor;
-
-/// The names of all annotations about encryption begin so.
-pub(crate) const ABOUT_ENCRYPTION: &str = "org.opencontainers.image.enc.";
+use crate::registry::manifest::{ABOUT_ENCRYPTION, Descriptor};
 
 /// Those with wrapped keys: the scheme follows.
 const KEYS: &str = "org.opencontainers.image.enc.keys.";

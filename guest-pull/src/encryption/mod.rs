@@ -12,7 +12,6 @@ use common::text::Escaped;
 use crate::failure::{Failure, Kind};
 use crate::question::{Answer, Question};
 use crate::registry::manifest::Descriptor;
-pub(crate) use annotations::ABOUT_ENCRYPTION;
 use annotations::Annotations;
 pub use cipher::{Decrypting, Decryptor};
 

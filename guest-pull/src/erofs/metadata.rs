@@ -8,16 +8,17 @@
 use std::os::unix::fs::FileExt as _;
 
 use crate::erofs::Error;
-use crate::erofs::content::{Cluster, Content, ContentWriter, MAX_INLINE};
+use crate::erofs::content::{ContentWriter, MAX_INLINE};
 use crate::erofs::directory::{Encoder, Size};
+use crate::erofs::extent::{Cluster, Content};
 use crate::erofs::format::{
     BLOCK, CLUSTER, Fields, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES, INODE_BYTES, Layout, RawInode,
     SLOT, SUPERBLOCK_OFFSET, Superblock, XATTR_HEADER_BYTES,
 };
-use crate::erofs::node::{Device, Kind, Node, NodeId, ROOT, Xattr};
+use crate::erofs::node::{Device, Kind, Node, NodeId, ROOT};
 use crate::erofs::scratch::Blob;
 use crate::erofs::tree::{Entries, Tree};
-use crate::erofs::xattr;
+use crate::erofs::xattr::{self, Xattr};
 
 /// How much of the metadata is written at once.
 const PART: usize = 64 * BLOCK;

@@ -8,6 +8,7 @@
 
 mod content;
 mod directory;
+mod extent;
 mod format;
 mod metadata;
 mod names;
@@ -16,11 +17,13 @@ mod scratch;
 mod tree;
 mod xattr;
 
-pub use content::{Content, ContentWriter};
+pub use content::ContentWriter;
+pub use extent::Content;
 pub use metadata::{check, finish};
-pub use node::{Attributes, Device, Directory, Kind, Node, NodeId, ROOT, Xattr};
+pub use node::{Attributes, Device, Directory, Kind, Node, NodeId, ROOT};
 pub use scratch::Blob;
 pub use tree::{Entries, Noted, Tree};
+pub use xattr::Xattr;
 
 use std::io;
 

@@ -3,10 +3,10 @@
 //! Inodes, as they are kept until they are written: records of one length in pages of the scratch file.
 
 use crate::erofs::Error;
-use crate::erofs::content::Content;
+use crate::erofs::extent::Content;
 use crate::erofs::format::Fields;
 use crate::erofs::scratch::{Blob, PAGE, Pages, Scratch};
-use crate::erofs::xattr;
+use crate::erofs::xattr::{self, Xattr};
 
 /// The place of a node in its tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,9 +61,6 @@ impl Attributes {
     /// The length of what all have.
     const FIXED: usize = 22;
 }
-
-/// An extended attribute: its whole name, such as `user.x`, and its value.
-pub type Xattr = (Box<[u8]>, Box<[u8]>);
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::fs::File;
 
 use crate::erofs::Error;
 use crate::erofs::names::{Cursor, Names};
-use crate::erofs::node::{Attributes, Directory, Kind, Node, NodeId, Nodes, ROOT, Xattr};
+use crate::erofs::node::{Attributes, Directory, Kind, Node, NodeId, Nodes, ROOT};
 use crate::erofs::scratch::{Blob, Heap, Scratch};
-use crate::erofs::xattr;
+use crate::erofs::xattr::{self, Xattr};
 
 /// How many directories are above one at most: each takes two bytes of a path.
 const MAX_DEPTH: usize = 2048;

@@ -4,7 +4,9 @@
 
 use crate::erofs::Error;
 use crate::erofs::format::{MAX_XATTR_BYTES, XATTR_ENTRY_BYTES, XATTR_HEADER_BYTES};
-use crate::erofs::node::Xattr;
+
+/// An extended attribute: its whole name, such as `user.x`, and its value.
+pub type Xattr = (Box<[u8]>, Box<[u8]>);
 
 /// The prefixes of extended attributes that the format has numbers for; the longest that fits counts.
 const PREFIXES: [(u8, &[u8]); 5] = [

@@ -15,6 +15,7 @@ mod object;
 pub mod openpgp;
 mod parse;
 pub mod payload;
+mod problems;
 mod rules;
 mod signed_by;
 mod source;

@@ -2,9 +2,11 @@
 
 //! What a signature says: the JSON of simple signing (containers-signature(5)), which cosign took over.
 
+use common::auth_json::image::ImageName;
 use common::text::Quoted;
 
 use crate::digest::Digest;
+use crate::policy::identity::Identity;
 use crate::policy::object::Object;
 
 /// The type that cosign writes.
@@ -28,6 +30,19 @@ impl Claim {
         let wrong = |what| format!("its payload is not understood: {what}");
         let text = std::str::from_utf8(text).map_err(|_| wrong("not UTF-8".to_owned()))?;
         parse(text, kind).map_err(wrong)
+    }
+
+    /// Checks what a good signature claims: the digest of one of the image's documents, and for which name.
+    pub fn check(
+        &self,
+        image: &ImageName,
+        identity: &Identity,
+        documents: &[(Digest, Vec<u8>)],
+    ) -> Result<(), String> {
+        if !documents.iter().any(|(digest, _)| *digest == self.digest) {
+            return Err(format!("it is for another digest, {}", self.digest));
+        }
+        identity.check(image, &self.reference)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::failure::{Failure, Kind};
 use crate::policy::identity::Identity;
 use crate::policy::keys::{Checker, PublicKey};
 use crate::policy::payload::{Claim, OF_COSIGN};
+use crate::policy::problems::Problems;
 use crate::policy::signed_by::{self, SignedBy};
 use crate::policy::{Error, MAX_SIGNATURES, bundle, cosign};
 use crate::question::{Ask, Wanted};
@@ -195,7 +196,7 @@ impl Rules {
         identity: &Identity,
         documents: &[(Digest, Vec<u8>)],
     ) -> Result<(), String> {
-        check_claim(claim, &self.image, identity, documents)
+        claim.check(&self.image, identity, documents)
     }
 
     /// As a value that [`Rules::of_json`] takes.
@@ -236,42 +237,5 @@ impl Rules {
             scope: value["scope"].as_str()?.to_owned(),
             signed: signed.collect::<Option<_>>()?,
         })
-    }
-}
-
-/// Checks what a good signature claims: the digest, and for which name.
-pub(super) fn check_claim(
-    claim: &Claim,
-    image: &ImageName,
-    identity: &Identity,
-    documents: &[(Digest, Vec<u8>)],
-) -> Result<(), String> {
-    if !documents.iter().any(|(digest, _)| *digest == claim.digest) {
-        return Err(format!("it is for another digest, {}", claim.digest));
-    }
-    identity.check(image, &claim.reference)
-}
-
-/// What is wrong with signatures; each thing once, and a few of them: it becomes an event of the pod.
-#[derive(Default)]
-pub(super) struct Problems(pub Vec<String>);
-
-impl Problems {
-    /// How many are told.
-    const MOST: usize = 5;
-
-    pub(super) fn add(&mut self, which: &str, problem: String) {
-        let text = format!("{which}: {problem}");
-        if self.0.len() < Self::MOST && !self.0.contains(&text) {
-            self.0.push(text);
-        }
-    }
-
-    pub(super) fn too_many(&mut self) {
-        let text =
-            format!("there are more than {MAX_SIGNATURES} signatures, and no more are looked at");
-        if !self.0.contains(&text) {
-            self.0.push(text);
-        }
     }
 }

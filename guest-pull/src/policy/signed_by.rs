@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::policy::identity::Identity;
 use crate::policy::openpgp::{self, Key};
 use crate::policy::payload::{Claim, OF_SIMPLE_SIGNING};
-use crate::policy::rules::{Problems, check_claim};
+use crate::policy::problems::Problems;
 use crate::policy::{Error, MAX_SIGNATURE_BYTES, MAX_SIGNATURES, lookaside};
 use crate::question::{Answer, Ask, Question, Wanted};
 use crate::registry::{self, Client};
@@ -96,7 +96,7 @@ impl SignedBy {
                 };
                 let checked = openpgp::verify(&signature, &self.keys, now).and_then(|payload| {
                     let claim = Claim::parse(&payload, OF_SIMPLE_SIGNING)?;
-                    check_claim(&claim, image, &self.identity, documents)
+                    claim.check(image, &self.identity, documents)
                 });
                 match checked {
                     Ok(()) => return Ok(None),

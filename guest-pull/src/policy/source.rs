@@ -9,13 +9,12 @@ use common::base64;
 use common::text::{Escaped, RegistryName};
 use zeroize::Zeroizing;
 
-use crate::config::Text;
 use crate::failure::{Failure, Kind};
 use crate::policy::keys::PublicKey;
 use crate::policy::parse::{Key, Policy, Requirement};
 use crate::policy::rules::{Rules, Signed};
 use crate::policy::signed_by::SignedBy;
-use crate::resource::{self, Source};
+use crate::resource::{self, Source, Text};
 use crate::spelling::plainest;
 
 /// What the policy is called in messages.

@@ -9,7 +9,7 @@ use ureq::Body;
 use zeroize::Zeroizing;
 
 use crate::registry::connection::{LATE, is_over, said, within};
-use crate::registry::transport::STALL;
+use crate::registry::times::STALL;
 
 /// How long it may take until a small answer is whole, with all that is asked for its sake: a server that sends a byte now
 /// and then would hold up the pull for days.

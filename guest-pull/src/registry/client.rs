@@ -15,7 +15,6 @@ use crate::registry::connection::{answered_within, within};
 use crate::registry::error::{Error, message_without};
 use crate::registry::login::Login;
 use crate::registry::manifest::{ACCEPTED, MAX_BYTES};
-use crate::registry::resume::Blob;
 use crate::registry::retry::{Patience, wait};
 use crate::registry::transport::{Options, Transport};
 use crate::registry::url::{host_of, is_redirect, resolve, same_origin, server};
@@ -151,20 +150,6 @@ impl Client {
             host: host_of(&url).to_owned(),
             what: format!("with more than {MAX_REDIRECTS} redirects"),
         })
-    }
-
-    /// A blob of this size, to be read as it comes. It goes on after failures that pass, until `is_over`.
-    ///
-    /// # Errors
-    ///
-    /// If the registry doesn't give it, or not in this size.
-    pub fn blob<'c>(
-        &'c self,
-        digest: &Digest,
-        size: u64,
-        is_over: &'c (dyn Fn() -> bool + Sync),
-    ) -> Result<Blob<'c>, Error> {
-        Blob::open(self, digest, size, is_over)
     }
 
     /// Something that is read whole, and its media type.

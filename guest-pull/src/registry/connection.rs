@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-use crate::registry::transport::{CONNECT, STALL};
+use crate::registry::times::{CONNECT, STALL};
 
 /// What is said when the time is over.
 pub(super) const LATE: &str = "the answer takes too long";

@@ -11,7 +11,7 @@ use ureq::http::{Response, StatusCode};
 
 use crate::document::Part;
 use crate::registry::body::read_small;
-use crate::registry::retry::retry_after;
+use crate::registry::retry_after::retry_after;
 
 /// How much of a registry's own message is read.
 const MAX_MESSAGE_BYTES: u64 = 64 * 1024;

@@ -8,8 +8,10 @@ use thiserror::Error;
 
 use crate::digest::Digest;
 use crate::document::{Part, beginning};
-use crate::encryption::ABOUT_ENCRYPTION;
 use crate::registry::platform::Platform;
+
+/// The names of all annotations about encryption begin so.
+pub(crate) const ABOUT_ENCRYPTION: &str = "org.opencontainers.image.enc.";
 
 /// The largest manifest, index or configuration: the limit that registries have too.
 pub const MAX_BYTES: usize = 4 << 20;

@@ -12,7 +12,7 @@ use crate::registry::client::{Client, tell};
 use crate::registry::connection::{answered_within, said, within};
 use crate::registry::error::Error;
 use crate::registry::retry::{Patience, SILENCE, wait};
-use crate::registry::transport::STALL;
+use crate::registry::times::STALL;
 
 /// How often a blob is fetched from its beginning again, where the registry gives no parts.
 const MAX_BEGINNINGS: u32 = 3;
@@ -38,9 +38,25 @@ pub struct Blob<'c> {
     is_over: &'c (dyn Fn() -> bool + Sync),
 }
 
+impl Client {
+    /// A blob of this size, to be read as it comes. It goes on after failures that pass, until `is_over`.
+    ///
+    /// # Errors
+    ///
+    /// If the registry doesn't give it, or not in this size.
+    pub fn blob<'c>(
+        &'c self,
+        digest: &Digest,
+        size: u64,
+        is_over: &'c (dyn Fn() -> bool + Sync),
+    ) -> Result<Blob<'c>, Error> {
+        Blob::open(self, digest, size, is_over)
+    }
+}
+
 impl<'c> Blob<'c> {
     /// Asks for it.
-    pub(super) fn open(
+    fn open(
         client: &'c Client,
         digest: &Digest,
         size: u64,

@@ -23,18 +23,11 @@ use crate::registry::error::Error;
 use crate::registry::forward::Forwarding;
 use crate::registry::login::{Login, Secret};
 use crate::registry::resolver::{NoThread, Resolving};
+use crate::registry::times::{CONNECT, STALL};
 use crate::registry::url::{has_tls, host_of};
 
 /// How long a name may take to be resolved: two servers that do not answer, by the C library's own 5 s for each.
 const RESOLVE: Duration = Duration::from_secs(15);
-
-/// How long a server may take to answer a connection. Then it is tried again.
-pub(super) const CONNECT: Duration = Duration::from_secs(15);
-
-/// How long a server may send nothing, before its answer or within. Then the connection counts as cut, and it is asked again
-/// for the rest: long enough for lost packets, and short enough for several tries in a minute. Who is asked again may take
-/// longer until its answer begins ([`answer_time`]).
-pub(super) const STALL: Duration = Duration::from_secs(15);
 
 /// How often a request is sent again because the server had closed a connection that was kept: there are at most so many.
 const KEPT: usize = 3;

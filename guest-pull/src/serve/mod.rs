@@ -35,9 +35,9 @@ use crate::policy;
 use crate::pull::Event;
 use crate::question::{Answer, Question};
 use crate::registry::platform::Platform;
-use crate::store::{Shelf, Store};
+use crate::store::{PullLayers, Store};
 use crate::until::Until;
-use crate::worker::{self, Service, log_cage};
+use crate::worker::{self, Service, log_confinement};
 use crate::writable;
 
 use answer::{Caller, Taken};
@@ -188,28 +188,36 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     let store = open(directory)?;
     let request = request_of(&mut plan, &mut image, false);
     let asked: Vec<_> = plan.asked().collect();
-    let shelf = RefCell::new(Shelf::new(&store));
+    let pull_layers = RefCell::new(PullLayers::new(&store));
     let progress = Progress::new(call.wants_progress, |message| {
         caller.tell(call.stream_id, message);
     });
     let bytes = Cell::new(None);
     let service = Service {
-        answer: &|question| answer_worker(question, Some(&shelf), &image, &options.daemon, &asked),
+        answer: &|question| {
+            answer_worker(
+                question,
+                Some(&pull_layers),
+                &image,
+                &options.daemon,
+                &asked,
+            )
+        },
         tell: &|event| {
             if let Event::Started { bytes: all, .. } = event {
                 bytes.set(Some(all));
             }
             progress.take(event);
         },
-        confined: &|cage| {
-            log_cage(cage);
-            progress.confined(cage);
+        confined: &|confinement| {
+            log_confinement(confinement);
+            progress.confined(confinement);
         },
     };
     let pulled = worker::start(&options.worker, request, &until, &service);
-    let mut shelf = shelf.into_inner();
+    let mut pull_layers = pull_layers.into_inner();
     let pulled = pulled.map_err(|failure| {
-        shelf.give_back();
+        pull_layers.give_back();
         let room = || store.shortage(bytes.get());
         let message = explained(&failure, &name, &plan, &image, &room);
         late(Failure::new(failure.kind, message))
@@ -229,7 +237,7 @@ fn pull(call: &Call, caller: &Caller, options: &Options) -> Result<Pulled, Failu
     let measured = measure(&image.agent_socket, &call.image, &pulled.manifest)?;
     until.check().map_err(late)?;
     let go_on = || until.check().map_err(std::io::Error::other);
-    let layers = shelf.take(&pulled.layers)?;
+    let layers = pull_layers.take(&pulled.layers)?;
     let mounted =
         mount::mount(&store, &layers, &call.bundle, By::File, &go_on).map_err(|error| {
             if let Err(failure) = until.check() {
@@ -272,7 +280,7 @@ fn request_of(plan: &mut Plan, image: &mut Image, only_verify: bool) -> worker::
 /// Answers what the worker asks.
 fn answer_worker(
     question: &Question,
-    shelf: Option<&RefCell<Shelf<'_>>>,
+    pull_layers: Option<&RefCell<PullLayers<'_>>>,
     image: &Image,
     daemon: &Path,
     asked: &[&Planned],
@@ -303,8 +311,8 @@ fn answer_worker(
                 .filter_map(|planned| planned.place.rules.as_ref());
             policy::local_signature(rules, wanted).map(Answer::Signature)
         }
-        of_layers => match shelf {
-            Some(shelf) => shelf.borrow_mut().answer(of_layers),
+        of_layers => match pull_layers {
+            Some(pull_layers) => pull_layers.borrow_mut().answer(of_layers),
             None => Err(Failure::new(Kind::Other, "nothing is stored")),
         },
     }

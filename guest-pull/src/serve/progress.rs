@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::proto::guest_pull::Progress as Message;
 
 use crate::pull::Event;
-use crate::worker::cage::Cage;
+use crate::worker::confinement::Confinement;
 
 /// The least time between two messages about bytes: a person looks at them.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -29,9 +29,9 @@ impl<F: Fn(&Message)> Progress<F> {
     }
 
     /// Takes what confines the worker.
-    pub fn confined(&self, cage: &Cage) {
+    pub fn confined(&self, confinement: &Confinement) {
         if let Some(tell) = &self.tell {
-            let (holding, lacking) = cage.names();
+            let (holding, lacking) = confinement.names();
             let mut state = self.state.borrow_mut();
             state.0.confined_by = holding.join(" ");
             state.0.not_confined_by = lacking.join(" ");

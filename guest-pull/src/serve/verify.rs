@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whether an image would be pulled, by the same worker in the same cage as a pull: its manifest, signatures and keys,
+//! Whether an image would be pulled, by the same worker as confined as a pull: its manifest, signatures and keys,
 //! whether the registry gives its layers, and whether the store has room for them. No layer is fetched, and nothing is
 //! stored, measured or mounted.
 
@@ -19,7 +19,7 @@ use crate::pull::Event;
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::serve::{answer_worker, explained, request_of};
-use crate::store::{Need, Room, Shelf, Store, need_of};
+use crate::store::{Need, PullLayers, Room, Store, need_of};
 use crate::until::Until;
 use crate::worker::{self, Service};
 
@@ -54,14 +54,16 @@ pub fn verify(
     let request = request_of(plan, image, true);
     let asked: Vec<_> = plan.asked().collect();
     let store = Store::existing(&image.work_dir);
-    let shelf = store.as_ref().map(|store| RefCell::new(Shelf::new(store)));
+    let pull_layers = store
+        .as_ref()
+        .map(|store| RefCell::new(PullLayers::new(store)));
     let bytes = Cell::new(0);
     let stored = Cell::new(0);
     let missing = RefCell::new(Vec::new());
     let service = Service {
-        answer: &|question| match (question, &shelf) {
+        answer: &|question| match (question, &pull_layers) {
             (Question::Hold(_), None) => Ok(Answer::Done(false)),
-            (Question::Hold(_), Some(shelf)) => shelf.borrow_mut().answer(question),
+            (Question::Hold(_), Some(pull_layers)) => pull_layers.borrow_mut().answer(question),
             // It makes none.
             _ => answer_worker(question, None, image, daemon, &asked),
         },
@@ -76,14 +78,14 @@ pub fn verify(
             }
             Event::Read(_) => {}
         },
-        confined: &|cage| {
-            for (bar, why) in &cage.bars {
+        confined: &|confinement| {
+            for (part, why) in &confinement.parts {
                 if let Some(why) = why {
                     find(Finding::note(
-                        "worker-cage",
+                        "worker-confinement",
                         format!(
-                            "the worker runs without a part of its cage: {}: {}",
-                            bar.name(),
+                            "the worker runs without a part of its confinement: {}: {}",
+                            part.name(),
                             Escaped(why)
                         ),
                         "nothing, for pulls: they work without it; docs/guest-pull.md says what it is for",

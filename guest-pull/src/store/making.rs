@@ -12,34 +12,9 @@ use nix::fcntl::Flock;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat};
 use rustix::io::Errno;
 
+use crate::question::Files;
 use crate::store::{Error, Held, at};
 use crate::sys::{self, Others};
-
-/// The files of a layer that is being made, all empty at first. Who has them can write these, and no other.
-#[derive(Debug)]
-pub struct Files {
-    /// Becomes the layer.
-    pub layer: File,
-    /// Becomes the notes about it.
-    pub notes: File,
-    /// For what need not stay. It has no name.
-    pub scratch: File,
-}
-
-impl Files {
-    /// The same files again.
-    ///
-    /// # Errors
-    ///
-    /// If there are too many descriptors.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            layer: self.layer.try_clone()?,
-            notes: self.notes.try_clone()?,
-            scratch: self.scratch.try_clone()?,
-        })
-    }
-}
 
 /// A layer that is being made. No other process makes it meanwhile; if it is dropped, nothing is left of it.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 
 mod making;
 mod notes;
+mod pull_layers;
 mod room;
-mod shelf;
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -22,10 +22,11 @@ use thiserror::Error;
 use crate::digest::Digest;
 use crate::layer::MAX_NOTES_BYTES;
 
-pub use making::{Files, Making, Publishing};
+pub use making::{Making, Publishing};
 pub use notes::{MAX_NOTED_PATHS, Stored};
+pub use pull_layers::PullLayers;
+pub(crate) use room::is_in_memory;
 pub use room::{Need, Room, need_of};
-pub use shelf::Shelf;
 
 /// Why the store can't be used.
 #[derive(Debug, Error)]
@@ -49,7 +50,7 @@ impl Error {
     }
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> Error {
+pub(crate) fn at(path: &Path) -> impl Fn(io::Error) -> Error {
     let path = path.to_owned();
     move |error| Error {
         path: path.clone(),
@@ -65,7 +66,7 @@ pub struct Store {
     mounts: PathBuf,
 }
 
-/// A stored layer that is open. As long as it is, no pull gives it up for its room.
+/// A stored layer that is open. As long as it is, no pull evicts it for its room.
 #[derive(Debug)]
 pub struct Held {
     /// Its file, for reading.
@@ -162,7 +163,7 @@ impl Store {
         let entries = fs::read_dir(&self.layers).into_iter().flatten();
         let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         paths.any(|path| {
-            // Nothing else is opened: who has a layer open at that moment keeps others from giving it up.
+            // Nothing else is opened: who has a layer open at that moment keeps others from evicting it.
             if path.extension().is_none_or(|kind| kind != "lock") {
                 return false;
             }
@@ -242,7 +243,7 @@ impl Store {
         let path = self.path(diff_id);
         let held = Held::open(&path, &path.with_extension("notes"))?;
         if let Some(held) = &held {
-            // Those that were used longest ago are given up first.
+            // Those that were used longest ago are evicted first.
             let _ = held.file.set_modified(SystemTime::now());
         }
         Ok(held)
@@ -356,7 +357,7 @@ mod tests {
         names
     }
 
-    /// A layer is there when it is whole, with its notes; what was given up leaves nothing.
+    /// A layer is there when it is whole, with its notes; what was evicted leaves nothing.
     #[test]
     fn a_layer_is_whole_or_not_there() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The room of the store: how much there is, and what is given up for more.
+//! The room of the store: how much there is, and what is evicted for more.
 
 use std::fmt;
 use std::fs;
@@ -9,11 +9,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::statfs;
+use rustix::fs::{StatFs, statfs};
 
 use crate::store::{Error, Store, at, is_at, open_regular};
 use crate::sys::{self, Others};
-use crate::writable::IN_MEMORY;
+
+/// File systems in memory: `TMPFS_MAGIC` and `RAMFS_MAGIC` of the kernel's `include/uapi/linux/magic.h`.
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// How many files a layer takes while it is made: itself, its notes, its scratch file and its lock.
 pub(super) const FILES_OF_A_LAYER: u64 = 4;
@@ -28,12 +30,18 @@ pub(super) const LEAST_ROOM: u64 = 1 << 20;
 /// How many files a stored layer gives back: itself and its notes.
 const FILES_OF_A_STORED_LAYER: u64 = 2;
 
+/// Whether a file system is in memory, where its files take the VM's.
+pub(crate) fn is_in_memory(status: &StatFs) -> bool {
+    // The type has another width on each architecture; the numbers fit all.
+    IN_MEMORY.contains(&(status.f_type as u32))
+}
+
 /// The room that a layer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     /// How many bytes it is expected to take.
     pub bytes: u64,
-    /// How many bytes it takes at least. Where it can't get them, no stored layer is given up for it.
+    /// How many bytes it takes at least. Where it can't get them, no stored layer is evicted for it.
     pub least: u64,
     /// How many files it takes.
     pub files: u64,
@@ -64,7 +72,7 @@ impl Room {
         // A tmpfs without a limit says 0 of 0.
         let has_end = status.f_blocks > 0;
         let mut free = has_end.then(|| bytes(status.f_bavail));
-        if IN_MEMORY.contains(&(status.f_type as u32)) {
+        if is_in_memory(&status) {
             let available = available_memory();
             free = match (free, available) {
                 (Some(free), Some(available)) => Some(free.min(available)),
@@ -135,7 +143,7 @@ pub(super) fn expected(bytes: u64) -> u64 {
 }
 
 impl Store {
-    /// Whether there is so much room, once all layers are given up that nobody uses.
+    /// Whether there is so much room, once all layers are evicted that nobody uses.
     pub fn could_have(&self, need: Need) -> bool {
         let (Ok(room), Ok(layers)) = (self.room(), self.by_use()) else {
             return false;
@@ -171,7 +179,7 @@ impl Store {
         )
     }
 
-    /// Gives up stored layers that nothing is mounted from and no pull has open, the one that was used longest ago first,
+    /// Evicts stored layers that nothing is mounted from and no pull has open, the one that was used longest ago first,
     /// until the store has the room that is needed. If all of them together have less than the least of it, none is: any
     /// registry can say that a layer is larger than the store. Gives how many layers are gone.
     ///
@@ -179,24 +187,24 @@ impl Store {
     ///
     /// If the store can't be read.
     pub fn make_room(&self, need: Need) -> Result<usize, Error> {
-        let mut given_up = 0;
+        let mut evicted = 0;
         let room = self.room()?;
         if room.has(need.bytes, need.files) {
-            return Ok(given_up);
+            return Ok(evicted);
         }
         let layers = self.by_use()?;
         if !can_have(room, need, &layers) {
-            return Ok(given_up);
+            return Ok(evicted);
         }
         for path in layers {
-            if give_up(&path).map_err(at(&path))? {
-                given_up += 1;
+            if evict(&path).map_err(at(&path))? {
+                evicted += 1;
                 if self.room()?.has(need.bytes, need.files) {
                     break;
                 }
             }
         }
-        Ok(given_up)
+        Ok(evicted)
     }
 
     /// The layers' files, the one that was used longest ago first.
@@ -216,7 +224,7 @@ impl Store {
     }
 }
 
-/// Whether there is the least room that is needed, once all of these layers are given up that nobody uses.
+/// Whether there is the least room that is needed, once all of these layers are evicted that nobody uses.
 fn can_have(mut room: Room, need: Need, layers: &[PathBuf]) -> bool {
     // stat(2) counts in such units, whatever the blocks of the file system are.
     let size = |path: &Path| {
@@ -241,7 +249,7 @@ fn can_have(mut room: Room, need: Need, layers: &[PathBuf]) -> bool {
 
 /// Removes a layer, unless somebody uses it: it would take its room all the same then, and would be fetched again. Whoever
 /// opens it at this moment has it still.
-fn give_up(path: &Path) -> io::Result<bool> {
+fn evict(path: &Path) -> io::Result<bool> {
     let file = match open_regular(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

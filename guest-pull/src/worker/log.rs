@@ -31,7 +31,7 @@ const START: &str = "guest-pull: ";
 const STACK: usize = 128 << 10;
 
 /// How long the rest of the lines is waited for when the worker has ended. It has no descendants that could have the
-/// connection open still, unless its cage lacks parts.
+/// connection open still, unless its confinement lacks parts.
 const ENDING_TIME: Duration = Duration::from_secs(2);
 
 /// The thread that passes the lines on. It ends when nobody has the other end open any more.

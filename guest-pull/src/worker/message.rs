@@ -16,12 +16,11 @@ use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
 use crate::policy::Rules;
 use crate::proxy::Proxies;
-use crate::question::{Answer, Question, Wanted};
+use crate::question::{Answer, Files, Question, Wanted};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::registry::platform::Platform;
 use crate::registry::{Login, Secret};
-use crate::store::Files;
-use crate::worker::cage::{Bar, Cage};
+use crate::worker::confinement::{Confinement, Part};
 
 /// The longest line of the mounter: a request has certificates, and the keys of policies.
 pub(super) const MAX_LINE: usize = 4 << 20;
@@ -385,22 +384,22 @@ fn failure_of(members: &Value) -> Failure {
     }
 }
 
-/// What confines the worker: for each bar nothing, or why it doesn't hold.
-pub fn cage_to_json(cage: &Cage) -> Value {
-    let bars = cage
-        .bars
+/// What confines the worker: for each part nothing, or why it doesn't hold.
+pub fn confinement_to_json(confinement: &Confinement) -> Value {
+    let parts = confinement
+        .parts
         .iter()
-        .map(|(bar, why)| (bar.name().to_owned(), json!(why)));
-    json!({"cage": bars.collect::<Map<_, _>>(), "older_landlock": cage.older_landlock})
+        .map(|(part, why)| (part.name().to_owned(), json!(why)));
+    json!({"confinement": parts.collect::<Map<_, _>>(), "older_landlock": confinement.older_landlock})
 }
 
 /// The same, of the worker's first line.
-pub fn parse_cage(value: &Value) -> Option<Cage> {
-    let bars = value["cage"].as_object()?.iter();
-    let bars =
-        bars.filter_map(|(name, why)| Some((Bar::parse(name)?, why.as_str().map(str::to_owned))));
-    Some(Cage {
-        bars: bars.collect(),
+pub fn parse_confinement(value: &Value) -> Option<Confinement> {
+    let parts = value["confinement"].as_object()?.iter();
+    let parts =
+        parts.filter_map(|(name, why)| Some((Part::parse(name)?, why.as_str().map(str::to_owned))));
+    Some(Confinement {
+        parts: parts.collect(),
         older_landlock: value["older_landlock"].as_u64(),
     })
 }
@@ -513,13 +512,13 @@ mod tests {
     /// What confines the worker comes through, with what Landlock lacks.
     #[test]
     fn what_confines_comes_through() {
-        let bars = [(Bar::Landlock, None), (Bar::User, Some("x".to_owned()))];
-        let cage = Cage {
-            bars: bars.into_iter().collect(),
+        let parts = [(Part::Landlock, None), (Part::User, Some("x".to_owned()))];
+        let confinement = Confinement {
+            parts: parts.into_iter().collect(),
             older_landlock: Some(4),
         };
-        let found = parse_cage(&cage_to_json(&cage)).unwrap();
-        assert_eq!(found, cage);
+        let found = parse_confinement(&confinement_to_json(&confinement)).unwrap();
+        assert_eq!(found, confinement);
         let names = |name: &str| vec![name.to_owned()];
         assert_eq!(found.names(), (names("landlock-abi-4"), names("user")));
     }

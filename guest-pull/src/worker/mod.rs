@@ -8,8 +8,8 @@
 //! first two, and escapes and shortens the third. What the worker needs of the daemon and of the store, it asks the mounter for
 //! in the same way: [`crate::question`]. What the worker logs comes by another socket, and is escaped, shortened and bounded too.
 
-pub mod cage;
 mod channel;
+pub mod confinement;
 mod log;
 pub mod message;
 mod mounter;
@@ -27,12 +27,12 @@ use crate::pull::{self, Found, Means};
 use crate::registry::{self, Client, Options};
 use crate::sys;
 use crate::verify;
-use cage::{Bar, Cage};
-use message::{cage_to_json, failure_to_json};
+use confinement::{Confinement, Part};
+use message::{confinement_to_json, failure_to_json};
 
 pub use message::{Outcome, Place, Request};
 pub use mounter::Mounter;
-pub use start::{Service, log_cage, start};
+pub use start::{Service, log_confinement, start};
 
 /// Runs as the worker: confines itself, reads the request, and ends when the pull has.
 ///
@@ -42,7 +42,7 @@ pub use start::{Service, log_cage, start};
 pub fn run() -> io::Result<()> {
     // The system's, which are not from outside. Nothing else of it can be read later.
     let roots = registry::system_roots();
-    run_as(&Bar::ALL, &|request, mounter| {
+    run_as(&Part::ALL, &|request, mounter| {
         pull(request, mounter, roots.clone())
     })
 }
@@ -50,20 +50,20 @@ pub fn run() -> io::Result<()> {
 /// What a worker does.
 pub type Work<'w> = dyn Fn(&Request, &Arc<Mounter>) -> Result<Outcome, Failure> + 'w;
 
-/// Runs as a worker that does `work`, within these bars. No file may be open yet but the standard streams.
+/// Runs as a worker that does `work`, within these parts. No file may be open yet but the standard streams.
 ///
 /// # Errors
 ///
 /// If the mounter is gone, or sends no request.
-pub fn run_as(bars: &[Bar], work: &Work<'_>) -> io::Result<()> {
+pub fn run_as(parts: &[Part], work: &Work<'_>) -> io::Result<()> {
     // The mounter may be killed, and then nobody wants the layers. The kernel tells by a signal, but not if that happened
     // before this call; the end of standard input tells at any time.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     sys::close_inherited();
-    cage::be_ended_first();
-    let cage = Cage::enter(bars);
+    confinement::be_ended_first();
+    let confinement = Confinement::enter(parts);
     let (line, mounter) = Mounter::of_standard_input()?;
-    mounter.send(&cage_to_json(&cage))?;
+    mounter.send(&confinement_to_json(&confinement))?;
     let mounter = Arc::new(mounter);
     let Some(request) = Request::parse(&line) else {
         return Err(io::Error::other(

@@ -17,7 +17,7 @@ const MAX_KEYS: usize = 2_000;
 const MAX_SIGNATURES: usize = 4_096;
 
 /// How many layers can be held, finished and given back: each of the most layers four times, at each of a few mirrors, and
-/// each of these ways. The shelf counts the claims: those that wait for another pull are asked again and again.
+/// each of these ways. `PullLayers` counts the claims: those that wait for another pull are asked again and again.
 const MAX_LAYER_QUESTIONS: usize = 50_000;
 
 /// How often more room can be asked for. Each of the most layers may wait for it three times, for ten seconds with ten

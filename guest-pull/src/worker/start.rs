@@ -22,11 +22,11 @@ use crate::pull::Event;
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::until::Until;
-use crate::worker::cage::Cage;
 use crate::worker::channel::send;
+use crate::worker::confinement::Confinement;
 use crate::worker::log::Log;
 use crate::worker::message::{
-    MAX_LINE_OF_WORKER, Outcome, Request, answer_to_json, files_of, outcome, parse_cage,
+    MAX_LINE_OF_WORKER, Outcome, Request, answer_to_json, files_of, outcome, parse_confinement,
     parse_failure,
 };
 use crate::worker::quota::Quota;
@@ -203,7 +203,7 @@ impl Told {
             self.layers += 1;
             return self.layers <= MAX_LAYERS_TOLD;
         }
-        is_first || value["cage"].is_null()
+        is_first || value["confinement"].is_null()
     }
 }
 
@@ -214,7 +214,7 @@ pub struct Service<'s> {
     /// Is told what happens.
     pub tell: &'s dyn Fn(Event),
     /// Is told what confines the worker, before anything else.
-    pub confined: &'s dyn Fn(&Cage),
+    pub confined: &'s dyn Fn(&Confinement),
 }
 
 /// Starts `program` as the worker, answers what it asks, passes on what happens, and waits for its result. When this returns,
@@ -286,8 +286,8 @@ pub fn start(
             if running.answer(&answer).is_err() {
                 return Err(running.ended());
             }
-        } else if let Some(cage) = parse_cage(&value) {
-            (service.confined)(&cage);
+        } else if let Some(confinement) = parse_confinement(&value) {
+            (service.confined)(&confinement);
         } else if let Some(failure) = parse_failure(&value) {
             return Err(failure);
         } else {
@@ -296,13 +296,13 @@ pub fn start(
     }
 }
 
-/// Logs what of the worker's cage does not hold.
-pub fn log_cage(cage: &Cage) {
-    for (bar, why) in &cage.bars {
+/// Logs what of the worker's confinement does not hold.
+pub fn log_confinement(confinement: &Confinement) {
+    for (part, why) in &confinement.parts {
         if let Some(why) = why {
             eprintln!(
-                "guest-pull: the worker runs without this part of its cage: {}: {}",
-                bar.name(),
+                "guest-pull: the worker runs without this part of its confinement: {}: {}",
+                part.name(),
                 Escaped(why)
             );
         }

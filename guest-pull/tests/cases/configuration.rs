@@ -8,8 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use guest_pull::config::Text;
-use guest_pull::resource::Source;
+use guest_pull::resource::{Source, Text};
 use serde_json::{Value, json};
 use ttrpc::Code;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The worker finds the addresses of registries from inside its cage: it has no local sockets, no netlink, and reads the
+//! The worker finds the addresses of registries from inside its confinement: it has no local sockets, no netlink, and reads the
 //! resolver's files alone.
 
 use std::fs;

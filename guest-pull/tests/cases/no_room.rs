@@ -67,7 +67,7 @@ fn unused_layers_go_first() {
     }
 }
 
-/// A layer that is mounted from its file, by a loop device, or that another pull has, is not given up, however short room
+/// A layer that is mounted from its file, by a loop device, or that another pull has, is not evicted, however short room
 /// is. The pull that has no room fails, with its need and the room that there is.
 #[test]
 fn used_layers_stay() {
@@ -149,7 +149,7 @@ fn used_layers_stay() {
     }
 }
 
-/// A manifest that says a layer is larger than all that the store can give has no stored layer given up: any registry can say
+/// A manifest that says a layer is larger than all that the store can give has no stored layer evicted: any registry can say
 /// so of any image. One that may be true has.
 #[test]
 fn a_size_that_can_not_fit_costs_no_layer() {
@@ -218,7 +218,7 @@ fn a_layer_that_outgrows_the_guess_is_made_again() {
     }
 }
 
-/// The layers of the image itself that are stored are not given up for the others of it.
+/// The layers of the image itself that are stored are not evicted for the others of it.
 #[test]
 fn the_image_keeps_its_own_layers() {
     if !can_mount() {

@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use guest_pull::worker::cage::USER;
+use guest_pull::worker::confinement::USER;
 use serde_json::{Value, json};
 use ttrpc::Code;
 

@@ -8,9 +8,9 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use guest_pull::config::{Image, Registries, Text};
+use guest_pull::config::{Image, Registries};
 use guest_pull::plan::Plan;
-use guest_pull::resource::Source;
+use guest_pull::resource::{Source, Text};
 use tempfile::TempDir;
 
 use crate::caller::wait_until;

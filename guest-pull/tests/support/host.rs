@@ -15,7 +15,7 @@ use std::time::Duration;
 use guest_pull::digest::Digest;
 use guest_pull::mount;
 use guest_pull::question::{Answer, Question};
-use guest_pull::store::{Shelf, Store};
+use guest_pull::store::{PullLayers, Store};
 
 /// For anything that a busy machine does in a moment.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -111,18 +111,21 @@ pub fn mount_stored(
     by: mount::By,
     check: mount::Check<'_>,
 ) -> Result<mount::Mounted, NotMounted> {
-    let mut shelf = Shelf::new(store);
+    let mut pull_layers = PullLayers::new(store);
     for id in ids {
         let claim = Question::Claim {
             layer: *id,
             bytes: 0,
         };
-        match shelf.answer(&claim).map_err(|failure| failure.message)? {
+        match pull_layers
+            .answer(&claim)
+            .map_err(|failure| failure.message)?
+        {
             Answer::Stored => {}
             _ => return Err(format!("{id} is not stored").into()),
         }
     }
-    let layers = shelf.take(ids).map_err(|failure| failure.message)?;
+    let layers = pull_layers.take(ids).map_err(|failure| failure.message)?;
     mount::mount(store, &layers, bundle, by, check).map_err(|error| NotMounted {
         kind: error.io().map(io::Error::kind),
         text: error.to_string(),

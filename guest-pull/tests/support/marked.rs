@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Secrets that are recognised wherever they come up: in texts, files, arguments, environments and memory.
+//! Secrets that are recognised wherever they come up: in texts, files, arguments, environments and memory. For the tests of
+//! both programs.
 
 // Each of the tests' programs uses a part of it.
 #![allow(dead_code)]
@@ -84,7 +85,7 @@ fn substitute(byte: u8) -> u8 {
 }
 
 /// How often each of these is in `bytes`. It passes over them once, since the memory of a process has many.
-fn count(bytes: &[u8], traces: &[Vec<u8>]) -> Vec<usize> {
+pub fn count(bytes: &[u8], traces: &[Vec<u8>]) -> Vec<usize> {
     let mut by_first = vec![Vec::new(); 256];
     for (number, trace) in traces.iter().enumerate() {
         by_first[usize::from(trace[0])].push(number);
@@ -107,8 +108,9 @@ pub fn search(process: u32, traces: &[Vec<u8>]) -> Vec<usize> {
     let mut found = vec![0; traces.len()];
     for line in maps.lines().filter(|line| !line.contains("[v")) {
         let (range, rest) = line.split_once(' ').unwrap();
-        // What can't be written, or is a file's, is the program.
-        if !rest.starts_with("rw") {
+        // A file's that can't be written is the program.
+        let is_of_file = rest.contains('/');
+        if !rest.starts_with('r') || (is_of_file && !rest.starts_with("rw")) {
             continue;
         }
         let (start, end) = range.split_once('-').unwrap();

@@ -12,13 +12,13 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::auth_json::image::ImageName;
-use guest_pull::config::Text;
 use guest_pull::digest::Digest;
 use guest_pull::policy::{Rules, local_signature, rules_for};
 use guest_pull::pull;
 use guest_pull::question::{Answer, Question};
 use guest_pull::registry::platform::Platform;
 use guest_pull::registry::{Client, Options};
+use guest_pull::resource::Text;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 //! A worker that, in place of pulling, tries what somebody would try who has taken it over.
 //!
 //! The tests start it as the mounter starts a worker. It tells what worked, by name. The name by which it is started says
-//! which part of the cage is left out, so that the tests can tell that each part stops something that no other does.
+//! which part of the confinement is left out, so that the tests can tell that each part stops something that no other does.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use guest_pull::worker::cage::Bar;
+use guest_pull::worker::confinement::Part;
 use guest_pull::worker::{self, Failure, Kind, Request};
 use serde_json::Value;
 
@@ -97,15 +97,15 @@ fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&name).file_name().unwrap_or_default();
     let left_out = name.to_str().and_then(|name| name.strip_prefix("without-"));
-    let left_out = left_out.map(|name| Bar::parse(name).unwrap());
-    let bars: Vec<_> = Bar::ALL
+    let left_out = left_out.map(|name| Part::parse(name).unwrap());
+    let parts: Vec<_> = Part::ALL
         .into_iter()
-        .filter(|bar| Some(*bar) != left_out)
+        .filter(|part| Some(*part) != left_out)
         .collect();
-    let ran = worker::run_as(&bars, &|request, mounter| {
+    let ran = worker::run_as(&parts, &|request, mounter| {
         match name.to_str() {
             Some("noisy") => log_without_end(),
-            Some("boasts") => say(&[r#"{"cage":{}}"#]),
+            Some("boasts") => say(&[r#"{"confinement":{}}"#]),
             Some("starts-twice") => say(&[r#"{"started":{}}"#; 2]),
             Some("counts-without-end") => say(&[r#"{"layer":{}}"#; 1_001]),
             // Each has an answer.
@@ -118,7 +118,7 @@ fn main() -> ExitCode {
             .filter(|(_, worked)| *worked)
             .collect();
         let mut names: Vec<_> = worked.into_iter().map(|(name, _)| name).collect();
-        // The mounter's own bars: what it answers does not depend on the worker's.
+        // The mounter's own parts: what it answers does not depend on the worker's.
         for (name, question) in asked() {
             if mounter.ask(&question).is_ok() {
                 names.push(name);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a worker can do that was taken over: `examples/caged.rs` tries it in the place of a worker, within the same cage.
+//! What a worker can do that was taken over: `examples/confined.rs` tries it in the place of a worker, within the same confinement.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -15,22 +15,22 @@ use std::time::{Duration, Instant};
 
 use common::proto::guest_pull::Progress;
 use guest_pull::serve::{self, Options};
-use guest_pull::worker::cage::{Bar, USER};
+use guest_pull::worker::confinement::{Part, USER};
 use serde_json::json;
 use ttrpc::Code;
 
 use crate::caller::{Answer, Place, Serve, daemon, recorded, wait_until, with_progress};
 use crate::host::{is_root, text};
 
-/// What an attempt finds that nothing else can stop, for each part of the cage that is left out.
-const ONLY: [(Bar, &[&str]); 6] = [
-    (Bar::Namespaces, &["process:seen"]),
-    (Bar::Limits, &["limit:memory", "limit:descriptors"]),
-    (Bar::User, &["user:root"]),
-    (Bar::Capabilities, &["outside:capabilities"]),
-    (Bar::Landlock, &["read:readable-file"]),
+/// What an attempt finds that nothing else can stop, for each part of the confinement that is left out.
+const ONLY: [(Part, &[&str]); 6] = [
+    (Part::Namespaces, &["process:seen"]),
+    (Part::Limits, &["limit:memory", "limit:descriptors"]),
+    (Part::User, &["user:root"]),
+    (Part::Capabilities, &["outside:capabilities"]),
+    (Part::Landlock, &["read:readable-file"]),
     (
-        Bar::SystemCalls,
+        Part::SystemCalls,
         &[
             "socket:open-to-all",
             "socket:sctp",
@@ -118,7 +118,7 @@ impl Scene {
         daemon(&self.place, Err(Code::NOT_FOUND));
         let program = at(name);
         if !program.exists() {
-            symlink(caged(), &program).unwrap();
+            symlink(confined(), &program).unwrap();
         }
         let options = Options {
             daemon: self.place.at("cdh.sock"),
@@ -200,12 +200,12 @@ impl Scene {
 }
 
 /// The program, which is built with the tests.
-fn caged() -> PathBuf {
+fn confined() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_guest-pull"));
-    let program = program.parent().unwrap().join("examples/caged");
+    let program = program.parent().unwrap().join("examples/confined");
     assert!(
         program.exists(),
-        "{}: cargo test builds it, but not with --test; then: cargo build --package guest-pull --example caged",
+        "{}: cargo test builds it, but not with --test; then: cargo build --package guest-pull --example confined",
         program.display()
     );
     program
@@ -233,38 +233,38 @@ fn words(answer: &Answer) -> Vec<String> {
     said.split_whitespace().map(str::to_owned).collect()
 }
 
-/// From inside the cage, nothing is to be had but the network.
+/// From inside the confinement, nothing is to be had but the network.
 #[test]
 fn a_worker_that_was_taken_over_gets_nothing() {
     if !is_root() {
         return;
     }
     let scene = Scene::new();
-    let (worked, progress) = scene.worked("caged");
+    let (worked, progress) = scene.worked("confined");
     assert_eq!(worked, [NETWORK]);
     // And who asks for the status sees what holds.
     let last = progress.last().unwrap();
     let names: Vec<_> = last.confined_by.split(' ').collect();
-    assert_eq!(names.len(), Bar::ALL.len(), "{names:?}");
+    assert_eq!(names.len(), Part::ALL.len(), "{names:?}");
     assert_eq!(last.not_confined_by, "");
     assert_eq!(scene.place.left_in_store(), [""; 0]);
 }
 
-/// Each part of the cage stops something that no other does: without it, an attempt works. So the test above can fail.
+/// Each part of the confinement stops something that no other does: without it, an attempt works. So the test above can fail.
 #[test]
-fn each_part_of_the_cage_is_needed() {
+fn each_part_of_the_confinement_is_needed() {
     if !is_root() {
         return;
     }
     let scene = Scene::new();
     let only: BTreeMap<_, _> = ONLY.into_iter().collect();
-    for bar in Bar::ALL {
-        let (worked, _) = scene.worked(&format!("without-{}", bar.name()));
+    for part in Part::ALL {
+        let (worked, _) = scene.worked(&format!("without-{}", part.name()));
         assert!(worked.iter().any(|name| name == NETWORK), "{worked:?}");
-        for expected in only[&bar] {
+        for expected in only[&part] {
             assert!(
                 worked.iter().any(|name| name == expected),
-                "{bar:?}: {worked:?}"
+                "{part:?}: {worked:?}"
             );
         }
     }
@@ -322,7 +322,7 @@ fn what_a_worker_logs_is_bounded() {
     command
         .args([
             "--exact",
-            "caged::what_a_worker_logs_is_bounded",
+            "confined::what_a_worker_logs_is_bounded",
             "--nocapture",
         ])
         .env(LOGS_TO_A_FILE, "1")

@@ -23,7 +23,7 @@ pub(super) fn become_user() -> Result<(), String> {
         return Ok(());
     }
     let (user, group) = (Uid::from_raw(USER), Gid::from_raw(USER));
-    // The capabilities are another bar, which needs one of them.
+    // The capabilities are another part, which needs one of them.
     set_keep_capabilities(true).map_err(|error| format!("prctl: {error}"))?;
     setgroups(&[]).map_err(|error| format!("setgroups: {error}"))?;
     setresgid(group, group, group).map_err(|error| format!("setresgid: {error}"))?;

@@ -6,15 +6,15 @@
 //! unusable entry costs the VM every private image. So what can't be read is repaired on the way out, or
 //! refused with the reason; what can be read goes out untouched.
 
-use zeroize::Zeroizing;
-
-use crate::credential::{
-    AuthEntry, AuthFile, EntryError, Error, FIX, Login, MAX_MEMBERS, is_invisible, login_of_auth,
+use common::auth_json::{
+    AuthEntry, AuthFile, EntryError, Error, Login, MAX_MEMBERS, is_invisible, login_of_auth,
     plain_login, secret_string,
 };
+use zeroize::Zeroizing;
+
 use crate::json::{self, Member};
 use crate::resource::base64;
-use crate::resource::form::Form;
+use crate::resource::form::{AUTH_JSON_FIX as FIX, Form};
 use crate::text::{RegistryName, count};
 
 /// How many changes are named: what a person reads, and a status can carry.
@@ -204,7 +204,7 @@ fn login_of(members: &[Member<'_>], reason: EntryError) -> Option<(Login, &'stat
 }
 
 /// A JSON object of members whose values are JSON already.
-pub(super) fn object<'a>(
+pub(crate) fn object<'a>(
     members: impl Iterator<Item = (&'a str, &'a str)> + Clone,
 ) -> Zeroizing<String> {
     let name = |name| serde_json::Value::from(name).to_string();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 use crate::failure::{Failure, Kind};
-use crate::memory::MAX_LAYERS as MAX_AT_ONCE;
+use crate::memory::LAYERS_AT_ONCE;
 use crate::question::{Answer, Question};
 use crate::registry::manifest::MAX_LAYERS;
 use crate::store::notes::MAX_NOTED_PATHS;
@@ -17,7 +17,7 @@ use crate::store::room::{FILES_OF_A_LAYER, LEAST_ROOM, expected};
 use crate::store::{Claim, Error, Held, Making, Need, Publishing, Store};
 
 /// How many layers a worker can make at once: one more than it does, since it may ask before it has given one back.
-const MAX_MAKING: usize = MAX_AT_ONCE + 1;
+const MAX_MAKING: usize = LAYERS_AT_ONCE + 1;
 
 /// How much more room a layer gets that had too little: who knows how large it becomes?
 const MORE: u64 = 2;
@@ -51,7 +51,7 @@ struct Failed {
 }
 
 /// The layers of one pull.
-pub struct Shelf<'s> {
+pub struct PullLayers<'s> {
     store: &'s Store,
     /// Those that the worker makes, with the bytes of their blobs.
     making: BTreeMap<Digest, (Making, u64)>,
@@ -77,7 +77,7 @@ fn refused(what: &str) -> Failure {
     Failure::new(Kind::Other, what)
 }
 
-impl<'s> Shelf<'s> {
+impl<'s> PullLayers<'s> {
     /// Without layers yet.
     pub fn new(store: &'s Store) -> Self {
         Self {
@@ -244,7 +244,7 @@ impl<'s> Shelf<'s> {
         }
     }
 
-    /// Gives up stored layers that nobody uses, until the store has room for so many bytes and files beside what the layers
+    /// Evicts stored layers that nobody uses, until the store has room for so many bytes and files beside what the layers
     /// still take that are being made; none if it can't have room for the least. Says whether any is gone.
     fn make_room(&self, bytes: u64, least: u64, files: u64) -> Result<bool, Failure> {
         let others = self.making.values();
@@ -255,14 +255,14 @@ impl<'s> Shelf<'s> {
             least,
             files,
         };
-        let given_up = self.store.make_room(need);
-        let given_up = given_up.map_err(|error| failure(&error))?;
-        if given_up > 0 {
+        let evicted = self.store.make_room(need);
+        let evicted = evicted.map_err(|error| failure(&error))?;
+        if evicted > 0 {
             eprintln!(
-                "guest-pull: the store was short of room: {given_up} stored layers that nothing uses are given up"
+                "guest-pull: the store was short of room: {evicted} stored layers that nothing uses are evicted"
             );
         }
-        Ok(given_up > 0)
+        Ok(evicted > 0)
     }
 
     /// The layers of the image, the lowest first. The worker has ended.
@@ -330,18 +330,18 @@ mod tests {
             fs::write(&path, "layer").unwrap();
             fs::write(path.with_extension("notes"), stored.encode()).unwrap();
         }
-        let mut shelf = Shelf::new(&store);
+        let mut pull_layers = PullLayers::new(&store);
         let most = MAX_NOTED_PATHS_OF_IMAGE / MAX_NOTED_PATHS;
         for number in 0..20 {
             let (id, question) = claim(number, 0);
             for question in [question, Question::Hold(id)] {
-                let answer = shelf.answer(&question);
+                let answer = pull_layers.answer(&question);
                 assert_eq!(answer.is_ok(), number < most, "{number}");
             }
         }
-        assert_eq!(shelf.held.len(), most);
-        assert!(shelf.take(&[claim(most, 0).0]).is_err());
-        assert!(shelf.take(&[claim(0, 0).0]).is_ok());
+        assert_eq!(pull_layers.held.len(), most);
+        assert!(pull_layers.take(&[claim(most, 0).0]).is_err());
+        assert!(pull_layers.take(&[claim(0, 0).0]).is_ok());
     }
 
     /// A worker can't have layers begun without end, and waits for other pulls as long as it takes.
@@ -349,20 +349,23 @@ mod tests {
     fn claims_are_counted() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let mut shelf = Shelf::new(&store);
+        let mut pull_layers = PullLayers::new(&store);
         let other = match store.claim(&claim(0, 0).0).unwrap() {
             Claim::ToMake(making) => making,
             Claim::Busy | Claim::Stored(_) => panic!("it is not to be made"),
         };
         for _ in 0..=MAX_CLAIMS {
-            assert!(matches!(shelf.answer(&claim(0, 0).1), Ok(Answer::Busy)));
+            assert!(matches!(
+                pull_layers.answer(&claim(0, 0).1),
+                Ok(Answer::Busy)
+            ));
         }
         let (id, question) = claim(1, 0);
         for _ in 0..MAX_CLAIMS {
-            assert!(matches!(shelf.answer(&question), Ok(Answer::Make(_))));
-            shelf.answer(&Question::Release(id)).unwrap();
+            assert!(matches!(pull_layers.answer(&question), Ok(Answer::Make(_))));
+            pull_layers.answer(&Question::Release(id)).unwrap();
         }
-        assert!(shelf.answer(&question).is_err());
+        assert!(pull_layers.answer(&question).is_err());
         drop(other);
     }
 }

@@ -2,7 +2,7 @@
 
 //! What confines the worker. It is set before the worker reads its request, so before the first byte from outside.
 //!
-//! Each bar holds by itself, so that one that a kernel lacks leaves the others. A bar that is lacking is logged, and the pull
+//! Each part holds by itself, so that one that a kernel lacks leaves the others. A part that is lacking is logged, and the pull
 //! goes on: a VM whose kernel has no Landlock must still start its pod.
 
 mod files;
@@ -20,7 +20,7 @@ pub use limits::be_ended_first;
 
 /// A part of what confines the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Bar {
+pub enum Part {
     /// It sees no other process, no device, no shared memory, and neither `/proc` nor `/sys`.
     Namespaces,
     /// Limits of its memory, descriptors, threads, and the size of files.
@@ -35,7 +35,7 @@ pub enum Bar {
     SystemCalls,
 }
 
-impl Bar {
+impl Part {
     /// All of them, in the order in which they are set: each needs what the later ones take away.
     pub const ALL: [Self; 6] = [
         Self::Namespaces,
@@ -58,53 +58,57 @@ impl Bar {
         }
     }
 
-    /// The bar of this name.
+    /// The part of this name.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|bar| bar.name() == name)
+        Self::ALL.into_iter().find(|part| part.name() == name)
     }
 }
 
-/// What confines a worker: for each bar nothing if it holds, or else why it doesn't.
+/// What confines a worker: for each part nothing if it holds, or else why it doesn't.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cage {
-    /// The bars that were to be set.
-    pub bars: BTreeMap<Bar, Option<String>>,
+pub struct Confinement {
+    /// The parts that were to be set.
+    pub parts: BTreeMap<Part, Option<String>>,
     /// The version of Landlock's rules, if the kernel has not the newest that are asked for.
     pub older_landlock: Option<u64>,
 }
 
-impl Cage {
+impl Confinement {
     /// Confines this process, which has one thread.
-    pub fn enter(bars: &[Bar]) -> Self {
-        let mut cage = Self::default();
-        // Two bars need this, and none works against it.
+    pub fn enter(parts: &[Part]) -> Self {
+        let mut confinement = Self::default();
+        // Two parts need this, and none works against it.
         let no_new_privs = set_no_new_privs(true).map_err(|error| error.to_string());
-        for bar in Bar::ALL.iter().filter(|bar| bars.contains(bar)) {
-            let set = match bar {
-                Bar::Namespaces => namespaces::leave(),
-                Bar::Limits => limits::set(),
-                Bar::User => identity::become_user(),
-                Bar::Capabilities => identity::drop_capabilities(),
-                Bar::Landlock => files::restrict().map(|version| cage.older_landlock = version),
-                Bar::SystemCalls => system_calls::restrict(),
+        for part in Part::ALL.iter().filter(|part| parts.contains(part)) {
+            let set = match part {
+                Part::Namespaces => namespaces::leave(),
+                Part::Limits => limits::set(),
+                Part::User => identity::become_user(),
+                Part::Capabilities => identity::drop_capabilities(),
+                Part::Landlock => {
+                    files::restrict().map(|version| confinement.older_landlock = version)
+                }
+                Part::SystemCalls => system_calls::restrict(),
             };
-            cage.bars.insert(*bar, set.and(no_new_privs.clone()).err());
+            confinement
+                .parts
+                .insert(*part, set.and(no_new_privs.clone()).err());
         }
-        cage
+        confinement
     }
 
-    /// The names of the bars that hold, and of those that don't. Where Landlock holds in part, its version goes along.
+    /// The names of the parts that hold, and of those that don't. Where Landlock holds in part, its version goes along.
     pub fn names(&self) -> (Vec<String>, Vec<String>) {
         let (lacking, holding): (Vec<_>, Vec<_>) =
-            self.bars.iter().partition(|(_, why)| why.is_some());
-        let names = |bars: Vec<(&Bar, &Option<String>)>| {
-            let name = |(bar, why): (&Bar, &Option<String>)| match self.older_landlock {
-                Some(version) if *bar == Bar::Landlock && why.is_none() => {
-                    format!("{}-abi-{version}", bar.name())
+            self.parts.iter().partition(|(_, why)| why.is_some());
+        let names = |parts: Vec<(&Part, &Option<String>)>| {
+            let name = |(part, why): (&Part, &Option<String>)| match self.older_landlock {
+                Some(version) if *part == Part::Landlock && why.is_none() => {
+                    format!("{}-abi-{version}", part.name())
                 }
-                _ => bar.name().to_owned(),
+                _ => part.name().to_owned(),
             };
-            bars.into_iter().map(name).collect()
+            parts.into_iter().map(name).collect()
         };
         (names(holding), names(lacking))
     }
