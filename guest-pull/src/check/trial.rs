@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 
@@ -16,7 +17,6 @@ use crate::layer;
 use crate::mount::{self, By};
 use crate::question::{Answer, Question};
 use crate::store::{PullLayers, Store};
-use std::sync::Mutex;
 
 /// The name of the file.
 const NAME: &str = "file";
@@ -59,9 +59,9 @@ pub(super) fn mount(place: &Path) -> Result<(), Error> {
     let store = Store::open(&directory.0.join("store"));
     let store =
         store.map_err(|error| Error::Store(Failure::of_io(error.path().display(), error.io())))?;
-    let mut layers_of_pull = PullLayers::new(&store);
-    let id = stored(&mut layers_of_pull).map_err(Error::Store)?;
-    let layers = layers_of_pull.take(&[id]).map_err(Error::Store)?;
+    let mut pull_layers = PullLayers::new(&store);
+    let id = stored(&mut pull_layers).map_err(Error::Store)?;
+    let layers = pull_layers.take(&[id]).map_err(Error::Store)?;
     let mounted =
         mount::mount(&store, &layers, &bundle, By::File, &|| Ok(())).map_err(Error::Mount)?;
     let content = fs::read(mounted.root.join(NAME));
@@ -75,14 +75,14 @@ pub(super) fn mount(place: &Path) -> Result<(), Error> {
 }
 
 /// Makes the layer, as a worker does.
-fn stored(layers_of_pull: &mut PullLayers<'_>) -> Result<Digest, Failure> {
+fn stored(pull_layers: &mut PullLayers<'_>) -> Result<Digest, Failure> {
     let archive = archive();
     let id = Digest::of(&archive);
-    let layers_of_pull = Mutex::new(layers_of_pull);
+    let pull_layers = Mutex::new(pull_layers);
     let ask = |question: &Question| -> Result<Answer, Failure> {
-        let locked = layers_of_pull.lock();
+        let locked = pull_layers.lock();
         locked
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .answer(question)
     };
     let bytes = archive.len() as u64;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whether an image would be pulled, by the same worker in the same confinement as a pull: its manifest, signatures and keys,
+//! Whether an image would be pulled, by the same worker as confined as a pull: its manifest, signatures and keys,
 //! whether the registry gives its layers, and whether the store has room for them. No layer is fetched, and nothing is
 //! stored, measured or mounted.
 
@@ -54,18 +54,16 @@ pub fn verify(
     let request = request_of(plan, image, true);
     let asked: Vec<_> = plan.asked().collect();
     let store = Store::existing(&image.work_dir);
-    let layers_of_pull = store
+    let pull_layers = store
         .as_ref()
         .map(|store| RefCell::new(PullLayers::new(store)));
     let bytes = Cell::new(0);
     let stored = Cell::new(0);
     let missing = RefCell::new(Vec::new());
     let service = Service {
-        answer: &|question| match (question, &layers_of_pull) {
+        answer: &|question| match (question, &pull_layers) {
             (Question::Hold(_), None) => Ok(Answer::Done(false)),
-            (Question::Hold(_), Some(layers_of_pull)) => {
-                layers_of_pull.borrow_mut().answer(question)
-            }
+            (Question::Hold(_), Some(pull_layers)) => pull_layers.borrow_mut().answer(question),
             // It makes none.
             _ => answer_worker(question, None, image, daemon, &asked),
         },

@@ -143,7 +143,7 @@ pub(super) fn expected(bytes: u64) -> u64 {
 }
 
 impl Store {
-    /// Whether there is so much room, once all layers are given up that nobody uses.
+    /// Whether there is so much room, once all layers are evicted that nobody uses.
     pub fn could_have(&self, need: Need) -> bool {
         let (Ok(room), Ok(layers)) = (self.room(), self.by_use()) else {
             return false;

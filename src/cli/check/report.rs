@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 pub enum Format {
     /// For a person.
     Text,
-    /// For a program; the form is in docs/interfaces.md.
+    /// For a program; the form is in docs/check.md.
     Json,
 }
 
