@@ -5,7 +5,7 @@
 # make guest-pull the second program, for every system with glibc 2.34 or newer
 # make demo       the main task on real input: a private image is refused, then pulled, in the ways of 2023 and of today
 # make test       all tests that need no VM
-# make test-podvm tests the installed daemon in a booted VM
+# make test-podvm tests the installed daemon in a booted VM; make test-podvm-today today's peer-pod image with both programs
 # make test-linking runs guest-pull with the C libraries of other distributions
 # make bench      footprint and speed, compared with simpler programs in the same run; QUICK=1 is shorter
 # make bench-pull pulling, compared with inflating alone and with other pullers, as root; QUICK=1 is shorter, CDH=PATH adds a
@@ -132,7 +132,7 @@ GO := target/go
 GO_CLIENT := $(GO)/go-client
 
 .PHONY: bench bench-pull figures floors compare soak soak-pull soak-short test-long instructions image build guest-pull install \
-	check-install uninstall deb rpm test test-podvm test-linking demo registry go-client skopeo clean check-cargo check-image
+	check-install uninstall deb rpm test test-podvm test-podvm-today test-linking demo registry go-client skopeo clean check-cargo check-image
 
 .DEFAULT_GOAL := image
 
@@ -373,10 +373,14 @@ soak-short:
 test-long:
 	$(MAKE) soak SOAK_SECONDS=600
 
-# Tests the packages in two VMs, which boot three times and twice, and kata's extension image in a third one. Then today's image,
-# in VMs of two Debian suites at once, which boot four times. Must run as root; takes fifteen minutes without KVM.
+# Tests the packages in two VMs, which boot three times and twice, and kata's extension image in a third one. Must run as
+# root; takes five to ten minutes without KVM.
 test-podvm: image $(TOOLS)/fetched
 	tests/podvm/run $(DISTRO) $(CURDIR)/target/podvm
+
+# Boots today's image with both programs, four times in VMs of each of two Debian suites. Must run as root; takes ten to
+# twenty minutes without KVM.
+test-podvm-today: image guest-pull $(TOOLS)/fetched
 	tests/podvm/run-today $(CURDIR)/target/podvm $(TODAY)
 
 # Runs guest-pull with the C libraries of other distributions. Must run as root; takes seconds once they are fetched.
