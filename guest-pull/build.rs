@@ -8,8 +8,10 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if std::env::var_os("PROFILE").is_some_and(|profile| profile == "release") {
         println!("cargo::rustc-link-arg-bins=-Wl,--discard-all");
-        // The standard library uses this function where there is one. A linker that knows it (glibc 2.39) has the program ask
-        // for that version of the C library, and older ones would not start it.
-        println!("cargo::rustc-link-arg-bins=-Wl,--defsym=pidfd_spawnp=0");
+        // The standard library uses these functions where they are. A linker that knows them (glibc 2.39) has the program ask for
+        // that version of the C library, and older ones would not start it.
+        for function in ["pidfd_spawnp", "pidfd_getpid"] {
+            println!("cargo::rustc-link-arg-bins=-Wl,--defsym={function}=0");
+        }
     }
 }
