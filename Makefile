@@ -226,13 +226,17 @@ install: check-install
 	done
 	if [ -d $(MANUAL) ]; then $(MAKE) --no-print-directory install-manual; fi
 	for name in $(DROP_INS); do \
-		unit=$$(sed -n 's|^# Goes to \(.*\)\.d/.*|\1|p' systemd/drop-ins/$$name.conf); \
-		case "$(IMAGE)-$$unit" in \
-		*-tmpfiles) to=$(TMPFILESDIR)/$(NAME)-$$name.conf;; \
-		peerpod-$(NAME).service) to=$(UNITDIR)/$(LEGACY_NAME).service.d/$$name.conf;; \
-		*) to=$(UNITDIR)/$$unit.d/$$name.conf;; \
-		esac; \
-		install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf $(DESTDIR)$$to || exit 1; \
+		for unit in $$(sed -n 's|^# Goes to \(.*\)\.d/.*|\1|p' systemd/drop-ins/$$name.conf); do \
+			case "$(IMAGE)-$$unit" in \
+			*-tmpfiles) places=$(TMPFILESDIR)/$(NAME)-$$name.conf;; \
+			*-guest-pull@.service) places=$(if $(filter 1,$(GUEST_PULL)),$(UNITDIR)/$$unit.d/$$name.conf);; \
+			peerpod-$(NAME).service) places="$(PEERPOD_UNITS:%=$(UNITDIR)/%.service.d/$$name.conf)";; \
+			*) places=$(UNITDIR)/$$unit.d/$$name.conf;; \
+			esac; \
+			for to in $$places; do \
+				install -D -m 0644 $(DESTDIR)$(SHAREDIR)/drop-ins/$$name.conf $(DESTDIR)$$to || exit 1; \
+			done; \
+		done; \
 	done
 	$(if $(filter 1,$(GUEST_PULL)),$(INSTALL_GUEST_PULL),$(DROP_GUEST_PULL))
 	$(if $(IMAGE),$(DESTDIR)$(SHAREDIR)/use-peerpod-units --root "$(DESTDIR)")
@@ -252,7 +256,7 @@ define DROP_GUEST_PULL
 if [ -e $(DESTDIR)$(PRESETDIR)/79-guest-pull.preset ]; then rm -f $(GUEST_PULL_FILES:%=$(DESTDIR)%); fi
 endef
 
-DROP_IN_PLACES := $(NAME).service $(NAME)-.socket $(LEGACY_NAME).service $(HUB_NAME).service
+DROP_IN_PLACES := $(NAME).service $(NAME)-.socket $(LEGACY_NAME).service $(HUB_NAME).service guest-pull@.service
 
 # The components' names are removed only if they are links to this program: an upstream component may have been
 # installed since.

@@ -11,9 +11,8 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::peer_pod_units::add_their_units;
-use crate::support::both::guest_pull;
 use crate::support::daemon::output;
-use crate::units::{expect_success, install_into, installed, links, systemd, uninstall};
+use crate::units::{expect_success, install_into, installed, links, puller, systemd, uninstall};
 
 /// What guest-pull adds to an image, below the prefix.
 const ADDED: [&str; 7] = [
@@ -55,10 +54,6 @@ fn files(directory: &Path) -> BTreeSet<String> {
         .lines()
         .map(str::to_owned)
         .collect()
-}
-
-fn puller() -> String {
-    format!("GUEST_PULL_BIN={}", guest_pull().display())
 }
 
 /// Exactly these files come with guest-pull, and they go again: with `uninstall`, and when the daemon is installed alone.

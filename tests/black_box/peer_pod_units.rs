@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::check_vm::findings_in;
 use crate::support::daemon::{ANONYMOUS, Daemon, Root, called, one, output};
 use crate::support::wire::{g1, get};
-use crate::units::{expect_success, install_into, installed, links, systemd, uninstall};
+use crate::units::{expect_success, install_into, installed, links, puller, systemd, uninstall};
 
 const AGENT: &str = "attestation-agent.service";
 const HUB: &str = "confidential-data-hub.service";
@@ -239,14 +239,18 @@ fn add_their_units_but(root: &Path) {
 fn uninstall_leaves_their_units() {
     let variables = [
         "PREFIX=/usr",
-        "CDH=1",
+        "GUEST_PULL=1",
+        &puller(),
         "IMAGE=peerpod",
         "DROP_INS=console stock-hub-credential early-2023",
     ];
     let root = installed(&variables);
     add_their_units(root.path());
     for path in [
+        // Pulls are logged by the hub and by guest-pull.
         "lib/systemd/system/attestation-agent.service.d/console.conf",
+        "lib/systemd/system/confidential-data-hub.service.d/console.conf",
+        "lib/systemd/system/guest-pull@.service.d/console.conf",
         "lib/systemd/system/confidential-data-hub.service.d/stock-hub-credential.conf",
         "lib/tmpfiles.d/offline-fs-kbc-early-2023.conf",
     ] {
@@ -255,7 +259,7 @@ fn uninstall_leaves_their_units() {
     uninstall(root.path(), &variables);
     let mut find = Command::new("find");
     find.arg(root.path()).args(["-name", "*offline-fs-kbc*"]);
-    find.args(["-o", "-name", "*.service.d"]);
+    find.args(["-o", "-name", "*.service.d", "-o", "-name", "guest-pull*"]);
     assert_eq!(expect_success(&mut find), "");
     assert!(root.path().join("etc/systemd/system").join(AGENT).exists());
 }

@@ -9,9 +9,15 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::support::both::guest_pull;
 use crate::support::daemon::{output, program};
 
 const SERVICE: &str = "offline-fs-kbc.service";
+
+/// The variable by which `make install` finds the built guest-pull.
+pub fn puller() -> String {
+    format!("GUEST_PULL_BIN={}", guest_pull().display())
+}
 
 /// Installs into a directory.
 pub fn install_into(directory: &Path, variables: &[&str]) {
