@@ -19,20 +19,6 @@ use crate::support::registry::{Registry, USER};
 /// How long a registry may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A private registry with an image of two layers.
-fn registry_from(year: i32) -> (Registry, String) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let registry = Registry::start();
-    let pushed = runtime.block_on(registry.push());
-    let before = registry.host.clone();
-    let registry = registry.with_tls_from(year);
-    let image = pushed.replace(&before, &registry.host);
-    (registry, image)
-}
-
 /// A daemon on `cdh.sock`, with guest-pull beside it.
 struct Vm {
     root: Root,
@@ -101,7 +87,7 @@ fn last(said: &str) -> &str {
 /// fetched.
 #[test]
 fn an_image_that_would_be_pulled() {
-    let (registry, image) = registry_from(2000);
+    let (registry, image) = Registry::with_image(2000);
     let vm = Vm::trusting(&registry, &registry.auth_json(), "");
     let (said, code) = vm.check(&image, &[]);
     assert_eq!(code, Some(0), "{said}");
@@ -141,7 +127,7 @@ fn an_image_that_would_be_pulled() {
 /// A wrong password, no login, no such image: each is an error of its own, and the last line has the registry's reason.
 #[test]
 fn what_the_registry_refuses() {
-    let (registry, image) = registry_from(2000);
+    let (registry, image) = Registry::with_image(2000);
     let vm = Vm::trusting(&registry, &registry.auth_json_with("hunter2"), "");
     let said = vm.expect_refused(&image, "image-refused", &[&registry.host, "401", USER]);
     assert!(!said.contains("hunter2"), "{said}");
@@ -172,7 +158,7 @@ fn what_the_registry_refuses() {
 /// A registry by an unknown authority, with a certificate whose time has not come, or that is gone.
 #[test]
 fn a_registry_that_can_not_be_asked() {
-    let (registry, image) = registry_from(2000);
+    let (registry, image) = Registry::with_image(2000);
     let auth_json = registry.auth_json();
     let vm = Vm::new(&auth_json, "");
     vm.expect_refused(
@@ -183,7 +169,7 @@ fn a_registry_that_can_not_be_asked() {
     drop(registry);
     vm.expect_refused(&image, "image-unreachable", &["refused"]);
 
-    let (registry, image) = registry_from(2099);
+    let (registry, image) = Registry::with_image(2099);
     let vm = Vm::trusting(&registry, &registry.auth_json(), "");
     let said = vm.expect_refused(&image, "image-unreachable", &["not valid yet"]);
     assert!(said.contains("fix: set the VM's clock"), "{said}");
@@ -192,7 +178,7 @@ fn a_registry_that_can_not_be_asked() {
 /// The way that the configuration wants: a proxy whose name nobody knows, and a policy that lets the image in or not.
 #[test]
 fn the_configuration_counts() {
-    let (registry, image) = registry_from(2000);
+    let (registry, image) = Registry::with_image(2000);
     let auth_json = registry.auth_json();
     let proxy = "[image.image_pull_proxy]\nhttps_proxy = 'http://proxy.invalid:3128'\n";
     let vm = Vm::trusting(&registry, &auth_json, proxy);

@@ -48,15 +48,7 @@ fn a_registry_is_asked() {
 }
 
 fn ask_a_registry(check: fn(&Path, &[&str]) -> (String, Option<i32>), unknown_authority: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let registry = Registry::start();
-    let pushed = runtime.block_on(registry.push());
-    let before = registry.host.clone();
-    let registry = registry.with_tls();
-    let image = pushed.replace(&before, &registry.host);
+    let (registry, image) = Registry::with_image(2000);
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
     fs::create_dir(home.join("tmp")).unwrap();

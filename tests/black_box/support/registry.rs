@@ -62,6 +62,21 @@ impl Registry {
         Self::run(dir, password, "")
     }
 
+    /// A private registry with TLS that has an image of two layers, and the image's name. Its certificate is valid from this
+    /// year on.
+    pub fn with_image(year: i32) -> (Self, String) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let registry = Self::start();
+        let pushed = runtime.block_on(registry.push());
+        let before = registry.host.clone();
+        let registry = registry.with_tls_from(year);
+        let image = pushed.replace(&before, &registry.host);
+        (registry, image)
+    }
+
     /// The same registry with TLS, by a certificate of a CA of its own, which is in [`Registry::cert_dir`].
     pub fn with_tls(self) -> Self {
         self.with_tls_from(2000)
