@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use common::text::{Escaped, RegistryName};
+use common::text::{Escaped, RegistryName, count};
 use guest_pull::check::{self, Finding, Root, Severity};
 use guest_pull::config::Image;
 use guest_pull::failure::{Failure, Kind};
@@ -186,9 +186,9 @@ fn verdict(image: &str, verified: Result<Verified, String>, report: &Report) -> 
                 0 => String::new(),
                 stored => format!("; stored already: {stored}"),
             };
-            let plural = if *layers == 1 { "" } else { "s" };
             let text = format!(
-                "would pull: {name}@{digest} ({layers} layer{plural}, {}{kept})",
+                "would pull: {name}@{digest} ({}, {}{kept})",
+                count(*layers, "layer", "layers"),
                 size(*bytes)
             );
             let digest = digest.to_string();

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use common::text::count;
 use guest_pull::pull;
 use guest_pull::worker::Kind;
 use serde_json::json;
@@ -34,8 +35,8 @@ impl Inspect {
                 let (digest, manifest) = (found.digest, &found.manifest);
                 let bytes = manifest.layers.iter().map(|layer| layer.size);
                 let bytes = bytes.fold(0, u64::saturating_add);
-                let layers = manifest.layers.len();
-                let text = format!("{digest}: {layers} layers, {bytes} bytes");
+                let layers = count(manifest.layers.len(), "layer", "layers");
+                let text = format!("{digest}: {layers}, {bytes} bytes");
                 ("accepted", text, 0)
             }
             Err(error) => {

@@ -5,6 +5,7 @@
 use std::io::{self, IsTerminal as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use common::text::count;
 use guest_pull::pull::Event;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -40,7 +41,9 @@ impl Progress {
                 self.layers.store(layers, Ordering::Relaxed);
                 match (&self.bar, self.format) {
                     (Some(bar), _) => bar.set_length(bytes),
-                    (None, Format::Text) => eprintln!("{layers} layers, {bytes} bytes"),
+                    (None, Format::Text) => {
+                        eprintln!("{}, {bytes} bytes", count(layers, "layer", "layers"));
+                    }
                     (None, Format::Json) => {
                         println!(
                             "{}",

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use common::text::count;
 use thiserror::Error;
 
 use crate::digest::Digest;
@@ -448,8 +449,12 @@ pub fn diff_ids(config: &[u8], layers: usize) -> Result<Vec<Digest>, Error> {
 fn read_diff_ids(config: &[u8], layers: usize) -> Result<Vec<Digest>, String> {
     let [rootfs] = Part::document(config)?.pick(["rootfs"])?;
     let [ids] = rootfs.pick(["diff_ids"])?;
-    let another =
-        |count: usize| format!("has {count} rootfs.diff_ids, and the manifest {layers} layers");
+    let another = |ids: usize| {
+        format!(
+            "has {ids} rootfs.diff_ids, and the manifest {}",
+            count(layers, "layer", "layers")
+        )
+    };
     let ids = ids.list(layers).map_err(another)?;
     let ids = ids.ok_or("has no rootfs.diff_ids")?;
     if ids.len() != layers {

@@ -248,10 +248,7 @@ fn configurations_of_4_mib() {
     };
     for piece in &PIECES[..2] {
         let text = filled("{\"rootfs\":{\"diff_ids\":[", piece, "]}}");
-        let expected = [
-            "configuration",
-            "rootfs.diff_ids, and the manifest 1 layers",
-        ];
+        let expected = ["configuration", "rootfs.diff_ids, and the manifest 1 layer"];
         victim.assert_refused(&serve_with(text), &expected);
         let start = format!("{{\"rootfs\":{},\"history\":[", config["rootfs"]);
         victim.assert_pulled(&serve_with(filled(&start, piece, "]}")));

@@ -214,10 +214,7 @@ fn larger_than_4_mib() {
 #[test]
 fn layers_unlike_diff_ids() {
     for (diff_ids, expected) in [
-        (
-            json!([]),
-            "has 0 rootfs.diff_ids, and the manifest 1 layers",
-        ),
+        (json!([]), "has 0 rootfs.diff_ids, and the manifest 1 layer"),
         (
             json!([
                 format!("sha256:{}", "7".repeat(64)),
