@@ -332,10 +332,10 @@ bench: image floors
 	$(FLOORS)/charts target/charts target/bench.json
 
 # Its images are of this machine's Debian packages, and stay below target/bench-pull. Run it as root, because it mounts.
-bench-pull: check-cargo registry skopeo $(TOOLS)/fetched
-	$(CARGO) build --locked --release --package guest-pull --bins --example floors
+bench-pull: guest-pull registry skopeo $(TOOLS)/fetched
+	RUSTFLAGS="$(REMAP)" $(CARGO) build --locked --release --package guest-pull --example floors
 	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin bench-pull --bin charts
-	$(TEST_ENV) target/floors/bench-pull target/release/guest-pull target/release/examples/floors target/bench-pull \
+	$(TEST_ENV) target/floors/bench-pull $(GUEST_PULL_BUILT) target/release/examples/floors target/bench-pull \
 		target/bench-pull.json $(if $(QUICK),--quick) $(CDH)
 	target/floors/charts target/charts target/bench-pull.json
 
@@ -365,8 +365,7 @@ soak: image floors
 	$(FLOORS)/soak $(IMAGE_DIR)/$(LEGACY_NAME) systemd/$(NAME).service $(SOAK_SECONDS)
 
 # It mounts, in a mount namespace of its own. Run it as root.
-soak-pull: image
-	$(CARGO) build --locked --release --package guest-pull
+soak-pull: image guest-pull
 	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin soak-pull
 	target/floors/soak-pull $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL_BUILT) $(SOAK_SECONDS) $(SEED)
 

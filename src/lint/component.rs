@@ -478,12 +478,5 @@ pub fn is_cdh(table: &std::collections::BTreeMap<String, Value>) -> bool {
         || (table.contains_key("socket") && table.contains_key("credentials"))
 }
 
-/// Whether a table can be the top of an `aa.toml`.
-pub fn is_aa(table: &std::collections::BTreeMap<String, Value>) -> bool {
-    ["token_configs", "eventlog_config"]
-        .iter()
-        .any(|key| table.get(*key).is_some_and(Value::is_object))
-}
-
 #[cfg(test)]
 mod tests;
