@@ -28,7 +28,7 @@ const EXAMPLE: &str = "Example:
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Status {
-    /// The daemon's socket [default: the first default socket that answers]
+    /// The daemon's socket [default: all default sockets; each process that answers there is shown once]
     #[arg(long, value_name = "ADDR")]
     socket: Option<Address>,
 
@@ -48,10 +48,23 @@ impl Status {
             Some(address) => vec![address.clone()],
             None => default_addresses(&self.root)?,
         };
-        let (address, status) = first(&addresses)?;
+        let answers = answers(&addresses)?;
         super::print(match self.format {
-            Format::Text => text(&address, &status),
-            Format::Json => format!("{:#}\n", to_json(&address, &status)),
+            Format::Text => {
+                let texts = answers
+                    .iter()
+                    .map(|(address, status)| text(address, status));
+                texts.collect::<Vec<_>>().join("\n")
+            }
+            Format::Json => {
+                let mut values = answers.iter().map(|(at, status)| to_json(at, status));
+                let mut value = values.next().unwrap_or_default();
+                let others: Vec<_> = values.collect();
+                if !others.is_empty() {
+                    value["others"] = others.into();
+                }
+                format!("{value:#}\n")
+            }
         })?;
         Ok(ExitCode::SUCCESS)
     }
@@ -65,14 +78,20 @@ fn default_addresses(root: &Root) -> anyhow::Result<Vec<Address>> {
         .collect()
 }
 
-/// The status from the first address that gives one.
-fn first(addresses: &[Address]) -> anyhow::Result<(Address, GetResponse)> {
+/// The status of each process that has one at these addresses, from the first address at which it answers. In a peer pod of
+/// today, the attestation-agent's unit and the confidential-data-hub's each run one, and the second has the pulls.
+fn answers(addresses: &[Address]) -> anyhow::Result<Vec<(Address, GetResponse)>> {
     let mut errors = Vec::new();
+    let mut answers: Vec<(Address, GetResponse)> = Vec::new();
     for address in addresses {
         match fetch(address) {
-            Ok(status) => return Ok((address.clone(), status)),
+            Ok(status) if answers.iter().any(|(_, other)| other.pid == status.pid) => {}
+            Ok(status) => answers.push((address.clone(), status)),
             Err(error) => errors.push(error),
         }
+    }
+    if !answers.is_empty() {
+        return Ok(answers);
     }
     // A refusal says more than a missing socket.
     let telling = errors.iter().position(|error| {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use ttrpc::asynchronous::Service;
 
-use crate::support::daemon::{ANONYMOUS, Root, command, one, output};
+use crate::support::daemon::{ANONYMOUS, Daemon, Root, called, command, one, output};
 use crate::support::wait_for;
 use crate::support::wire::{Wire, frame, g2, get};
 
@@ -29,6 +29,37 @@ fn json(root: &Root) -> Value {
     let (stdout, stderr, code) = status(root, &["--format", "json"]);
     assert_eq!(code, Some(0), "{stderr}");
     serde_json::from_str(&stdout).unwrap()
+}
+
+/// In a peer pod two units run the program, and the pulls are those of the one on cdh.sock: both are shown, each once.
+#[test]
+fn each_process_is_shown_once() {
+    let root = Root::with(&one("Credential", ANONYMOUS));
+    let agent = root.start_as_installed();
+    let alone = json(&root);
+    assert_eq!(alone["others"], Value::Null);
+    let socket = root.socket_called("cdh.sock");
+    let config = root.path("cdh.toml");
+    fs::write(
+        &config,
+        format!("socket = \"unix://{}\"\n", socket.display()),
+    )
+    .unwrap();
+    let mut hub = called("/usr/local/bin/confidential-data-hub");
+    hub.arg("-c").arg(&config);
+    hub.env("OFFLINE_FS_KBC_EXTRA_FILE_PATH", root.resources());
+    let hub = Daemon::start(hub, &socket);
+    let both = json(&root);
+    assert_eq!(both["pid"], agent.pid());
+    let others = both["others"].as_array().unwrap();
+    assert_eq!(others.len(), 1, "{both}");
+    assert_eq!(others[0]["pid"], hub.pid());
+    let (text, _, _) = status(&root, &[]);
+    assert_eq!(text.matches("offline-fs-kbc ").count(), 2, "{text}");
+    assert!(
+        text.contains(&format!("on unix://{}", socket.display())),
+        "{text}"
+    );
 }
 
 /// The status has files with their last error, entries with their sizes, outcomes and the last requests, and
