@@ -39,10 +39,11 @@ const TRIED: [(&str, &str); 4] = [
     ),
 ];
 
-/// A command that runs the program and writes the calls that fail to a file.
+/// A command that runs the program and writes the calls that fail to files, whose names begin with this: one for each thread,
+/// since calls of several in one file interrupt each other's lines.
 fn traced(trace: &Path) -> Command {
     let mut strace = tool("STRACE", "strace");
-    strace.args(["-f", "-Z", "-qq", "-o", text(trace)]);
+    strace.args(["-ff", "-Z", "-qq", "-o", text(trace)]);
     let program = guest_pull(&[]);
     strace.arg(program.get_program()).args(program.get_args());
     strace
@@ -58,22 +59,25 @@ fn missing(dir: &Path, args: &[&str]) -> BTreeSet<String> {
     missing_in(&trace)
 }
 
-/// Those in a file of strace's.
+/// Those in strace's files whose names begin so.
 fn missing_in(trace: &Path) -> BTreeSet<String> {
-    let trace = fs::read_to_string(trace).unwrap();
-    let missing = trace.lines().filter(|line| line.contains("= -1 ENOSYS"));
-    let name = |line: &str| {
-        let call = line.split_once(' ').unwrap().1.trim_start();
-        // What another thread interrupted ends in a line of its own.
-        let call = call.strip_prefix("<... ").unwrap_or(call);
-        let end = if call.starts_with("socket(") {
-            ','
-        } else {
-            '('
-        };
-        call.split([end, ' ']).next().unwrap().to_owned()
-    };
-    missing.map(name).collect()
+    let name = format!("{}.", trace.file_name().unwrap().to_str().unwrap());
+    let entries = fs::read_dir(trace.parent().unwrap()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let files = paths.filter(|path| {
+        let file = path.file_name().unwrap();
+        file.to_str().is_some_and(|file| file.starts_with(&name))
+    });
+    let mut missing = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(file).unwrap();
+        for call in text.lines().filter(|line| line.contains("= -1 ENOSYS")) {
+            let is_socket = call.starts_with("socket(");
+            let end = if is_socket { ',' } else { '(' };
+            missing.insert(call.split([end, ' ']).next().unwrap().to_owned());
+        }
+    }
+    missing
 }
 
 /// Those in a pull for the daemon through a proxy, to which both the way and the tunnel have TLS; and in the mount.
