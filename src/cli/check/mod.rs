@@ -202,7 +202,7 @@ impl Check {
             }
             Some(_) if puller.is_installed && try_it => {
                 let what = "nobody has cdh.sock, by which kata-agent asks for images";
-                let fix = "`systemctl start offline-fs-kbc-cdh.socket`, or attestation-agent.service in peer pods";
+                let fix = "`systemctl restart offline-fs-kbc.service offline-fs-kbc-cdh.socket`; in peer pods `systemctl start attestation-agent.service`";
                 report.find(
                     None,
                     Problem::of_file(Severity::Error, "hub-absent", what, fix),
