@@ -311,7 +311,7 @@ test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(A
 	$(TEST_ENV) $(PYTHON_SECCOMP) GUEST_PULL_SYSTEM_CALLS=$(CURDIR)/$(GUEST_PULL_CALLS) \
 		$(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE:%=--skip %)
 	$(TEST_ENV) $(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE)
-	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-bench --test comparison
+	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-bench
 	$(TEST_ENV) $(CARGO) test --locked --doc
 	$(TEST_ENV) $(CARGO) test --locked --test pages -- --test-threads=8
 	$(TEST_ENV) $(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER)
