@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use common::auth_json::image::ImageName;
-use guest_pull::config::Text;
+use guest_pull::resource::Text;
 use guest_pull::digest::Digest;
 use guest_pull::policy::keys::{Checker, PublicKey};
 use guest_pull::policy::payload::{Claim, OF_COSIGN, OF_SIMPLE_SIGNING};
