@@ -12,11 +12,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use common::auth_json::image::ImageName;
-use guest_pull::resource::Text;
 use guest_pull::digest::Digest;
 use guest_pull::policy::keys::{Checker, PublicKey};
 use guest_pull::policy::payload::{Claim, OF_COSIGN, OF_SIMPLE_SIGNING};
 use guest_pull::policy::{Rules, bundle, lookaside, openpgp, rules_for};
+use guest_pull::resource::Text;
 use libfuzzer_sys::fuzz_target;
 use offline_fs_kbc_fuzz::assert_one_line;
 use serde_json::json;

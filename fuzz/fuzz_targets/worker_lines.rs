@@ -11,7 +11,8 @@ use guest_pull::question::Question;
 use guest_pull::store::Stored;
 use guest_pull::worker::Request;
 use guest_pull::worker::message::{
-    answer_to_json, confinement_to_json, failure_to_json, outcome, parse_answer, parse_confinement, parse_failure,
+    answer_to_json, confinement_to_json, failure_to_json, outcome, parse_answer, parse_confinement,
+    parse_failure,
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
