@@ -21,6 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use nix::unistd::geteuid;
+use offline_fs_kbc_bench::process::Machine;
 use serde_json::{Map, Value};
 
 use crate::points::{Point, World};
@@ -152,9 +153,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let record = Record {
         rows: rows.collect::<Result<_, String>>()?,
         date: first_line(Command::new("date").args(["-u", "+%F"]))?,
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
-            .trim()
-            .to_owned(),
+        kernel: Machine::here().kernel,
         ours: version,
         stock: stock.map(|_| options.stock_name()),
     };
