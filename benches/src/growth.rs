@@ -22,6 +22,10 @@ const ENTRIES: &str = "With entries in the file (latency p50; PSS)";
 const SIZES: &str = "With the size of the answer (latency p50)";
 const NEVER: &str = "Beside a peer that sends and never reads";
 
+fn counted(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 /// Measures each, compared with the echo server where that makes sense.
 pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
     let place = Place::new(ANSWER);
@@ -36,20 +40,11 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
             }
         }
         let [daemon, echo] = p50(&pair, effort, effort.requests / 2);
-        let row = report.row(
-            CONNECTIONS,
-            format!("{connections} connections"),
-            daemon,
-            "us",
-        );
+        let name = counted(connections, "connection", "connections");
+        let row = report.row(CONNECTIONS, name.clone(), daemon, "us");
         row.against("echo", echo);
         let [daemon, echo] = pair.each_ref().map(|server| memory(server.pid()).pss);
-        let row = report.row(
-            CONNECTIONS,
-            format!("{connections} connections, PSS"),
-            daemon,
-            "KiB",
-        );
+        let row = report.row(CONNECTIONS, format!("{name}, PSS"), daemon, "KiB");
         row.against("echo", echo);
     }
     drop((resting, pair));
@@ -60,10 +55,11 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
         let place = Place::with(&text, ANSWER);
         let pair = [Kind::Daemon, Kind::Echo].map(|kind| Server::start(kind, programs, &place));
         let [daemon, echo] = p50(&pair, effort, effort.requests / 2);
-        let row = report.row(ENTRIES, format!("{entries} entries"), daemon, "us");
+        let name = counted(entries, "entry", "entries");
+        let row = report.row(ENTRIES, name.clone(), daemon, "us");
         row.against("echo", echo);
         let pss = memory(pair[0].pid()).pss;
-        report.row(ENTRIES, format!("{entries} entries, PSS"), pss, "KiB");
+        report.row(ENTRIES, format!("{name}, PSS"), pss, "KiB");
     }
 
     // The last size just fits into ttrpc's largest message.

@@ -23,6 +23,7 @@ pub(crate) use attributes::is_kept;
 use std::fs::File;
 use std::io::{self, Read};
 
+use common::text::count;
 use thiserror::Error;
 
 use crate::erofs;
@@ -40,7 +41,7 @@ pub(crate) const MAX_NOTES: usize = 20_000;
 #[derive(Debug, Error)]
 pub enum Error {
     /// The archive ends too early, or isn't one.
-    #[error("the archive can't be read after {entries} entries: {error}")]
+    #[error("the archive can't be read after {}: {error}", count(*entries, "entry", "entries"))]
     Archive {
         /// How many entries came before.
         entries: usize,
