@@ -63,7 +63,7 @@ fn archive_cut_off() {
         vec![
             ("cut off in a header", cut(100)),
             (
-                "after 1 entries: it is cut off in a header",
+                "after 1 entry: it is cut off in a header",
                 cut(1024 + 511),
             ),
             (
@@ -102,7 +102,7 @@ fn wrong_checksum() {
     assert_refused(
         true,
         vec![
-            ("after 1 entries: the checksum", with(b"000001\0 ")),
+            ("after 1 entry: the checksum", with(b"000001\0 ")),
             ("the checksum", with(b"")),
             ("the checksum", with(b"12345x\0 ")),
         ],
