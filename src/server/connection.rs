@@ -182,10 +182,13 @@ fn end_input(stream: &UnixStream) -> io::Result<()> {
 /// Whether unread data, or the end of the stream, has arrived.
 fn has_unread(stream: &UnixStream) -> io::Result<bool> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    match recv(stream.as_raw_fd(), &mut [0], flags) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN) => Ok(false),
-        Err(error) => Err(error.into()),
+    loop {
+        match recv(stream.as_raw_fd(), &mut [0], flags) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EAGAIN) => return Ok(false),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -248,10 +251,12 @@ impl Input {
             _ => {
                 self.make_room()?;
                 let space = &mut (&mut self.buffer).limit(BATCH_BYTES);
-                if stream.read_buf(space).await? == 0 {
-                    return Ok(true);
+                match stream.read_buf(space).await {
+                    Ok(0) => return Ok(true),
+                    Ok(_) => self.is_full(),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+                    Err(error) => return Err(error),
                 }
-                self.is_full()
             }
         };
         // If a read filled the buffer, there may be more.

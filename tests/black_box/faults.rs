@@ -127,8 +127,11 @@ fn calls_that_fail_now_and_then() {
         ("inject=accept4:error=EMFILE:when=1+3", true),
         ("inject=accept4:error=ENFILE:when=1+3", true),
         ("inject=accept4:error=ENOMEM:when=1+3", true),
+        // The calls that bring a request or take an answer, and those that bring the end of a connection.
         ("inject=recvfrom:error=EINTR:when=1+2", true),
+        ("inject=recvfrom:error=EINTR:when=2+2", true),
         ("inject=sendto:error=EINTR:when=1+2", true),
+        ("inject=sendto:error=EINTR:when=2+2", true),
         ("inject=recvfrom:error=ECONNRESET:when=2+4", false),
         ("inject=sendto:error=EPIPE:when=2+4", false),
     ] {
