@@ -302,14 +302,14 @@ check-extension:
 	@$(EXTENSION_PATH) packaging/extension/check "$(PAUSE_BUNDLE)"
 
 # The tests run the release binary, which is built separately: built together with the tests, it would get the crate
-# features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process. The
-# pages of the documents wait more than they work.
+# features that the tests turn on. Where the unit's list applies, a system call that is not on it kills the process.
+# guest-pull's tests, and the pages of the documents more so, wait longer than they work, so more of them run at once.
 test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(ARCHIVES)/fetched $(SYSTEM_CALLS) \
 		$(GUEST_PULL_CALLS)
 	$(TEST_ENV) $(CARGO) test --locked --lib --bins --examples --test project
 	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-common
 	$(TEST_ENV) $(PYTHON_SECCOMP) GUEST_PULL_SYSTEM_CALLS=$(CURDIR)/$(GUEST_PULL_CALLS) \
-		$(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE:%=--skip %)
+		$(CARGO) test --locked --package guest-pull -- --test-threads=4 $(GUEST_PULL_ALONE:%=--skip %)
 	$(TEST_ENV) $(CARGO) test --locked --package guest-pull -- $(GUEST_PULL_ALONE)
 	$(TEST_ENV) $(CARGO) test --locked --package offline-fs-kbc-bench
 	$(TEST_ENV) $(CARGO) test --locked --doc
@@ -319,8 +319,8 @@ test: build registry go-client skopeo $(COSIGN) $(COSIGN_2) $(TOOLS)/fetched $(A
 		OFFLINE_FS_KBC_SYSTEM_CALLS=$(CURDIR)/$(SYSTEM_CALLS) \
 		$(CARGO) test --locked --test black_box -- $(NOT_UNDER_FILTER:%=--skip %)
 
-# The measuring program, and the programs to compare with (floors). They are static like the image build, so that they
-# start in the same way.
+# What measures and tests endurance, and the programs to compare with (floors). They are static like the image build, so
+# that they start in the same way.
 floors: check-cargo
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --locked --profile floors \
 		--package offline-fs-kbc-bench --target $(TRIPLE)
@@ -332,12 +332,11 @@ bench: image floors
 	$(FLOORS)/charts target/charts target/bench.json
 
 # Its images are of this machine's Debian packages, and stay below target/bench-pull. Run it as root, because it mounts.
-bench-pull: guest-pull registry skopeo $(TOOLS)/fetched
+bench-pull: guest-pull floors registry skopeo $(TOOLS)/fetched
 	RUSTFLAGS="$(REMAP)" $(CARGO) build --locked --release --package guest-pull --example floors
-	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin bench-pull --bin charts
-	$(TEST_ENV) target/floors/bench-pull $(GUEST_PULL_BUILT) target/release/examples/floors target/bench-pull \
+	$(TEST_ENV) $(FLOORS)/bench-pull $(GUEST_PULL_BUILT) target/release/examples/floors target/bench-pull \
 		target/bench-pull.json $(if $(QUICK),--quick) $(CDH)
-	target/floors/charts target/charts target/bench-pull.json
+	$(FLOORS)/charts target/charts target/bench-pull.json
 
 # The charts that the documentation shows, and the figures that they show. FROM names a directory with newer figures, of one
 # benchmark or of both.
@@ -365,9 +364,8 @@ soak: image floors
 	$(FLOORS)/soak $(IMAGE_DIR)/$(LEGACY_NAME) systemd/$(NAME).service $(SOAK_SECONDS)
 
 # It mounts, in a mount namespace of its own. Run it as root.
-soak-pull: image guest-pull
-	$(CARGO) build --locked --profile floors --package offline-fs-kbc-bench --bin soak-pull
-	target/floors/soak-pull $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL_BUILT) $(SOAK_SECONDS) $(SEED)
+soak-pull: image guest-pull floors
+	$(FLOORS)/soak-pull $(IMAGE_DIR)/$(LEGACY_NAME) $(GUEST_PULL_BUILT) $(SOAK_SECONDS) $(SEED)
 
 soak-short:
 	$(MAKE) soak SOAK_SECONDS=60

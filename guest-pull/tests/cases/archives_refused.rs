@@ -62,10 +62,7 @@ fn archive_cut_off() {
         true,
         vec![
             ("cut off in a header", cut(100)),
-            (
-                "after 1 entry: it is cut off in a header",
-                cut(1024 + 511),
-            ),
+            ("after 1 entry: it is cut off in a header", cut(1024 + 511)),
             (
                 "second: it is cut off in the content",
                 cut(1024 + 512 + 1999),
