@@ -183,14 +183,15 @@ impl Bench {
                 if !is_ours && (round >= PEERS_ROUNDS || cannot) {
                     continue;
                 }
-                if let Puller::GuestPull(program) = puller {
-                    manifest.0.push(peers::inspect(program, reference));
-                }
                 match puller.pull(reference, &self.memory, false) {
                     Ok(pull) => pulls.push(pull),
                     Err(error) => {
                         errors.push(format!("{}, {}: {error}", image.name, puller.name()))
                     }
+                }
+                // Last, so that the program is in the page cache, as it is when it pulls again.
+                if let Puller::GuestPull(program) = puller {
+                    manifest.0.push(peers::inspect(program, reference));
                 }
             }
         }
