@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use offline_fs_kbc::text::count;
 use offline_fs_kbc_bench::median;
 use offline_fs_kbc_bench::process::{Processors, memory, run_on};
 use offline_fs_kbc_bench::report::Report;
@@ -22,10 +23,6 @@ const ENTRIES: &str = "With entries in the file (latency p50; PSS)";
 const SIZES: &str = "With the size of the answer (latency p50)";
 const NEVER: &str = "Beside a peer that sends and never reads";
 
-fn counted(n: usize, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
-}
-
 /// Measures each, compared with the echo server where that makes sense.
 pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
     let place = Place::new(ANSWER);
@@ -40,7 +37,7 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
             }
         }
         let [daemon, echo] = p50(&pair, effort, effort.requests / 2);
-        let name = counted(connections, "connection", "connections");
+        let name = count(connections, "connection", "connections");
         let row = report.row(CONNECTIONS, name.clone(), daemon, "us");
         row.against("echo", echo);
         let [daemon, echo] = pair.each_ref().map(|server| memory(server.pid()).pss);
@@ -55,7 +52,7 @@ pub fn measure(report: &mut Report, programs: &Programs, effort: Effort) {
         let place = Place::with(&text, ANSWER);
         let pair = [Kind::Daemon, Kind::Echo].map(|kind| Server::start(kind, programs, &place));
         let [daemon, echo] = p50(&pair, effort, effort.requests / 2);
-        let name = counted(entries, "entry", "entries");
+        let name = count(entries, "entry", "entries");
         let row = report.row(ENTRIES, name.clone(), daemon, "us");
         row.against("echo", echo);
         let pss = memory(pair[0].pid()).pss;
